@@ -1,0 +1,51 @@
+"""`python -m data_tools <command>`: prepare text for pretraining, offline."""
+
+import argparse
+import importlib
+import sys
+
+from elc_bert.errors import exit_status
+
+COMMANDS = ("prose", "tokenizer", "build", "segments")
+"""Modules of this package with `HELP`, `add_arguments(parser)` and `run(args)`, in order of use."""
+
+EPILOG = """\
+from text to a dataset in two commands:
+  python -m data_tools tokenizer --input text/ --vocab-size 6144 --output tokenizer.json
+  python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train \\
+      --lengths 128 512
+
+each command explains itself: python -m data_tools build --help
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="data_tools",
+        description="Prepare text for pretraining, offline.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name in COMMANDS:
+        module = importlib.import_module(f"data_tools.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+
+    def parse_and_run() -> None:
+        args = parser.parse_args(arguments)
+        args.run(args)
+
+    return exit_status(parse_and_run, "data_tools")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

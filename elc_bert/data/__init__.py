@@ -1,0 +1,1 @@
+"""Reading token datasets: indexed dataset, segments, order, masking, batches, steps."""

@@ -1,0 +1,219 @@
+"""Torch datasets of training steps and of the held-out set.
+
+Both are map-style and made for `DataLoader(dataset, batch_size=None, sampler=range(...))`. Which
+samples make up a global batch, and how they are masked, depends on neither the number of ranks, nor
+micro-batches, nor workers.
+
+Shapes: `m` samples of a micro-batch, `T` tokens of a sample, `M` tokens to predict in a micro-batch.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from elc_bert.data.batches import Batch, MaskedBatches
+from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.masking import NOT_PREDICTED, Masking
+from elc_bert.data.order import Order
+from elc_bert.data.random import derive_seed
+from elc_bert.data.schedule import LengthSchedule, Phase
+from elc_bert.data.segments import open_segments
+from elc_bert.errors import UserError
+
+_HELD_OUT = 1 << 32
+"""Stream of the held-out set, beyond the numbers of any phase."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank reads in one micro-step."""
+
+    input_ids: Tensor
+    """int64 [m, T]."""
+    attention_mask: Tensor
+    """True where there is a real token, bool [m, T]."""
+    positions: Tensor
+    """Where to predict, as b * T + t, int64 [M]: known here, so that the device need not be asked."""
+    targets: Tensor
+    """The tokens to predict, int64 [M]."""
+    tokens: int
+    """Real tokens, `[CLS]` and `[SEP]` included, padding not."""
+
+    @classmethod
+    def from_batch(cls, batch: Batch) -> "MicroBatch":
+        """The tensors of a batch of arrays."""
+        positions = np.flatnonzero(batch.labels != NOT_PREDICTED)
+        return cls(
+            torch.from_numpy(batch.input_ids),
+            torch.from_numpy(batch.attention_mask),
+            torch.from_numpy(positions),
+            torch.from_numpy(batch.labels.ravel()[positions]),
+            int(batch.attention_mask.sum()),
+        )
+
+    def pin_memory(self) -> "MicroBatch":
+        """A copy in page-locked memory; `DataLoader(pin_memory=True)` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "MicroBatch":
+        """A copy on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "MicroBatch":
+        return MicroBatch(
+            function(self.input_ids),
+            function(self.attention_mask),
+            function(self.positions),
+            function(self.targets),
+            self.tokens,
+        )
+
+
+class TrainingSteps(Dataset[list[MicroBatch]]):
+    """The micro-batches of one rank, by step: `steps[17]` holds those of step 17, in order.
+
+    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own order. In it,
+    micro-step k of rank r reads the m positions from (k * world_size + r) * m.
+
+    Args:
+        prefix: path of the dataset.
+        schedule: sequence lengths and global batches.
+        seed: of the order and of the masks.
+        masking: the probabilities.
+        vocab_size: of the model.
+        rank: of this process.
+        world_size: number of processes.
+        micro_batch_of: samples of a micro-batch, for each phase.
+
+    Raises:
+        UserError: the dataset or a segment index is missing or damaged, or a phase's batch is no
+            multiple of world size times micro-batch.
+    """
+
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        schedule: LengthSchedule,
+        seed: int,
+        masking: Masking,
+        *,
+        vocab_size: int,
+        rank: int,
+        world_size: int,
+        micro_batch_of: Callable[[Phase], int],
+    ):
+        self.schedule = schedule
+        self.rank = rank
+        self.world_size = world_size
+        dataset = IndexedDataset(prefix)
+        self._micro_batches: dict[int, int] = {}
+        self._readers: dict[int, tuple[Order, MaskedBatches]] = {}
+        for phase in schedule.phases:
+            micro_batch = micro_batch_of(phase)
+            if micro_batch < 1 or phase.global_batch % (world_size * micro_batch):
+                raise UserError(
+                    f"a batch of {phase.global_batch} samples at sequence length {phase.sequence_length} is "
+                    f"no multiple of {world_size} ranks times a {micro_batch} samples; change one of them"
+                )
+            self._micro_batches[phase.index] = micro_batch
+            self._readers[phase.index] = _reader(
+                dataset, phase.sequence_length, seed, phase.index, masking, vocab_size
+            )
+
+    def __len__(self) -> int:
+        return self.schedule.max_steps
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        """This rank's micro-batches of a step; there are as many as gradients are accumulated."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        phase = self.schedule.phase_at(step)
+        _, global_batch, first = self.schedule.at(step)
+        order, batches = self._readers[phase.index]
+        positions = np.arange(first, first + global_batch).reshape(
+            -1, self.world_size, self._micro_batches[phase.index]
+        )[:, self.rank]
+        epochs, samples = order(positions.ravel())
+        return [
+            MicroBatch.from_batch(batches(*each))
+            for each in zip(epochs.reshape(positions.shape), samples.reshape(positions.shape), strict=True)
+        ]
+
+
+class HeldOut(Dataset[MicroBatch]):
+    """The micro-batches of one rank over a fixed, masked held-out set.
+
+    Its samples are the first of one epoch's order, uncut. Every rank has the same number of
+    micro-batches of the same shape: rows beyond the end of the set have nothing to predict and do not
+    count as tokens.
+
+    Args:
+        prefix: path of the dataset.
+        sequence_length: `T`.
+        sequences: size of the set, or None for all segments.
+        seed: of the choice and of the masks.
+        masking: the probabilities; `short_p` is taken as 0.
+        vocab_size: of the model.
+        rank: of this process.
+        world_size: number of processes.
+        micro_batch: `m`.
+
+    Raises:
+        UserError: the dataset or its segment index is missing or damaged, or `sequences` is below 1.
+    """
+
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        sequence_length: int,
+        sequences: int | None,
+        seed: int,
+        masking: Masking,
+        *,
+        vocab_size: int,
+        rank: int,
+        world_size: int,
+        micro_batch: int,
+    ):
+        if sequences is not None and sequences < 1:
+            raise UserError(f"{sequences} held-out sequences; use at least 1, or none for all")
+        masking = dataclasses.replace(masking, short_p=0.0)
+        self._order, self._batches = _reader(
+            IndexedDataset(prefix), sequence_length, seed, _HELD_OUT, masking, vocab_size
+        )
+        self.sequences = min(sequences or self._order.count, self._order.count)
+        self.rank = rank
+        self.world_size = world_size
+        self.micro_batch = micro_batch
+
+    def __len__(self) -> int:
+        return -(-self.sequences // (self.world_size * self.micro_batch))
+
+    def __getitem__(self, index: int) -> MicroBatch:
+        """Micro-batch number `index` of this rank."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"micro-batch {index} of {len(self)}")
+        first = (index * self.world_size + self.rank) * self.micro_batch
+        positions = np.arange(first, first + self.micro_batch)
+        is_real = positions < self.sequences
+        batch = self._batches(*self._order(np.minimum(positions, self.sequences - 1)))
+        labels = np.where(is_real[:, None], batch.labels, NOT_PREDICTED)
+        tokens = int(batch.attention_mask[is_real].sum())
+        micro_batch = MicroBatch.from_batch(dataclasses.replace(batch, labels=labels))
+        return dataclasses.replace(micro_batch, tokens=tokens)
+
+
+def _reader(
+    dataset: IndexedDataset, sequence_length: int, seed: int, stream: int, masking: Masking, vocab_size: int
+) -> tuple[Order, MaskedBatches]:
+    """Order and samples of one stream, which share nothing with another stream of the same seed."""
+    segments = open_segments(dataset, sequence_length)
+    order = Order(len(segments), seed, stream)
+    masks = derive_seed(seed, stream)
+    return order, MaskedBatches(dataset, segments, sequence_length, vocab_size, masks, masking)

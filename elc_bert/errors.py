@@ -1,0 +1,43 @@
+"""Errors that a user can mend, and how a command ends on one."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line that names the thing, says what is wrong and what to do.
+
+    Entry points print the message without a traceback and exit with status 1; every other
+    exception is a bug of ours and keeps its traceback.
+    """
+
+
+def exit_status(command: Callable[[], None], program: str) -> int:
+    """Run a command of one process and turn its end into an exit status.
+
+    Programs of several processes have ``training.distributed.run_command``.
+
+    Args:
+        command: raises UserError for a mistake of the user's.
+        program: name that the line on standard error begins with.
+
+    Returns:
+        0; 1 after a line about a mistake or an unreadable file; 130 after Ctrl-C.
+    """
+    try:
+        command()
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; unfinished files were removed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; Python must not flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{program}: error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,160 @@
+"""The ELC-BERT encoder: every layer reads a learned mixture of all earlier layers' outputs.
+
+Georges Gabriel Charpentier and Samuel 2023, "Not all layers are equally as important: Every Layer
+Counts BERT"; the layer itself is LTG-BERT's (Samuel et al. 2023).
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` hidden, ``L`` layers, ``M`` feed-forward, ``P`` relative positions.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from elc_bert.config import ModelConfig
+from elc_bert.model.attention import DisentangledAttention
+from elc_bert.model.initialisation import initialise, truncated_normal_
+from elc_bert.model.positions import relative_buckets
+
+
+class LayerMixture(nn.Module):
+    """``sum_j softmax(a)_j h_j`` over the outputs ``h_0 .. h_{n-1}`` of everything earlier."""
+
+    def __init__(self, inputs: int, favour_last: bool):
+        super().__init__()
+        weights = torch.zeros(inputs)
+        if favour_last:
+            weights[-1] = 1.0
+        self.inputs = inputs
+        self.weights = nn.Parameter(weights)
+
+    def shares(self) -> Tensor:
+        """What each input counts for, float32, summing to 1."""
+        return torch.softmax(self.weights.float(), dim=0)
+
+    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
+        """``hidden``: as many tensors ``[B, T, D]`` as there are weights -> ``[B, T, D]``."""
+        shares = self.shares().to(hidden[0].dtype)
+        return sum(
+            (share * h for share, h in zip(shares[1:], hidden[1:], strict=True)), shares[0] * hidden[0]
+        )
+
+
+class FeedForward(nn.Module):
+    """``LN -> D to 2M -> GeGLU -> LN -> M to D -> dropout`` (no residual; Shazeer 2020 for GeGLU)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d, m = config.hidden_size, config.intermediate_size
+        self.pre_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
+        self.expand = nn.Linear(d, 2 * m, bias=False)
+        self.inner_norm = nn.LayerNorm(m, eps=config.layer_norm_eps, elementwise_affine=False)
+        self.contract = nn.Linear(m, d, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, T, D] -> [B, T, D]``"""
+        value, gate = self.expand(self.pre_norm(x)).chunk(2, dim=-1)
+        return self.dropout(self.contract(self.inner_norm(value * F.gelu(gate, approximate="tanh"))))
+
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Scale both matrices down, so that deep layers start with a smaller say."""
+        self.expand.weight.mul_(factor)
+        self.contract.weight.mul_(factor)
+
+
+class Layer(nn.Module):
+    """One layer: mixture of the earlier outputs, attention, feed-forward."""
+
+    def __init__(self, config: ModelConfig, index: int):
+        super().__init__()
+        self.mixture = LayerMixture(index + 1, favour_last=config.variant == "base")
+        self.attention = DisentangledAttention(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_sees_input = config.variant != "base"
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
+            if config.variant == "normalized"
+            else nn.Identity()
+        )
+
+    def forward(self, relative: Tensor, attention_mask: Tensor, buckets: Tensor, *hidden: Tensor) -> Tensor:
+        """``hidden``: outputs of the embedding and all earlier layers -> this layer's ``[B, T, D]``."""
+        x = self.mixture(hidden)
+        y = self.attention(x, relative, attention_mask, buckets)
+        return self.norm(y + self.feed_forward(x + y if self.feed_forward_sees_input else y))
+
+
+class Embedding(nn.Module):
+    """Word embeddings ``dropout(LN(E[ids]))`` and the relative-position table ``LN*(R)``."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d = config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, d)
+        self.word_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.relative = nn.Parameter(torch.empty(2 * config.position_bucket_size - 1, d))
+        self.relative_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 ``[B, T]`` -> word embeddings ``[B, T, D]`` and relative embeddings ``[P, D]``."""
+        return self.dropout(self.word_norm(self.word(input_ids))), self.relative_norm(self.relative)
+
+
+class ElcBertEncoder(nn.Module):
+    """Token ids in, contextual vectors out."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.output_mixture = (
+            LayerMixture(config.num_hidden_layers + 1, favour_last=False)
+            if config.variant == "weighted_output"
+            else None
+        )
+        #: Recompute each layer in the backward pass instead of keeping its activations.
+        self.activation_checkpointing = False
+        self.apply(lambda module: initialise(module, config.hidden_size))
+        truncated_normal_(self.embedding.relative, config.hidden_size)
+        for layer in self._typed_layers():
+            layer.feed_forward.shrink(math.sqrt(1.0 / (2.0 * layer.mixture.inputs)))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 ``[B, T]`` and bool ``[B, T]`` (True = real token) -> ``[B, T, D]``."""
+        embedded, relative = self.embedding(input_ids)
+        buckets = relative_buckets(
+            input_ids.shape[1],
+            self.config.position_bucket_size,
+            self.config.max_position_embeddings,
+            input_ids.device,
+        )
+        key_mask = attention_mask[:, None, None, :]
+        hidden = [embedded]
+        for layer in self.layers:
+            if self.activation_checkpointing and self.training:
+                output = checkpoint(layer, relative, key_mask, buckets, *hidden, use_reentrant=False)
+            else:
+                output = layer(relative, key_mask, buckets, *hidden)
+            hidden.append(output)
+        return hidden[-1] if self.output_mixture is None else self.output_mixture(hidden)
+
+    def layer_weights(self) -> dict[str, Tensor]:
+        """Share that each layer takes of every earlier output, float32, summing to 1.
+
+        Keys are ``layer_01`` (shape ``[1]``, of the embedding alone) to ``layer_LL`` (``[L]``), then
+        ``output`` (``[L + 1]``) in the variant that has it.
+        """
+        mixtures = {f"layer_{layer.mixture.inputs:02d}": layer.mixture for layer in self._typed_layers()}
+        if self.output_mixture is not None:
+            mixtures["output"] = self.output_mixture
+        return {name: mixture.shares().detach() for name, mixture in mixtures.items()}
+
+    def _typed_layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]

@@ -1,0 +1,21 @@
+"""Which parameters decay."""
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimizer groups: matrices of linear layers decay, everything else does not.
+
+    "Everything else" are biases, layer norms, embeddings (with the output matrix that is tied to them)
+    and layer-mixing weights, as in the published recipe.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)} - embeddings
+    decaying = [p for p in model.parameters() if id(p) in matrices]
+    other = [p for p in model.parameters() if id(p) not in matrices]
+    return [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": other, "weight_decay": 0.0},
+    ]

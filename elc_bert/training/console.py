@@ -1,0 +1,63 @@
+"""What a person sees on the terminal."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from elc_bert.config import RunConfig
+from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.training.distributed import World
+
+
+def summary_table(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns between two rules."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([rule, *lines, rule])
+
+
+def describe_model(model: ElcBertForMaskedLM) -> str:
+    config = model.config
+    return (
+        f"ELC-BERT {config.variant}, {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{human(model.num_parameters())} parameters"
+    )
+
+
+def describe_devices(world: World) -> str:
+    import torch
+
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU process"
+    return f"{world.size} x {name}"
+
+
+def describe_schedule(config: RunConfig) -> str:
+    optimizer = config.optimizer
+    return (
+        f"{optimizer.type}, peak learning rate {optimizer.params.get('lr')}, {config.scheduler.type} schedule"
+    )
+
+
+def progress_bar(max_steps: int, start_step: int, world: World) -> Any:
+    """A tqdm bar on rank 0; in a log file (no terminal) a line now and then instead of a flicker."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=max_steps,
+        initial=start_step,
+        desc="pretraining",
+        unit="step",
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=sys.stderr.isatty(),
+        disable=not world.is_main,
+    )
+
+
+def human(number: float) -> str:
+    """1234567 -> 1.23M"""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

@@ -1,0 +1,175 @@
+"""Joining the other processes of a run, agreeing with them, and leaving in order."""
+
+import logging
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from elc_bert.errors import UserError
+from elc_bert.machine import available_cores, free_port
+
+T = TypeVar("T")
+#: Where implementations of MPI tell a process its rank.
+MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+#: The environment of a process that no launcher started; a free port lets several runs share a machine.
+_ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
+class SharedUserError(UserError):
+    """A mistake that all ranks know of, so that they can leave together."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def connect() -> World:
+    """Join the processes that ``deepspeed``, ``torchrun`` or ``mpirun`` started, or run alone."""
+    # DeepSpeed warns on every rank that there is no GPU; the table of the run says which devices it has.
+    logging.disable(logging.WARNING)
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    logging.disable(logging.NOTSET)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
+    # DeepSpeed compiles this CPU operation at start (it serves inference only), which takes a minute
+    # and a C++ compiler. Saying that it is not compatible leaves it out.
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    if "RANK" not in os.environ:
+        os.environ.update(_places_from_mpi() if _started_by_mpi() else _ALONE)
+    deepspeed.init_distributed(verbose=False)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        _share_cores()
+        return World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    accelerator.set_device(local_rank)
+    device = torch.device(accelerator.device_name(local_rank))
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """Shut the process group down; a rank that exits without doing so can abort inside gloo."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def agree(action: Callable[[], T]) -> T:
+    """Run a step of the set-up on every rank; if one is refused, all raise the same ``SharedUserError``.
+
+    Without this a rank that cannot read its files would leave the others waiting for it.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except UserError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for other in problems:
+        if other is not None:
+            raise SharedUserError(other)
+    return result  # type: ignore[return-value]
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Exit status of ``command``: 0, or 1 after a ``UserError`` that was printed in one line."""
+    try:
+        command()
+    except UserError as error:
+        rank, alone_in_it = _rank_from_environment(), not isinstance(error, SharedUserError)
+        if rank != 0 and not dist.is_initialized():
+            # Rank 0 most likely says the same and ends, and then the launcher stops this rank. If not,
+            # something is wrong on this machine only.
+            time.sleep(30.0)
+        if rank == 0 or alone_in_it:
+            where = f" on rank {rank}" if rank else ""
+            print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        if alone_in_it and dist.is_initialized():
+            # The others wait in some collective; the launcher ends them, nothing here can.
+            os._exit(1)
+        leave()
+        return 1
+    leave()
+    return 0
+
+
+def _started_by_mpi() -> bool:
+    return any(name in os.environ for name in MPI_RANKS)
+
+
+def _places_from_mpi() -> dict[str, str]:
+    """What torch wants to find in the environment, which ``mpirun`` does not put there. Collective.
+
+    DeepSpeed's own discovery needs the ``hostname`` command and uses one port for every run.
+    """
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise UserError(
+            f"this process was started by MPI, but mpi4py cannot be used: {error}; install mpi4py, or use "
+            "deepspeed or torchrun"
+        ) from None
+    world = MPI.COMM_WORLD
+    neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
+    one_machine = neighbours.Get_size() == world.Get_size()
+    address = "127.0.0.1" if one_machine else _own_address()
+    meeting = {"MASTER_ADDR": address, "MASTER_PORT": str(free_port())}
+    meeting |= {name: os.environ[name] for name in meeting if name in os.environ}
+    return {
+        "RANK": str(world.Get_rank()),
+        "LOCAL_RANK": str(neighbours.Get_rank()),
+        "LOCAL_WORLD_SIZE": str(neighbours.Get_size()),
+        "WORLD_SIZE": str(world.Get_size()),
+        **world.bcast(meeting),
+    }
+
+
+def _own_address() -> str:
+    """The address that this machine uses towards others; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address: only the route to it is looked up
+        except OSError:
+            return socket.gethostbyname(socket.gethostname())
+        return probe.getsockname()[0]
+
+
+def _rank_from_environment() -> int:
+    if dist.is_initialized():
+        return dist.get_rank()
+    return next((int(os.environ[name]) for name in ("RANK", *MPI_RANKS) if name in os.environ), 0)
+
+
+def _share_cores() -> None:
+    """Divide the cores between the processes of this machine, unless the user has said how."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+        processes = next((int(os.environ[name]) for name in names if name in os.environ), 1)
+        torch.set_num_threads(max(1, available_cores() // processes))

@@ -1,0 +1,53 @@
+"""The one place that calls ``deepspeed.initialize``."""
+
+import contextlib
+import io
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from elc_bert.config import RunConfig
+from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.optim.zero_layout import shard_lamb
+from elc_bert.training.batch_plan import BatchPlan
+from elc_bert.training.deepspeed_config import deepspeed_config
+
+
+def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
+    """A ``DeepSpeedEngine`` around a freshly initialised model, with optimizer and schedule. Collective."""
+    torch.manual_seed(config.elc_bert.training.seed)
+    model = ElcBertForMaskedLM(config.elc_bert.model)
+    model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
+    settings = deepspeed_config(config, plan)
+    if not config.optimizer.is_lamb:
+        groups = parameter_groups(model, config.optimizer.params.get("weight_decay", 0.0))
+        return _initialize(config, model=model, model_parameters=groups, config=settings)
+    params = dict(config.optimizer.params)
+    lamb = Lamb(parameter_groups(model, params.pop("weight_decay")), **params)
+    with lamb.allocating():
+        engine = _initialize(config, model=model, optimizer=lamb, config=settings)
+    shard_lamb(lamb, engine.optimizer, config.zero_stage)
+    return engine
+
+
+def _initialize(run: RunConfig, **arguments: Any) -> Any:
+    import deepspeed
+
+    # Some of its optimizers print memory figures while they are built.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+
+
+def _schedule(config: RunConfig) -> Any:
+    """A factory of our schedule, or None to let DeepSpeed build the one that the file names.
+
+    DeepSpeed advances it after every step that was not skipped for an overflow.
+    """
+    if not config.scheduler.is_ours:
+        return None
+    factor = schedule_factor(
+        config.scheduler.type, config.elc_bert.training.max_steps, **config.scheduler.params
+    )
+    return lambda optimizer: LambdaLR(optimizer, factor)

@@ -1,0 +1,125 @@
+"""The training loop."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.utils.data import DataLoader
+
+from elc_bert.config import RunConfig
+from elc_bert.data.random import derive_seed
+from elc_bert.model import flops_per_token
+from elc_bert.training.console import human, progress_bar
+from elc_bert.training.distributed import connect
+from elc_bert.training.metrics import Stopwatch, Totals
+from elc_bert.training.run import Run, set_up
+from elc_bert.training.step import evaluate, train_step
+
+
+def pretrain(config: RunConfig, resume: str = "never") -> None:
+    """Pretrain from a configuration, on all processes that the launcher started.
+
+    Args:
+        config: the run.
+        resume: ``never``, ``auto`` (go on with this run if it has been started) or a checkpoint's directory.
+
+    Raises:
+        UserError: on all ranks alike; nothing has been overwritten.
+    """
+    run = set_up(config, resume, connect())
+    train(run)
+    run.monitor.close()
+
+
+def train(run: Run) -> None:
+    """Take the remaining steps, with logs, evaluations and checkpoints when they are due."""
+    settings, progress = run.config.elc_bert, run.progress
+    last = settings.training.max_steps
+    since_log = _carried_totals(run)
+    watch = Stopwatch()
+    with progress_bar(last, progress.step, run.world) as bar:
+        for micro_batches in run.batches():
+            seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
+            learning_rate = run.engine.get_lr()[0]
+            totals, gradient_norm = train_step(
+                run.engine, micro_batches, run.world, settings.training.label_smoothing, seed
+            )
+            since_log.merge(totals)
+            progress.step += 1
+            bar.update()
+            step = progress.step
+            if step % settings.training.log_every == 0 or step == last:
+                bar.set_postfix(
+                    log(run, since_log, learning_rate, float(gradient_norm), watch), refresh=False
+                )
+                since_log = Totals(run.world.device)
+            with _not_counted(watch):
+                if step % settings.training.picture_every == 0 or step in (1, last):
+                    run.monitor.layer_weights(step, run.engine.module.encoder.layer_weights())
+                if step % settings.evaluation.every == 0 or step == last:
+                    log_held_out(run, bar)
+                if step % settings.checkpoint.every == 0 or step == last:
+                    progress.since_log = _on_all_ranks(since_log).values()
+                    run.checkpoints.save(run.engine, progress)
+
+
+def log(
+    run: Run, totals: Totals, learning_rate: float, gradient_norm: float, watch: Stopwatch
+) -> dict[str, str]:
+    """Write what the steps since the last entry came to; return the short form for the bar. Collective."""
+    totals.reduce()
+    progress, settings = run.progress, run.config.elc_bert
+    progress.tokens_seen += totals.tokens
+    seconds = watch.read()  # after the sums are in, and with them the device's work
+    sequence_length = run.schedule.at(progress.step - 1)[0]
+    per_second = totals.tokens / seconds
+    flops = flops_per_token(settings.model, sequence_length, settings.data.mask_probability)
+    entry = {
+        "train/loss": totals.loss,
+        "train/accuracy": totals.accuracy,
+        "train/learning_rate": learning_rate,
+        "train/gradient_norm": gradient_norm,
+        "train/sequence_length": sequence_length,
+        "train/skipped_steps": run.engine.skipped_steps,
+        "throughput/tokens_per_second": per_second,
+        "throughput/mfu": flops * per_second / run.peak_flops,
+        "data/epochs": run.epochs_seen(),
+        "data/words": run.words_seen(),
+    }
+    run.monitor.scalars(progress.step, entry)
+    return {
+        "loss": f"{totals.loss:.4f}",
+        "acc": f"{totals.accuracy:.3f}",
+        "lr": f"{learning_rate:.2e}",
+        "tok/s": human(per_second),
+    }
+
+
+def log_held_out(run: Run, bar) -> None:
+    """Evaluate on the held-out set and write the result. Collective."""
+    micro_batches = DataLoader(run.data.held_out, batch_size=None)
+    totals = evaluate(run.engine, micro_batches, run.world)
+    entry = {"held_out/loss": totals.loss, "held_out/accuracy": totals.accuracy}
+    run.monitor.scalars(run.progress.step, entry)
+    if run.world.is_main:
+        bar.write(
+            f"step {run.progress.step}: held-out loss {totals.loss:.4f}, accuracy {totals.accuracy:.4f}"
+        )
+
+
+def _carried_totals(run: Run) -> Totals:
+    """What the checkpoint holds of an unfinished log interval: a sum over all ranks, so one rank gets it."""
+    return Totals(run.world.device, run.progress.since_log if run.world.is_main else None)
+
+
+def _on_all_ranks(totals: Totals) -> Totals:
+    summed = Totals(totals.device, totals.values())
+    summed.reduce()
+    return summed
+
+
+@contextmanager
+def _not_counted(watch: Stopwatch) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    watch.exclude(time.perf_counter() - start)

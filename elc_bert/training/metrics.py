@@ -1,0 +1,103 @@
+"""What is measured while training."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from elc_bert.data.steps import MicroBatch
+
+
+class Totals:
+    """Sums over micro-batches: loss, right predictions, predictions, real tokens.
+
+    They stay on the device in float64 until read, so that adding never waits for a GPU.
+    """
+
+    def __init__(self, device: torch.device, values: list[float] | None = None):
+        self.device = device
+        self._sums = torch.tensor(values or [0.0] * 4, dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor, correct: Tensor, micro: MicroBatch) -> None:
+        """Add one micro-batch: its summed loss (nats) and number of right predictions."""
+        self._sums[0] += loss.detach()
+        self._sums[1] += correct
+        counts = torch.tensor([len(micro.targets), micro.tokens], dtype=torch.float64)
+        self._sums[2:] += counts.to(self._sums.device, non_blocking=True)
+
+    def merge(self, other: "Totals") -> None:
+        self._sums += other._sums
+
+    def reduce(self) -> None:
+        """Sum over all ranks. Collective."""
+        dist.all_reduce(self._sums)
+
+    def values(self) -> list[float]:
+        return self._sums.tolist()
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy per predicted token, in nats."""
+        return self.values()[0] / max(1.0, self.values()[2])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the predicted tokens that are right."""
+        return self.values()[1] / max(1.0, self.values()[2])
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.values()[3])
+
+
+@dataclass
+class Progress:
+    """Everything that a resumed run needs besides the engine's state."""
+
+    step: int = 0
+    """Optimizer steps taken."""
+    tokens_seen: int = 0
+    """Real tokens read so far, over all ranks."""
+    since_log: list[float] | None = None
+    """Sums since the last log entry over all ranks, if the checkpoint fell between two entries."""
+
+
+class Stopwatch:
+    """Seconds of training since the last reading, without evaluation and checkpoints."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def exclude(self, seconds: float) -> None:
+        self._start += seconds
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        elapsed, self._start = now - self._start, now
+        return elapsed
+
+
+def measure_peak_flops(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Floating-point operations per second of one matrix product on this device, the best of several.
+
+    Call on all ranks at once, so that devices that share a machine share it here as in training.
+    """
+    size = size or (1024 if device.type == "cpu" else 8192)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        _synchronise(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,104 @@
+"""TensorBoard, wandb and csv, through DeepSpeed's monitor."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elc_bert.config import RunConfig
+from elc_bert.errors import UserError
+from elc_bert.training.deepspeed_config import MONITORS
+
+#: The package that each monitor needs beyond this project's own.
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
+
+
+def check_monitors(config: RunConfig) -> None:
+    """Make sure that every monitor can be opened.
+
+    Raises:
+        UserError: an enabled monitor is not installed.
+    """
+    for name, package in PACKAGES.items():
+        enabled = config.deepspeed_extras.get(name, {}).get("enabled")
+        if enabled and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{config.origin}{name}.enabled: the package {package} is not installed; "
+                f"pip install {package}, or set it to false"
+            )
+
+
+class RunMonitor:
+    """Writes scalars to every monitor that the configuration enables, and pictures to TensorBoard."""
+
+    def __init__(self, config: RunConfig, start_step: int):
+        """Open the logs.
+
+        Args:
+            start_step: steps already taken; what a killed run has logged beyond them is superseded.
+        """
+        from deepspeed.monitor.config import get_monitor_config
+        from deepspeed.monitor.monitor import MonitorMaster
+
+        output_dir = config.elc_bert.training.output_dir
+        sections = {name: dict(config.deepspeed_extras.get(name, {})) for name in MONITORS}
+        for name in ("tensorboard", "csv_monitor"):
+            sections[name].setdefault("output_path", str(output_dir))
+            sections[name].setdefault("job_name", name)
+        self._monitor = MonitorMaster(get_monitor_config(sections))
+        tensorboard = self._monitor.tb_monitor
+        self._writer = tensorboard.summary_writer if tensorboard is not None else None
+        self.log_dir = Path(self._writer.log_dir) if self._writer is not None else None
+        if self._writer is not None and start_step:
+            _supersede(self._writer, start_step)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log numbers by name after ``step`` steps. Does nothing on ranks other than 0."""
+        self._monitor.write_events([(name, value, step) for name, value in values.items()])
+
+    def layer_weights(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Log how much each layer takes from each earlier one, as scalars and as a heat map."""
+        self.scalars(
+            step,
+            {
+                f"layer_weights/{name}_from_{source:02d}": share
+                for name, shares in weights.items()
+                for source, share in enumerate(shares.tolist())
+            },
+        )
+        if self._writer is not None:
+            self._writer.add_figure("layer_weights", draw_layer_weights(weights), step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def draw_layer_weights(weights: dict[str, Tensor]) -> Any:
+    """Heat map (a matplotlib figure) of the layer mixtures: each row a layer, each column a source."""
+    from matplotlib.figure import Figure
+
+    columns = max(len(shares) for shares in weights.values())
+    table = torch.full((len(weights), columns), float("nan"))
+    for row, shares in enumerate(weights.values()):
+        table[row, : len(shares)] = shares.cpu()
+    figure = Figure(figsize=(1.5 + 0.38 * columns, 1.2 + 0.34 * len(weights)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table.numpy(), vmin=0.0, vmax=1.0, cmap="magma_r", aspect="auto")
+    axes.set_xticks(range(columns), ["emb", *(str(layer) for layer in range(1, columns))])
+    axes.set_yticks(range(len(weights)), [name.removeprefix("layer_").lstrip("0") for name in weights])
+    axes.set_xlabel("takes its input from layer")
+    axes.set_ylabel("layer")
+    figure.colorbar(image, ax=axes, label="share")
+    return figure
+
+
+def _supersede(writer: Any, start_step: int) -> None:
+    """Tell TensorBoard to drop what an earlier, killed process logged after ``start_step``."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    restart = SessionLog(status=SessionLog.START)
+    writer.file_writer.add_event(Event(session_log=restart), step=start_step + 1)

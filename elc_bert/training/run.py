@@ -1,0 +1,278 @@
+"""Everything a run needs before its first step, checked and built on all ranks together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from elc_bert.config import RunConfig
+from elc_bert.data.from_config import held_out_set, masking_of
+from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.manifest import Manifest
+from elc_bert.data.packing import PackedStep
+from elc_bert.data.schedule import LengthSchedule, Phase
+from elc_bert.data.segments import open_segments
+from elc_bert.data.steps import HeldOut, MicroBatch, TrainingSteps
+from elc_bert.data.vocabulary import check_tokenizer
+from elc_bert.errors import UserError
+from elc_bert.files import atomic_write
+from elc_bert.training import console
+from elc_bert.training.batch_plan import BatchPlan, plan_batch
+from elc_bert.training.checkpoint import Checkpoints, run_identity
+from elc_bert.training.deepspeed_config import check_deepspeed_sections
+from elc_bert.training.distributed import World, agree
+from elc_bert.training.engine import build_engine
+from elc_bert.training.metrics import Progress, measure_peak_flops
+from elc_bert.training.monitor import RunMonitor, check_monitors
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass
+class Run:
+    """A run that is ready for its next step."""
+
+    config: RunConfig
+    world: World
+    schedule: LengthSchedule
+    plans: dict[int, BatchPlan]
+    """By phase index."""
+    data: "RunData"
+    engine: Any
+    checkpoints: Checkpoints
+    progress: Progress
+    monitor: RunMonitor
+    peak_flops: float
+    """Matrix-product operations per second of all devices together, measured at the start."""
+
+    def batches(self) -> Iterator[list[MicroBatch]]:
+        """This rank's micro-batches of each step from the next to the last, prepared ahead by workers."""
+        settings = self.config.elc_bert
+        loader = DataLoader(
+            self.data.train,
+            batch_size=None,
+            sampler=range(self.progress.step, settings.training.max_steps),
+            num_workers=settings.data.workers,
+            pin_memory=self.world.device.type == "cuda",
+            prefetch_factor=4 if settings.data.workers else None,
+            collate_fn=PackedStep.pack,
+        )
+        try:
+            for packed in loader:
+                yield packed.unpack()
+        except UserError as error:
+            # From a worker it comes with the worker's traceback wrapped around it.
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+
+    def epochs_seen(self) -> float:
+        """Times the training data has been gone through."""
+        return sum(count / self.data.segments[phase.index] for phase, count in self._sequences_seen())
+
+    def words_seen(self) -> float:
+        """Words of raw text that have been read, by the dataset's words per subword."""
+        specials = 2 * sum(count for _, count in self._sequences_seen())  # [CLS] and [SEP]
+        return (self.progress.tokens_seen - specials) * self.data.words_per_token
+
+    def _sequences_seen(self) -> list[tuple[Phase, int]]:
+        return [
+            (phase, max(0, min(self.progress.step, end) - phase.first_step) * phase.global_batch)
+            for phase, end in _phase_ends(self.schedule)
+        ]
+
+
+@dataclass
+class RunData:
+    """The datasets of a run."""
+
+    train: TrainingSteps
+    held_out: HeldOut
+    manifest: Manifest
+    """Of the training dataset."""
+    segments: dict[int, int]
+    """Number of training segments by phase index."""
+    sha256: dict[str, str | None]
+    """Hashes that identify the data."""
+
+    @property
+    def words_per_token(self) -> float:
+        """Words of the raw text per subword; 0 for a dataset that does not say."""
+        return (self.manifest.words or 0) / self.manifest.tokens
+
+
+def set_up(config: RunConfig, resume: str, world: World) -> Run:
+    """Check everything that can be checked, then build the engine and load the checkpoint. Collective.
+
+    Raises:
+        UserError: on all ranks alike, if anything does not fit on any rank.
+    """
+    agree(lambda: check_deepspeed_sections(config))
+    agree(lambda: check_monitors(config))
+    training = config.elc_bert.training
+    schedule = agree(
+        lambda: LengthSchedule(
+            training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
+        )
+    )
+    plans = agree(lambda: plan_phases(config, schedule, world.size))
+    data = agree(lambda: open_data(config, schedule, plans, world))
+    checkpoints = Checkpoints(config, world, run_identity(config, data.sha256))
+    checkpoint = agree(lambda: checkpoints.find(resume))
+    progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
+    engine = build_engine(config, plans[schedule.phases[0].index])
+    if checkpoint is not None:
+        agree(lambda: checkpoints.load(engine, checkpoint))
+    agree(lambda: _save_config(config, world))
+    monitor = RunMonitor(config, progress.step)
+    run = Run(
+        config,
+        world,
+        schedule,
+        plans,
+        data,
+        engine,
+        checkpoints,
+        progress,
+        monitor,
+        _peak_flops(config, world),
+    )
+    if world.is_main:
+        _introduce(run, checkpoint)
+    return run
+
+
+def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) -> dict[int, BatchPlan]:
+    """How each phase's global batch is met: in the later phase a device takes as many tokens at once.
+
+    Raises:
+        UserError: a phase's batch cannot be met.
+    """
+    plans = {
+        0: plan_batch(
+            config.train_batch_size,
+            world_size,
+            config.elc_bert.training.max_micro_batch_size,
+            config.train_micro_batch_size_per_gpu,
+            config.gradient_accumulation_steps,
+        )
+    }
+    for phase in schedule.phases:
+        if phase.index > 0:
+            plans[phase.index] = plan_batch(
+                phase.global_batch,
+                world_size,
+                max_micro_batch=max(1, plans[0].micro_batch // schedule.long_factor),
+                name=f"train_batch_size / {schedule.long_factor} after elc_bert.training.long_after",
+            )
+    return plans
+
+
+def open_data(
+    config: RunConfig, schedule: LengthSchedule, plans: dict[int, BatchPlan], world: World
+) -> RunData:
+    """Open both datasets and make sure that they, the tokenizer and the model belong together.
+
+    Raises:
+        UserError: something is missing, damaged, or of another vocabulary.
+    """
+    data, training = config.elc_bert.data, config.elc_bert.training
+    vocab_size = config.elc_bert.model.vocab_size
+    sets = {"train": IndexedDataset(data.train), "dev": IndexedDataset(data.dev)}
+    for dataset in sets.values():
+        check_tokenizer(dataset, data.tokenizer)
+        if dataset.manifest.vocab_size not in (None, vocab_size):
+            raise UserError(
+                f"elc_bert.model.vocab_size is {vocab_size}, but {dataset.prefix} was built with "
+                f"{dataset.manifest.vocab_size} subwords; set it to that"
+            )
+    manifests = {name: dataset.manifest for name, dataset in sets.items()}
+    return RunData(
+        train=TrainingSteps(
+            data.train,
+            schedule,
+            training.seed,
+            masking_of(data),
+            micro_batch_of=lambda phase: plans[phase.index].micro_batch,
+            vocab_size=vocab_size,
+            rank=world.rank,
+            world_size=world.size,
+        ),
+        held_out=held_out_set(
+            config, micro_batch=min(64, plans[0].micro_batch), rank=world.rank, world_size=world.size
+        ),
+        manifest=manifests["train"],
+        segments={p.index: len(open_segments(sets["train"], p.sequence_length)) for p in schedule.phases},
+        sha256={
+            "train": manifests["train"].bin_sha256,
+            "dev": manifests["dev"].bin_sha256,
+            "tokenizer": manifests["train"].tokenizer_sha256,
+        },
+    )
+
+
+def _phase_ends(schedule: LengthSchedule) -> list[tuple[Phase, int]]:
+    ends = [phase.first_step for phase in schedule.phases[1:]] + [schedule.max_steps]
+    return list(zip(schedule.phases, ends, strict=True))
+
+
+def _save_config(config: RunConfig, world: World) -> None:
+    """Leave the resolved configuration beside the checkpoints."""
+    if not world.is_main:
+        return
+    output_dir: Path = config.elc_bert.training.output_dir
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_write(output_dir / "config.json", "w") as file:
+            file.write(config.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"elc_bert.training.output_dir: cannot write to {output_dir} ({error.strerror}); choose another"
+        ) from None
+
+
+def _peak_flops(config: RunConfig, world: World) -> float:
+    dist.barrier()
+    peak = measure_peak_flops(world.device, DTYPES[config.precision])
+    total = torch.tensor(peak, dtype=torch.float64, device=world.device)
+    dist.all_reduce(total)
+    return total.item()
+
+
+def _introduce(run: Run, checkpoint: Path | None) -> None:
+    """Print what is about to happen."""
+    config, data = run.config, run.data
+    training = config.elc_bert.training
+    total_tokens, total_epochs = 0, 0.0
+    lines = []
+    world_size = run.world.size
+    for phase, end in _phase_ends(run.schedule):
+        plan, steps = run.plans[phase.index], end - phase.first_step
+        per_step = phase.global_batch * phase.sequence_length
+        total_tokens += steps * per_step
+        total_epochs += steps * phase.global_batch / data.segments[phase.index]
+        lines.append(
+            (
+                f"steps {phase.first_step + 1} to {end}",
+                f"{phase.global_batch} sequences of {phase.sequence_length} = "
+                f"{plan.micro_batch} micro-batch x {plan.accumulation} accumulation x {world_size} devices, "
+                f"{console.human(per_step)} tokens a step",
+            )
+        )
+    words = f" ({console.human(data.manifest.words)} words)" if data.manifest.words else ""
+    rows = [
+        ("model", console.describe_model(run.engine.module)),
+        ("devices", console.describe_devices(run.world)),
+        ("precision", f"{config.precision}, ZeRO stage {config.zero_stage}"),
+        *lines,
+        ("in total", f"{console.human(total_tokens)} tokens at most, {total_epochs:.3g} epochs"),
+        ("optimizer", console.describe_schedule(config)),
+        ("dataset", f"{config.elc_bert.data.train}, {console.human(data.manifest.tokens)} tokens{words}"),
+        ("held out", f"{config.elc_bert.data.dev}, {run.data.held_out.sequences} sequences"),
+        ("output", str(training.output_dir)),
+    ]
+    if checkpoint is not None:
+        rows.append(("resumed", f"after step {run.progress.step}, from {checkpoint}"))
+    print(console.summary_table(rows), flush=True)

@@ -1,0 +1,67 @@
+"""One optimizer step, and one look at held-out text."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from elc_bert.data.steps import MicroBatch
+from elc_bert.training.distributed import World
+from elc_bert.training.loss import masked_lm_loss
+from elc_bert.training.metrics import Totals
+
+
+def train_step(
+    engine: Any, micro_batches: list[MicroBatch], world: World, label_smoothing: float, seed: int
+) -> tuple[Totals, Tensor | float]:
+    """One optimizer step over this rank's part of a global batch. Collective.
+
+    The gradient is that of the mean loss over all masked tokens of the global batch: each micro-batch
+    adds its sum divided by their number, and DeepSpeed's averaging over ranks is undone.
+
+    Args:
+        seed: decides dropout in this step on this rank, so that a resumed run needs no generator state.
+
+    Returns:
+        this rank's totals, and the norm of the gradient over all ranks before clipping.
+    """
+    torch.manual_seed(seed)
+    predicted = torch.tensor(sum(len(micro.targets) for micro in micro_batches), device=world.device)
+    dist.all_reduce(predicted)
+    scale = world.size / predicted.clamp(min=1)
+    totals = Totals(world.device)
+    for number, micro in enumerate(micro_batches, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+        batch = micro.to(world.device, non_blocking=True)
+        logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
+        loss, correct = masked_lm_loss(logits, batch.targets, label_smoothing)
+        engine.backward(loss * scale, scale_wrt_gas=False)
+        totals.add(loss, correct, micro)
+        if number == len(micro_batches):
+            gradient_norm = _norm_before_clipping(engine)
+        engine.step()
+    return totals, engine.get_global_grad_norm() if gradient_norm is None else gradient_norm
+
+
+def _norm_before_clipping(engine: Any) -> Tensor | None:
+    """The norm where DeepSpeed does not tell it: in fp32 without ZeRO it clips in place and forgets it."""
+    if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
+        return None
+    return torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+
+
+@torch.no_grad()
+def evaluate(engine: Any, micro_batches: Iterable[MicroBatch], world: World) -> Totals:
+    """Totals over held-out micro-batches on all ranks. Collective; every rank gives equally many."""
+    engine.eval()
+    totals = Totals(world.device)
+    for micro in micro_batches:
+        batch = micro.to(world.device, non_blocking=True)
+        logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
+        loss, correct = masked_lm_loss(logits, batch.targets)
+        totals.add(loss, correct, micro)
+    engine.train()
+    totals.reduce()
+    return totals

@@ -1,0 +1,45 @@
+"""Packaging of elc-bert; the versions are pinned in requirements.txt and nowhere else."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+MPI = ("openmpi", "mpi4py")
+DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "ruff", "mypy")
+BUILD = ("setuptools",)
+
+
+def read_pins() -> dict[str, str]:
+    """The requirements of requirements.txt by distribution name, as in ``{"torch": "torch==2.13.0"}``."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").open(encoding="utf-8"))
+    return {line.partition("==")[0]: line for line in lines if line}
+
+
+def read_version() -> str:
+    """The package's version, read without importing it: that would need what is not installed yet."""
+    text = (ROOT / "elc_bert" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('elc_bert/__init__.py has no line __version__ = "..."')
+    return match.group(1)
+
+
+pins = read_pins()
+
+setup(
+    name="elc-bert",
+    version=read_version(),
+    description="Pretraining of ELC-BERT masked language models over DeepSpeed",
+    python_requires=">=3.11",
+    packages=find_packages(include=["elc_bert*", "data_tools*"]),
+    install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
+    extras_require={
+        # transformers has no pin yet: nothing that make installs or tests uses it, and whoever
+        # exports to Hugging Face format will have a version of their own.
+        "hf": ["transformers", pins["safetensors"]],
+        "mpi": [pins[name] for name in MPI],
+        "dev": [pins[name] for name in DEV],
+    },
+)

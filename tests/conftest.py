@@ -1,0 +1,66 @@
+"""Small real inputs for all tests."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real corpora and published tokenizers beside the repository."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder 'shared' with real inputs is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 documents of made-up words: several paragraphs of several sentences each."""
+    draw = random.Random(1)
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "en", "i", "or", "u")]
+    lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(300)]
+
+    def sentence() -> str:
+        words = draw.choices(lexicon, k=draw.randint(2, 14))
+        return f"{words[0].title()} {' '.join(words[1:])}."
+
+    def document() -> str:
+        return "\n".join(" ".join(sentence() for _ in range(draw.randint(1, 5))) for _ in range(4))
+
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text("\n\n".join(document() for _ in range(40)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_text: Path) -> Path:
+    """A tokenizer of 512 subwords that fits `tiny_text`."""
+    from data_tools.tokenizer import train
+
+    path = tiny_text.with_name("tokenizer.json")
+    path.write_text(train([tiny_text], vocab_size=512, min_frequency=2).to_str(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
+    """Prefix of a dataset of some thousand tokens, with segments for sequence lengths 32 and 128."""
+    from data_tools.build import build_dataset
+
+    prefix = tiny_text.with_name("tiny")
+    build_dataset([tiny_text], tiny_tokenizer, prefix, lengths=[32, 128])
+    return prefix
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests run where there is a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))

@@ -1,0 +1,309 @@
+"""Every mistake of a user's ends the whole launch soon, with one line that says how to mend it."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.launching import Result, run
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
+
+#: Launches at a time; each keeps two ranks busy.
+AT_ONCE = 3
+SECONDS = 60
+
+
+@dataclass
+class Mistake:
+    """What a user types, and what the one line of the answer says."""
+
+    arguments: list[Any]
+    expected: list[str]
+
+
+class Setting:
+    """One user's folder: a sound dataset, tokenizer, configuration and finished run, to be spoilt."""
+
+    def __init__(self, folder: Path, dataset: Path, tokenizer: Path, finished: Path, configure: Callable):
+        self.folder = folder
+        self.dataset = folder / dataset.name
+        self.tokenizer = folder / tokenizer.name
+        folder.mkdir()
+        for file in dataset.parent.glob(f"{dataset.name}.*"):
+            shutil.copy(file, folder)
+        shutil.copy(tokenizer, folder)
+        self.run = folder / "run"
+        shutil.copytree(finished / "run", self.run)
+        self.checkpoint = self.run / "checkpoints" / "step-000004"
+        self._configure = configure
+
+    def file(self, suffix: str) -> Path:
+        return self.dataset.with_name(self.dataset.name + suffix)
+
+    def config(self, **changes: Any) -> Path:
+        data = {"train": str(self.dataset), "tokenizer": str(self.tokenizer)} | changes.pop("data", {})
+        training = FINISHED["training"] | changes.pop("training", {})
+        return self._configure(self.folder, data=data, training=training, **changes)
+
+    def new_run(self, **changes: Any) -> list[Any]:
+        shutil.rmtree(self.run)
+        return ["--deepspeed_config", self.config(**changes)]
+
+    def resume(self, which: Any = "auto", **changes: Any) -> list[Any]:
+        return ["--deepspeed_config", self.config(**changes), "--resume", which]
+
+
+FINISHED: dict[str, Any] = {"training": {"max_steps": 4}, "checkpoint": {"every": 2}}
+MISTAKES: dict[str, Callable[[Setting], Mistake]] = {}
+
+
+def mistake(function: Callable[[Setting], Mistake]) -> Callable[[Setting], Mistake]:
+    MISTAKES[function.__name__] = function
+    return function
+
+
+# The configuration.
+
+
+@mistake
+def missing_config(user):
+    path = user.folder / "none.json"
+    return Mistake(["--deepspeed_config", path], [str(path), "no such configuration file"])
+
+
+@mistake
+def config_is_a_directory(user):
+    return Mistake(
+        ["--deepspeed_config", user.folder], [str(user.folder), "cannot be read", "Is a directory"]
+    )
+
+
+@mistake
+def config_is_not_json(user):
+    path = user.config()
+    path.write_text('{"train_batch_size": 8,,}')
+    return Mistake(["--deepspeed_config", path], [f"{path}:1:24", "not valid JSON"])
+
+
+@mistake
+def unknown_key(user):
+    arguments = user.new_run(model={"hiden_size": 24})
+    return Mistake(
+        arguments, [str(arguments[1]), "unknown key elc_bert.model.hiden_size", "did you mean hidden_size?"]
+    )
+
+
+@mistake
+def heads_do_not_divide_the_hidden_size(user):
+    return Mistake(
+        user.new_run(model={"num_attention_heads": 5}),
+        ["hidden_size 24 is not divisible by num_attention_heads 5", "possible near it: 2, 3, 4, 6"],
+    )
+
+
+@mistake
+def batch_that_cannot_be_met(user):
+    return Mistake(
+        user.new_run(train_batch_size=8, train_micro_batch_size_per_gpu=3),
+        ["train_micro_batch_size_per_gpu: 3 does not divide the 4 sequences", "possible: 1, 2, 4"],
+    )
+
+
+@mistake
+def lamb_at_stage_3(user):
+    return Mistake(
+        user.new_run(zero_optimization={"stage": 3}),
+        ["zero_optimization.stage = 3", "Lamb is exact at stages 0, 1 and 2"],
+    )
+
+
+@mistake
+def monitor_that_is_not_installed(user):
+    if importlib.util.find_spec("wandb") is not None:
+        pytest.skip("wandb is installed")
+    return Mistake(user.new_run(wandb={"enabled": True}), ["wandb.enabled", "pip install wandb"])
+
+
+@mistake
+def output_that_cannot_be_written(user):
+    file = user.folder / "file"
+    file.touch()
+    return Mistake(
+        user.new_run(training={"output_dir": str(file / "run")}),
+        ["elc_bert.training.output_dir", f"cannot write to {file / 'run'}", "Not a directory"],
+    )
+
+
+# The data.
+
+
+@mistake
+def missing_dataset(user):
+    return Mistake(
+        user.new_run(data={"train": str(user.folder / "none")}),
+        [str(user.folder / "none.idx"), "No such file", "python -m data_tools build"],
+    )
+
+
+@mistake
+def truncated_bin(user):
+    os.truncate(user.file(".bin"), user.file(".bin").stat().st_size - 2)
+    return Mistake(user.new_run(), [str(user.file(".bin")), "truncated", "build it again"])
+
+
+@mistake
+def truncated_idx(user):
+    os.truncate(user.file(".idx"), user.file(".idx").stat().st_size - 8)
+    return Mistake(user.new_run(), [str(user.file(".idx")), "truncated", "build it again"])
+
+
+@mistake
+def missing_segment_index(user):
+    return Mistake(
+        user.new_run(training={"sequence_length": 64}),
+        [f"{user.dataset}: no segment index for sequence length 64", "--lengths 64"],
+    )
+
+
+@mistake
+def missing_tokenizer(user):
+    user.tokenizer.unlink()
+    return Mistake(user.new_run(), [str(user.tokenizer), "cannot read the tokenizer"])
+
+
+@mistake
+def tokenizer_of_another_size(user):
+    content = json.loads(user.tokenizer.read_text())
+    last = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    del content["model"]["vocab"][last]
+    user.tokenizer.write_text(json.dumps(content))
+    return Mistake(user.new_run(), [str(user.tokenizer), "511 subwords", "a vocabulary of 512"])
+
+
+@mistake
+def another_tokenizer_of_the_same_size(user):
+    with user.tokenizer.open("a") as file:
+        file.write("\n")
+    return Mistake(user.new_run(), [str(user.tokenizer), "not the tokenizer that", "sha256"])
+
+
+@mistake
+def model_of_another_vocabulary(user):
+    return Mistake(
+        user.new_run(model={"vocab_size": 600}), ["elc_bert.model.vocab_size is 600", "512 subwords"]
+    )
+
+
+# Going on with a run.
+
+
+@mistake
+def starting_over_a_run(user):
+    return Mistake(user.resume("never"), [str(user.run), "holds a run already", "--resume auto"])
+
+
+@mistake
+def resuming_from_nowhere(user):
+    return Mistake(user.resume(user.folder / "none"), [str(user.folder / "none"), "no checkpoint there"])
+
+
+@mistake
+def resuming_another_model(user):
+    return Mistake(
+        user.resume(model={"hidden_size": 48}, training={"seed": 1}),
+        [str(user.checkpoint), "another run", "model.hidden_size: 24 -> 48", "seed: 42 -> 1"],
+    )
+
+
+@mistake
+def resuming_a_truncated_checkpoint(user):
+    weights = user.checkpoint / "mp_rank_00_model_states.pt"
+    os.truncate(weights, weights.stat().st_size // 2)
+    return Mistake(user.resume(), [str(weights), "is damaged", "resume from an older checkpoint"])
+
+
+@mistake
+def resuming_a_checkpoint_that_would_run_code(user):
+    """Its recorded hash is right, so that only the loader stands in its way."""
+    weights = user.checkpoint / "mp_rank_00_model_states.pt"
+    torch.save({"module": RunsCode(user.folder / "was-run")}, weights)
+    record = json.loads((user.checkpoint / "run.json").read_text())
+    record["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (user.checkpoint / "run.json").write_text(json.dumps(record))
+    return Mistake(user.resume(), [str(user.checkpoint), "is not loaded because that could run code"])
+
+
+class RunsCode:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_the_trap_works(tmp_path):
+    """Without the protection the file would be created."""
+    pickle.loads(pickle.dumps(RunsCode(tmp_path / "was-run")))
+    assert (tmp_path / "was-run").exists()
+
+
+@dataclass
+class Answer:
+    """What came of a mistake."""
+
+    setting: Setting
+    expected: list[str]
+    before: dict[str, str]
+    result: Result
+
+
+@pytest.fixture(scope="module")
+def answers(configure, tiny_dataset, tiny_tokenizer, tmp_path_factory) -> Iterator[dict[str, Future[Answer]]]:
+    """All mistakes are made at once, a few launches at a time."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    finished = run("python", 1, ["--deepspeed_config", configure(folder / "finished", **FINISHED)])
+    assert finished.status == 0, finished.output
+
+    def make(name: str) -> Answer:
+        user = Setting(folder / name, tiny_dataset, tiny_tokenizer, folder / "finished", configure)
+        made = MISTAKES[name](user)
+        before = contents(user.folder)
+        return Answer(user, made.expected, before, run("deepspeed", 2, made.arguments))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(make, name) for name in MISTAKES}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file, and every directory, by path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_one_line_and_out(answers, name):
+    answer = answers[name].result()
+    result = answer.result
+    assert len(result.errors) == 1, result.output
+    for part in answer.expected:
+        assert part in result.errors[0]
+    assert result.status != 0
+    assert "Traceback" not in result.output
+    assert "terminate called" not in result.output
+    assert result.seconds < SECONDS
+    assert contents(answer.setting.folder) == answer.before, "nothing is created, changed or removed"

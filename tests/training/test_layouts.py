@@ -1,0 +1,213 @@
+"""The same run, however it is spread: over ranks, micro-batches, ZeRO stages, precisions, launchers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from elc_bert.config_file import load_config
+from elc_bert.data.masking import Masking
+from elc_bert.data.schedule import LengthSchedule
+from elc_bert.data.steps import MicroBatch, TrainingSteps
+from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.training.loss import masked_lm_loss
+from tests.golden_model import VARIANTS
+from tests.training.launching import (
+    NO_DROPOUT,
+    PRETRAIN_EACH,
+    largest_difference,
+    losses,
+    run,
+    scalars,
+)
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
+
+BF16 = {"bf16": {"enabled": True}}
+FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
+#: Steps 19 and 20 are at 128 tokens and 2 sequences.
+SWITCHING = {"long_after": 0.9}
+# "torch_adam" because DeepSpeed's own Adam would be compiled for this CPU first.
+ADAMW = {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}
+ONE_STEP = {
+    "gradient_clipping": 0.5,
+    "scheduler": {"params": {"warmup_proportion": 0.0}},
+    "data": {"short_probability": 0.7},
+    "training": {"max_steps": 1},
+}
+
+#: Runs on two ranks: what is changed in the tiny configuration.
+CASES = {
+    **{f"{variant} fp32 stage 0": {"model": {"variant": variant}} for variant in VARIANTS},
+    "zero fp32 stage 1": {"zero_optimization": {"stage": 1}},
+    "zero fp32 stage 2": {"zero_optimization": {"stage": 2}},
+    "weighted_output fp32 stage 2": {
+        "model": {"variant": "weighted_output"},
+        "zero_optimization": {"stage": 2},
+    },
+    "zero fp32 micro-batches of 1": {"training": {"max_micro_batch_size": 1}},
+    "zero fp32 worker": {"data": {"workers": 1}},
+    "zero bf16 stage 0": BF16,
+    "zero bf16 stage 1": {**BF16, **FP32_SUMS, "zero_optimization": {"stage": 1}},
+    "zero bf16 stage 1 summed in bf16": {**BF16, "zero_optimization": {"stage": 1}},
+    "zero bf16 stage 2": {**BF16, "zero_optimization": {"stage": 2}},
+    "AdamW stage 0": {"optimizer": ADAMW},
+    "AdamW stage 2": {"optimizer": ADAMW, "zero_optimization": {"stage": 2}},
+    "AdamW stage 3": {"optimizer": ADAMW, "zero_optimization": {"stage": 3}},
+    **{f"one step stage {stage}": {**ONE_STEP, "zero_optimization": {"stage": stage}} for stage in (0, 1, 2)},
+    "one step micro-batches of 1": {**ONE_STEP, "train_micro_batch_size_per_gpu": 1},
+}
+
+
+def _configure(configure, folder: Path, name: str, **changes) -> Path:
+    changes = {
+        section: dict(value) if isinstance(value, dict) else value for section, value in changes.items()
+    }
+    changes["model"] = NO_DROPOUT | changes.get("model", {})
+    changes["training"] = SWITCHING | changes.get("training", {})
+    return configure(folder / name.replace(" ", "-"), **changes)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(configure, tmp_path_factory) -> dict[str, Path]:
+    """Output directories of all cases, run in one launch of two ranks."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    configs = {name: _configure(configure, folder, name, **case) for name, case in CASES.items()}
+    result = run("deepspeed", 2, list(configs.values()), timeout=280, script=PRETRAIN_EACH)
+    assert result.status == 0, result.output
+    return {name: path.parent / "run" for name, path in configs.items()}
+
+
+@pytest.fixture(scope="module")
+def one_rank(configure, tmp_path_factory) -> dict[str, Path]:
+    """Output directories of the same batch on one rank, by accumulating two micro-batches."""
+    folder = tmp_path_factory.mktemp("one-rank")
+    cases = {variant: {"model": {"variant": variant}} for variant in VARIANTS}
+    configs = {name: _configure(configure, folder, name, **case) for name, case in cases.items()}
+    result = run("python", 1, list(configs.values()), script=PRETRAIN_EACH)
+    assert result.status == 0, result.output
+    assert "4 micro-batch x 2 accumulation x 1 devices" in result.stdout
+    return {name: path.parent / "run" for name, path in configs.items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_train_as_one_that_accumulates(one_rank, two_ranks, variant):
+    two = two_ranks[f"{variant} fp32 stage 0"]
+    lengths = scalars(two, "train/sequence_length")
+    assert list(lengths.values()) == [32] * 18 + [128] * 2
+    assert largest_difference(losses(two), losses(one_rank[variant])) < 1e-5
+
+
+def test_the_variants_differ(one_rank):
+    assert len({losses(directory)[20] for directory in one_rank.values()}) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("case", ["micro-batches of 1", "worker", "stage 1", "stage 2"])
+def test_the_cut_into_micro_batches_workers_and_zero_do_not_matter(two_ranks, case):
+    expected = losses(two_ranks["zero fp32 stage 0"])
+    assert largest_difference(losses(two_ranks[f"zero fp32 {case}"]), expected) < 1e-5
+
+
+def test_zero_does_not_matter_to_another_variant(two_ranks):
+    expected = losses(two_ranks["weighted_output fp32 stage 0"])
+    assert largest_difference(losses(two_ranks["weighted_output fp32 stage 2"]), expected) < 1e-5
+
+
+def test_clipping_and_decay_were_active_in_these_runs(two_ranks):
+    """Otherwise the agreement above would not cover them."""
+    config = load_config(two_ranks["zero fp32 stage 2"] / "config.json")
+    norms = scalars(two_ranks["zero fp32 stage 2"], "train/gradient_norm")
+    assert config.optimizer.params["weight_decay"] > 0
+    assert max(norms.values()) > config.gradient_clipping
+
+
+@pytest.mark.parametrize("case", ["stage 0", "stage 1", "stage 1 summed in bf16", "stage 2"])
+def test_bf16_stays_near_fp32(two_ranks, case):
+    expected = losses(two_ranks["zero fp32 stage 0"])
+    assert 0 < largest_difference(losses(two_ranks[f"zero bf16 {case}"]), expected) < 2e-2
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "mpirun"])
+def test_launchers_do_not_matter(configure, two_ranks, tmp_path, launcher):
+    config = _configure(configure, tmp_path, launcher)
+    result = run(launcher, 2, ["--deepspeed_config", config])
+    assert result.status == 0, result.output
+    assert "x 2 devices" in result.stdout
+    assert losses(config.parent / "run") == losses(two_ranks["zero fp32 stage 0"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("one step")])
+def test_a_step_is_that_of_plain_torch_over_the_whole_batch(two_ranks, case):
+    """Loss, gradient norm and updated weights: every masked token of the global batch counts the same."""
+    directory = two_ranks[case]
+    batch, parts = _first_batch(directory)
+    assert len({len(part.targets) for part in parts}) > 1, "micro-batches predict unequally many tokens"
+    config = load_config(directory / "config.json")
+    torch.manual_seed(config.elc_bert.training.seed)
+    model = ElcBertForMaskedLM(config.elc_bert.model)
+    params = dict(config.optimizer.params)
+    lamb = Lamb(parameter_groups(model, params.pop("weight_decay")), **params)
+
+    loss, correct = masked_lm_loss(
+        model(batch.input_ids, batch.attention_mask, batch.positions), batch.targets
+    )
+    (loss / len(batch.targets)).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
+    lamb.step()
+
+    assert losses(directory)[1] == pytest.approx(loss.item() / len(batch.targets), rel=1e-6)
+    assert scalars(directory, "train/accuracy")[1] == pytest.approx(correct.item() / len(batch.targets))
+    assert scalars(directory, "train/gradient_norm")[1] == pytest.approx(norm.item(), rel=1e-5)
+    assert norm > config.gradient_clipping
+    saved = load_file(directory / "checkpoints" / "step-000001" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+
+
+def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
+    """The first global batch of a run, whole and in micro-batches of half its size."""
+    config = load_config(directory / "config.json")
+    data, training = config.elc_bert.data, config.elc_bert.training
+    schedule = LengthSchedule(1, training.sequence_length, config.train_batch_size)
+    masking = Masking(
+        mask_p=data.mask_probability,
+        random_p=data.random_probability,
+        keep_p=data.keep_probability,
+        short_p=data.short_probability,
+    )
+
+    def steps(micro_batch: int) -> TrainingSteps:
+        return TrainingSteps(
+            data.train,
+            schedule,
+            training.seed,
+            masking,
+            vocab_size=config.elc_bert.model.vocab_size,
+            rank=0,
+            world_size=1,
+            micro_batch_of=lambda _: micro_batch,
+        )
+
+    (whole,) = steps(config.train_batch_size)[0]
+    return whole, steps(config.train_batch_size // 2)[0]
+
+
+def test_the_gradient_norm_is_known_everywhere(two_ranks):
+    for directory in two_ranks.values():
+        norms = scalars(directory, "train/gradient_norm").values()
+        assert all(0 < norm < 1e3 for norm in norms)
+
+
+@pytest.mark.parametrize("case", ["AdamW stage 0", "AdamW stage 2", "AdamW stage 3"])
+def test_adamw_trains_and_follows_our_schedule(two_ranks, case):
+    directory = two_ranks[case]
+    config = load_config(directory / "config.json")
+    factor = schedule_factor("Cosine", 20, **config.scheduler.params)
+    for step, rate in scalars(directory, "train/learning_rate").items():
+        assert rate == pytest.approx(0.003 * factor(step - 1), rel=1e-6)
+    curve = list(losses(directory).values())
+    assert curve[-1] < curve[0] - 0.3
+    assert largest_difference(losses(directory), losses(two_ranks["AdamW stage 0"])) < 1e-5
+    assert scalars(directory, "train/skipped_steps")[20] == 0
