@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from elc_bert.config_file import load_config
 from elc_bert.training.distributed import run_command
@@ -46,7 +47,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> NoReturn:
     arguments = parse_arguments(argv)
 
     def command() -> None:
@@ -55,8 +56,8 @@ def main(argv: list[str]) -> int:
 
         pretrain(config, arguments.resume)
 
-    return run_command(command)
+    run_command(command)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

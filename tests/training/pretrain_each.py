@@ -9,7 +9,7 @@ from elc_bert.training.distributed import run_command
 from elc_bert.training.loop import pretrain
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("configs", nargs="+", type=Path)
     parser.add_argument("--resume", default="never")
@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
         for path in arguments.configs:
             pretrain(load_config(path), arguments.resume)
 
-    return run_command(command)
+    run_command(command)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
