@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 
 from elc_bert.errors import UserError
-from elc_bert.optim.lamb import Fragment, Lamb, Partition
+from elc_bert.optim.lamb import Lamb, Partition
+from elc_bert.optim.passes import Fragment
 
 
 def shard_lamb(lamb: Lamb, wrapper: Any, zero_stage: int) -> None:
@@ -33,7 +34,7 @@ def shard_lamb(lamb: Lamb, wrapper: Any, zero_stage: int) -> None:
     for group, tensors in zip(lamb.param_groups, tensor_groups, strict=True):
         (flat,) = group["params"]
         partition = Partition(
-            num_tensors=len(tensors),
+            names=tuple(str(i) for i in range(len(tensors))),
             fragments=tuple(_fragments(tensors)),
             process_group=wrapper.dp_process_group,
         )
