@@ -123,6 +123,8 @@ class TrainingConfig(Section):
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
     log_every: Positive = 1
     """Steps between entries of the log; loss and accuracy are averaged over the steps between."""
+    log_every_tensor: bool = False
+    """Also log the trust ratio and the update-to-weight ratio of each tensor (Lamb)."""
     picture_every: Positive = 100
     """Steps between heat maps of the layer weights."""
 
@@ -166,6 +168,8 @@ class LambParams(Section):
     """Added to the root of the running square."""
     weight_decay: float = Field(0.1, ge=0.0)
     """Decoupled decay of matrices; biases, norms, embeddings and layer weights never decay."""
+    fused: bool | None = None
+    """Fused kernels: true to insist on them, false for the plain definition, null for them where possible."""
 
 
 class OptimizerConfig(Section):

@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 from elc_bert.config import RunConfig
 from elc_bert.data.random import derive_seed
 from elc_bert.model import flops_per_token
+from elc_bert.optim import Lamb
 from elc_bert.training.console import human, progress_bar
 from elc_bert.training.distributed import connect
-from elc_bert.training.metrics import Stopwatch, Totals
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, train_step
 
@@ -86,6 +87,9 @@ def log(
         "data/epochs": run.epochs_seen(),
         "data/words": run.words_seen(),
     }
+    if isinstance(run.engine.basic_optimizer, Lamb):
+        norms = run.engine.basic_optimizer.norms()
+        entry |= lamb_scalars(norms, settings.training.log_every_tensor)
     run.monitor.scalars(progress.step, entry)
     return {
         "loss": f"{totals.loss:.4f}",

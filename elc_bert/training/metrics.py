@@ -1,6 +1,9 @@
 """What is measured while training."""
 
+import math
+import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from elc_bert.data.steps import MicroBatch
+from elc_bert.optim.lamb import TensorNorms
 
 
 class Totals:
@@ -78,6 +82,27 @@ class Stopwatch:
         now = time.perf_counter()
         elapsed, self._start = now - self._start, now
         return elapsed
+
+
+def lamb_scalars(norms: Mapping[str, TensorNorms], every_tensor: bool) -> dict[str, float]:
+    """What to log of a step of LAMB.
+
+    Args:
+        norms: by tensor name.
+        every_tensor: each tensor's ratios as well, not only their minimum, median and maximum.
+    """
+    ratios = {name: norm.trust_ratio for name, norm in norms.items() if norm.trust_ratio is not None}
+    # A tensor that is still zero, as biases are at first, has no length to compare its update to.
+    updates = {name: n.update_to_weight for name, n in norms.items() if math.isfinite(n.update_to_weight)}
+    entry = {}
+    for kind, values in (("trust_ratio", ratios), ("update_to_weight", updates)):
+        if values:
+            entry[f"lamb/{kind}_min"] = min(values.values())
+            entry[f"lamb/{kind}_median"] = statistics.median(values.values())
+            entry[f"lamb/{kind}_max"] = max(values.values())
+        if every_tensor:
+            entry |= {f"{kind}/{name}": value for name, value in values.items()}
+    return entry
 
 
 def measure_peak_flops(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:

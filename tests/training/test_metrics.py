@@ -1,13 +1,15 @@
 """Sums and means; that a whole step weighs every masked token alike is tested in test_layouts.py."""
 
 import time
+from typing import ClassVar
 
 import pytest
 import torch
 
 from elc_bert.data.steps import MicroBatch
+from elc_bert.optim.lamb import TensorNorms
 from elc_bert.training.loss import masked_lm_loss
-from elc_bert.training.metrics import Stopwatch, Totals, measure_peak_flops
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, measure_peak_flops
 
 CPU = torch.device("cpu")
 
@@ -63,3 +65,36 @@ def test_the_stopwatch_leaves_out_what_is_excluded():
 
 def test_the_peak_is_that_of_a_matrix_product():
     assert 1e8 < measure_peak_flops(CPU, torch.float32, size=256) < 1e15
+
+
+class TestLambScalars:
+    NORMS: ClassVar = {
+        "a.weight": TensorNorms(weight=2.0, update=4.0, trust_ratio=0.5, learning_rate=0.01),
+        "b.weight": TensorNorms(weight=3.0, update=1.0, trust_ratio=3.0, learning_rate=0.01),
+        "c.weight": TensorNorms(weight=1.0, update=1.0, trust_ratio=1.0, learning_rate=0.01),
+        "norm.weight": TensorNorms(weight=1.0, update=20.0, trust_ratio=None, learning_rate=0.01),
+        "bias": TensorNorms(weight=0.0, update=1.0, trust_ratio=None, learning_rate=0.01),
+    }
+
+    def test_summary(self):
+        assert lamb_scalars(self.NORMS, every_tensor=False) == pytest.approx(
+            {
+                "lamb/trust_ratio_min": 0.5,
+                "lamb/trust_ratio_median": 1.0,
+                "lamb/trust_ratio_max": 3.0,
+                # LAMB moves a decaying tensor by lr of its own length; the bias is still zero.
+                "lamb/update_to_weight_min": 0.01,
+                "lamb/update_to_weight_median": 0.01,
+                "lamb/update_to_weight_max": 0.2,
+            }
+        )
+
+    def test_every_tensor(self):
+        entry = lamb_scalars(self.NORMS, every_tensor=True)
+        assert entry["trust_ratio/b.weight"] == 3.0
+        assert entry["update_to_weight/norm.weight"] == pytest.approx(0.2)
+        assert "trust_ratio/norm.weight" not in entry
+        assert "update_to_weight/bias" not in entry
+
+    def test_before_the_first_step_there_is_nothing_to_log(self):
+        assert lamb_scalars({}, every_tensor=True) == {}

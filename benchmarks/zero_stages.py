@@ -1,0 +1,176 @@
+"""The same training with an ordinary LAMB and with ours under every ZeRO stage; see ``--help``."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from elc_bert.config_file import load_config
+from elc_bert.errors import exit_status
+from elc_bert.files import atomic_write
+from elc_bert.machine import free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+UNSHARDED = "unsharded"
+#: LAMB by the first letters of a run's name.
+KINDS = {"ours": "this project's LAMB", "plain": "an ordinary LAMB"}
+#: Laid over the configuration: agreement is to be seen down to fp32 rounding.
+EXACT = [
+    "bf16.enabled=false",
+    "fp16.enabled=false",
+    "elc_bert.training.log_every=1",
+    "tensorboard.enabled=true",
+]
+Curve = dict[int, float]
+
+EXAMPLE = """examples:
+  after make demo:   python benchmarks/zero_stages.py
+  your own data:     python benchmarks/zero_stages.py --deepspeed_config ds_configs/strict_small.json \\
+                         --set train_batch_size=32 --stages 2 3
+"""
+
+
+def names_of(stages: Sequence[int]) -> list[str]:
+    """Names of the runs, in the order in which they are made."""
+    return [UNSHARDED, *(f"{kind}-stage-{stage}" for kind in KINDS for stage in stages)]
+
+
+def settings_of(name: str) -> list[str]:
+    """What a run changes in the configuration, as arguments of ``--set``."""
+    return [f"zero_optimization.stage={0 if name == UNSHARDED else int(name.rpartition('-')[2])}"]
+
+
+def train_all(arguments: argparse.Namespace) -> None:
+    """Make every run that is not finished yet, one launch each."""
+    names = names_of(arguments.stages)
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] {name}", flush=True)
+        sets = [*EXACT, *arguments.set, f"elc_bert.training.max_steps={arguments.steps}", *settings_of(name)]
+        sets.append(f"elc_bert.training.output_dir={arguments.output / name}")
+        command = [
+            str(Path(sys.executable).with_name("deepspeed")),
+            "--quiet",
+            *("--num_accelerators", str(arguments.ranks), "--master_port", str(free_port())),
+            *(str(Path(__file__)), "--one", name, "--deepspeed_config", str(arguments.deepspeed_config)),
+            *(word for setting in sets for word in ("--set", setting)),
+        ]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+
+def train_one(arguments: argparse.Namespace) -> None:
+    """One run, on the ranks of a launch; goes on where it was stopped."""
+    from elc_bert.training import engine
+    from elc_bert.training.distributed import run_command
+    from elc_bert.training.loop import pretrain
+
+    if arguments.one.startswith("plain"):
+        # Any LAMB that takes what ZeRO hands it for parameters: ours, not told what they are made of.
+        engine.shard_lamb = lambda *ignored: None
+    run_command(lambda: pretrain(load_config(arguments.deepspeed_config, arguments.set), "auto"))
+
+
+def losses(run: Path) -> Curve:
+    """Training loss by step, from TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {event.step: event.value for event in log.Scalars("train/loss")}
+
+
+def largest_difference(curve: Mapping[int, float], reference: Mapping[int, float]) -> float:
+    """Largest relative difference over all steps."""
+    return max(abs(curve[step] / reference[step] - 1) for step in reference)
+
+
+def report(curves: Mapping[str, Curve]) -> dict[str, Any]:
+    """Print the curves at four steps, and how far each is from the unsharded one."""
+    reference = curves[UNSHARDED]
+    last = max(reference)
+    shown = sorted({1, max(1, last // 4), max(1, last // 2), last})
+    print(f"\n{'loss at step':16}" + "".join(f"{step:>10}" for step in shown) + "   largest difference")
+    table = {}
+    for name, curve in curves.items():
+        difference = largest_difference(curve, reference)
+        table[name] = {"loss": {step: curve[step] for step in shown}, "largest_difference": difference}
+        print(f"{name:16}" + "".join(f"{curve[step]:10.4f}" for step in shown) + f"{difference:21.1e}")
+    return table
+
+
+def draw(curves: Mapping[str, Curve], path: Path) -> None:
+    """Losses on the left, differences from the unsharded run on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    reference = curves[UNSHARDED]
+    left.plot(
+        reference.keys(), reference.values(), color="black", linewidth=3.5, alpha=0.35, label="unsharded"
+    )
+    colours = {"ours": "tab:blue", "plain": "tab:red"}
+    dashes = {1: "-", 2: "--", 3: ":"}
+    for name, curve in curves.items():
+        if name == UNSHARDED:
+            continue
+        kind, stage = name.partition("-")[0], int(name.rpartition("-")[2])
+        look = {"color": colours[kind], "linestyle": dashes[stage], "linewidth": 1.3}
+        left.plot(curve.keys(), curve.values(), label=f"{KINDS[kind]}, ZeRO {stage}", **look)
+        differences = [abs(curve[step] / loss - 1) for step, loss in reference.items()]
+        right.plot(reference.keys(), differences, **look)
+    left.set(xlabel="step", ylabel="training loss (nats)")
+    left.legend(fontsize="small", frameon=False)
+    right.set(xlabel="step", ylabel="relative difference from unsharded", yscale="log")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="zero_stages.py",
+        description="Pretrain from one configuration in fp32, unsharded and under ZeRO stages, once with "
+        "this project's LAMB and once with an ordinary one, which computes one trust ratio per flat "
+        "partition. Prints the losses and draws them. Runs that are finished are not repeated.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--deepspeed_config", type=Path, default=Path("ds_configs/demo.json"), metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in pretrain.py")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="of each run (default: 200)")
+    parser.add_argument(
+        "--stages", type=int, nargs="+", default=[1, 2, 3], choices=(1, 2, 3), metavar="STAGE"
+    )
+    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="devices (default: 2)")
+    parser.add_argument("--output", type=Path, default=Path("runs/zero_stages"), metavar="DIR")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what the launcher passes to each rank
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse_arguments(argv)
+    if arguments.one:
+        train_one(arguments)
+
+    def command() -> None:
+        train_all(arguments)
+        curves = {name: losses(arguments.output / name) for name in names_of(arguments.stages)}
+        with atomic_write(arguments.output / "zero_stages.json", "w") as file:
+            json.dump(report(curves), file, indent=2)
+        picture = arguments.output / "zero_stages.png"
+        draw(curves, picture)
+        print(f"\npicture: {picture}")
+
+    try:
+        return exit_status(command, "zero_stages.py")
+    except subprocess.CalledProcessError as error:
+        print(f"zero_stages.py: stopped: a run ended with status {error.returncode}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
