@@ -3,12 +3,23 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 MPI = ("openmpi", "mpi4py")
 DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "ruff", "mypy")
 BUILD = ("setuptools",)
+
+# Loaded through ctypes: it needs a C compiler but no headers of Python. Where it cannot be built the package
+# is installed without it and LAMB takes its steps in PyTorch's operations.
+LAMB_KERNELS = Extension(
+    "elc_bert.optim._fused_cpu",
+    ["elc_bert/optim/fused_cpu.c"],
+    # No -march=native: the nodes of a cluster differ, so the code chooses its instructions at run time.
+    extra_compile_args=["-O3", "-fopenmp-simd", "-fno-math-errno", "-ffp-contract=fast"],
+    libraries=["m"],
+    optional=True,
+)
 
 
 def read_pins() -> dict[str, str]:
@@ -34,6 +45,7 @@ setup(
     description="Pretraining of ELC-BERT masked language models over DeepSpeed",
     python_requires=">=3.11",
     packages=find_packages(include=["elc_bert*", "data_tools*"]),
+    ext_modules=[LAMB_KERNELS],
     install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
     extras_require={
         # transformers has no pin yet: nothing that make installs or tests uses it, and whoever

@@ -221,6 +221,14 @@ class SchedulerConfig(Section):
         return self.type in OUR_SCHEDULES
 
 
+#: Sections of DeepSpeed that lower the precision, and what they lower it to.
+PRECISIONS: dict[str, Literal["bf16", "fp16", "bf16 autocast"]] = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "torch_autocast": "bf16 autocast",
+}
+
+
 class RunConfig(BaseModel):
     """The whole file. Keys of DeepSpeed that this project does not read are passed through."""
 
@@ -258,11 +266,21 @@ class RunConfig(BaseModel):
         return int((self.deepspeed_extras.get("zero_optimization") or {}).get("stage", 0))
 
     @property
-    def precision(self) -> Literal["bf16", "fp16", "fp32"]:
-        """Type of the weights in forward and backward; DeepSpeed keeps fp32 masters of the others."""
-        if (self.deepspeed_extras.get("bf16") or {}).get("enabled"):
-            return "bf16"
-        return "fp16" if (self.deepspeed_extras.get("fp16") or {}).get("enabled") else "fp32"
+    def precision(self) -> Literal["bf16", "fp16", "bf16 autocast", "fp32"]:
+        """Type of the weights in forward and backward; DeepSpeed keeps fp32 masters of the others.
+
+        Under autocast the weights are fp32, the matrix products bf16.
+        """
+        for section, name in PRECISIONS.items():
+            if (self.deepspeed_extras.get(section) or {}).get("enabled"):
+                return name
+        return "fp32"
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether masters and moments are in CPU memory and the optimizer steps there."""
+        zero = self.deepspeed_extras.get("zero_optimization") or {}
+        return (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
 
     @property
     def deepspeed_extras(self) -> dict[str, Any]:

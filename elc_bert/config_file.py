@@ -19,7 +19,7 @@ PARAMS: dict[tuple[str, ...], type[BaseModel]] = {
 # DeepSpeed tolerates unknown top-level keys, so a misspelt one would be ignored without a word.
 # fmt: off
 DEEPSPEED_KEYS = frozenset((
-    "activation_checkpointing", "aio", "autotuning", "bf16", "bfloat16", "checkpoint", "comet",
+    "activation_checkpointing", "aio", "autotuning", "bf16", "checkpoint", "comet",
     "comms_logger", "communication_data_type", "compile", "compression_training", "csv_monitor",
     "curriculum_learning", "data_efficiency", "data_types", "dataloader_drop_last", "disable_allgather",
     "dump_state", "eigenvalue", "flops_profiler", "fp16", "fp32_allreduce", "gradient_predivide_factor",

@@ -1,5 +1,6 @@
 """Small real inputs for all tests."""
 
+import os
 import random
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def tiny_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
     prefix = tiny_text.with_name("tiny")
     build_dataset([tiny_text], tiny_tokenizer, prefix, lengths=[32, 128])
     return prefix
+
+
+def pytest_configure() -> None:
+    """Where there is no GPU its kernels are interpreted; Triton must know before anything imports it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

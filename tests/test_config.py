@@ -45,6 +45,7 @@ def test_the_published_recipe(name, batch, learning_rate, decay, parameters):
         "betas": (0.9, 0.98),
         "eps": 1e-6,
         "weight_decay": decay,
+        "fused": None,
     }
     assert config.scheduler.type == "Cosine"
     assert config.scheduler.params == {"warmup_proportion": 0.016, "min_factor": 0.1}

@@ -110,6 +110,19 @@ def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
         ("zero_optimization.stage=4", "zero_optimization.stage = 4: input should be 0, 1, 2"),
         ("bf16=true", "bf16: must be a section, not True"),
         ("data_types=null", "data_types: must be a section, not None"),
+        (
+            "data_types.grad_accum_dtype=fp33",
+            "data_types.grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
+        ),
+        ("torch_autocast.dtype=float16", "torch_autocast.dtype = \"float16\": input should be 'bfloat16'"),
+        (
+            'torch_autocast.lower_precision_safe_modules=["torch.nn.Liner"]',
+            "torch_autocast.lower_precision_safe_modules: there is no class torch.nn.Liner",
+        ),
+        (
+            'zero_optimization={"stage": 1, "compute_grad_norm": false}',
+            "zero_optimization.compute_grad_norm = false: the norm is logged; leave it out",
+        ),
         ("optimizer.type=Lam", "optimizer.type: there is no Lam; did you mean Lamb?"),
         ("scheduler.type=cosine", "scheduler.type: there is no cosine; did you mean Cosine?"),
     ],
@@ -128,25 +141,54 @@ def test_keys_that_contradict_each_other(file):
     assert split == "elc_bert.data: random_probability + keep_probability must not exceed 1"
     both = refusal(file, "bf16.enabled=true", "fp16.enabled=true")
     assert both == "bf16 and fp16 are both enabled; keep one"
-    lamb = refusal(file, "zero_optimization.stage=3")
-    assert lamb == (
-        "zero_optimization.stage = 3: optimizer.type Lamb is exact at stages 0, 1 and 2; set one of these"
+    both = refusal(file, "bf16.enabled=true", "torch_autocast.enabled=true")
+    assert both == "bf16 and torch_autocast are both enabled; keep one"
+    offload = refusal(file, "zero_optimization.offload_optimizer.device=cpu")
+    assert offload == (
+        "zero_optimization.offload_optimizer: does nothing at stage 0; set zero_optimization.stage to 1, "
+        "2 or 3"
+    )
+    sums = refusal(file, "bf16.enabled=true", "data_types.grad_accum_dtype=fp32")
+    assert sums == (
+        "data_types.grad_accum_dtype = fp32: DeepSpeed sums in bf16, the type of the weights, without ZeRO; "
+        "leave it out, or set zero_optimization.stage to 1"
     )
 
 
-def test_lamb_is_refused_with_offload(file):
-    stage_2 = "zero_optimization.stage=2"
-    with pytest.raises(
-        UserError, match=r"zero_optimization\.offload_optimizer: optimizer\.type Lamb does not"
-    ):
-        check_deepspeed_sections(
-            load_config(file, [stage_2, "zero_optimization.offload_optimizer.device=cpu"])
-        )
-    check_deepspeed_sections(load_config(file, [stage_2, "zero_optimization.offload_optimizer.device=none"]))
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_lamb_goes_with_every_stage_and_with_offload(file, stage):
+    load_and_check(
+        file,
+        [f"zero_optimization.stage={stage}", "zero_optimization.offload_optimizer.device=cpu"],
+    )
 
 
-def test_stage_3_is_open_to_other_optimizers(file):
-    check_deepspeed_sections(load_config(file, ["zero_optimization.stage=3", "optimizer.type=AdamW"]))
+@pytest.mark.parametrize(
+    "override",
+    [
+        "zero_optimization.offload_optimizer.device=nvme",
+        "zero_optimization.offload_optimizer.ratio=0.5",
+        "zero_optimization.offload_optimizer.super_offload=true",
+        "zero_optimization.zenflow.topk_ratio=0.1",
+        "fp16.fp16_master_weights_and_grads=true",
+        "bf16.bf16_master_weights_and_grads=true",
+        "bf16.bf16_optimizer_states=true",
+    ],
+)
+def test_lamb_is_refused_where_it_would_not_be_exact(file, override):
+    settings = ["zero_optimization.stage=3", "zero_optimization.offload_optimizer.device=cpu", override]
+    key = override.partition("=")[0].removesuffix(".topk_ratio")
+    assert refusal(file, *settings).startswith(f"{key}: not with optimizer.type Lamb: ")
+    load_and_check(file, [*settings, "optimizer.type=AdamW"])
+
+
+def test_fp16_needs_a_device_that_computes_in_it(file, monkeypatch):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: False)
+    assert "cannot compute in fp16; set it to false" in refusal(file, "fp16.enabled=true")
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
+    load_and_check(file, ["fp16.enabled=true"])
 
 
 def test_all_problems_are_reported_at_once(file):

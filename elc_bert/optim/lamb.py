@@ -1,5 +1,6 @@
 """LAMB (You et al. 2020, "Large batch optimization for deep learning", algorithm 2), exact when sharded."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,8 +126,7 @@ class Lamb(Optimizer):
         ]
         if self._only_allocate or not flats:
             return loss
-        for flat in flats:
-            self.state[flat.parameter]["step"] += 1
+        torch._foreach_add_([flat.state["step"] for flat in flats], 1)
         passes = self._passes_for(flats)
         decaying = [flat for flat in flats if flat.weight_decay > 0]
         others = [flat for flat in flats if not flat.weight_decay > 0]
@@ -164,7 +164,7 @@ class Lamb(Optimizer):
         return found
 
     def _partition(self, p: Tensor) -> Partition:
-        return self._partitions.get(p) or Partition(("the whole",), (Fragment(0, 0, p.numel()),))
+        return self._partitions.get(p) or _whole(p.numel())
 
     def _flat(self, p: Tensor, group: dict[str, Any]) -> Flat:
         state = self.state[p]
@@ -194,6 +194,12 @@ class Lamb(Optimizer):
             self._measured[flat.parameter] = _Measured(
                 part, joined, flat.weight_decay > 0, flat.learning_rate
             )
+
+
+@functools.cache
+def _whole(length: int) -> Partition:
+    """One tensor that nobody has cut."""
+    return Partition(("the whole",), (Fragment(0, 0, length),))
 
 
 def _all_reduced(squares: Tensor, partition: Partition) -> Callable[[], Tensor]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from elc_bert.errors import UserError
 
-@dataclass(frozen=True)
-class Fragment:
+
+class Fragment(NamedTuple):
     """The part of one tensor of the model that lies in a parameter of the optimizer."""
 
     tensor: int
@@ -30,6 +31,13 @@ class Flat:
     num_tensors: int
     """Tensors of the model of which some rank holds a part of this parameter."""
     fragments: tuple[Fragment, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parameter, its gradient, and its first and second moment."""
+        gradient = self.parameter.grad
+        assert gradient is not None
+        return self.parameter, gradient, self.state["exp_avg"], self.state["exp_avg_sq"]
 
     @property
     def weight_decay(self) -> float:
@@ -106,13 +114,12 @@ class PlainPasses:
 
     @staticmethod
     def _adam_update(flat: Flat) -> Tensor:
-        p, grad, state = flat.parameter, flat.parameter.grad, flat.state
-        assert grad is not None
+        p, grad, moment1, moment2 = flat.tensors
         (beta1, beta2), (correction1, correction2) = flat.betas, flat.bias_corrections
-        state["exp_avg"].lerp_(grad, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        denominator = (state["exp_avg_sq"] / correction2).sqrt_().add_(flat.eps)
-        update = (state["exp_avg"] / correction1).div_(denominator)
+        moment1.lerp_(grad, 1 - beta1)
+        moment2.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = (moment2 / correction2).sqrt_().add_(flat.eps)
+        update = (moment1 / correction1).div_(denominator)
         return update.add_(p, alpha=flat.weight_decay)
 
     def _pieces(self, flats: Sequence[Flat]) -> list[tuple[int, Tensor, Tensor]]:
@@ -128,5 +135,57 @@ class PlainPasses:
 
 
 def choose_passes(flats: Sequence[Flat], fused: bool | None) -> Passes:
-    """The kernels for the device that these parameters are on, or the plain definition."""
-    return PlainPasses()
+    """The kernels for the device that these parameters are on, or the plain definition.
+
+    Args:
+        fused: False for the plain definition, None for kernels where they can be used, True for kernels.
+
+    Raises:
+        UserError: ``fused`` is True where there are none.
+    """
+    if fused is False:
+        return PlainPasses()
+    try:
+        return _kernels(flats)
+    except UserError:
+        if fused:
+            raise
+        return PlainPasses()
+
+
+def _kernels(flats: Sequence[Flat]) -> Passes:
+    tensors = [tensor for flat in flats for tensor in flat.tensors]
+    devices = {tensor.device for tensor in tensors}
+    kind = tensors[0].device.type
+    if len(devices) > 1 or kind not in ("cpu", "cuda"):
+        raise UserError(
+            f"optimizer.params.fused: no kernels for parameters and gradients on "
+            f"{' and '.join(sorted(map(str, devices)))}: set it to false"
+        )
+    if not all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors):
+        raise UserError(
+            "optimizer.params.fused: the kernels need contiguous fp32 parameters, gradients and moments: "
+            "set it to false"
+        )
+    return kernels_for(kind)
+
+
+def kernels_for(kind: str) -> Passes:
+    """The kernels for a type of device, "cpu" or "cuda" (of which ROCm is one to PyTorch).
+
+    Raises:
+        UserError: they are not installed.
+    """
+    # Imported here because both import this module, and because Triton comes with torch's GPU builds only.
+    if kind == "cpu":
+        from elc_bert.optim.fused_cpu import CpuPasses
+
+        return CpuPasses()
+    try:
+        from elc_bert.optim.fused_gpu import TritonPasses
+    except ImportError as error:
+        raise UserError(
+            "optimizer.params.fused: the GPU kernels need the package triton, which comes with torch's GPU "
+            "builds: install one, or set it to false"
+        ) from error
+    return TritonPasses()

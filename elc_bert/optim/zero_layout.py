@@ -1,71 +1,142 @@
 """Where DeepSpeed puts each parameter: the one file that knows ZeRO's partition layout."""
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from elc_bert.errors import UserError
 from elc_bert.optim.lamb import Lamb, Partition
 from elc_bert.optim.passes import Fragment
 
 
-def shard_lamb(lamb: Lamb, wrapper: Any, zero_stage: int) -> None:
-    """Tell ``lamb`` what the flat partitions that DeepSpeed gave it consist of. Collective.
+@dataclass(frozen=True)
+class _Content:
+    """What a parameter of the optimizer is made of."""
+
+    parameter: Tensor
+    tensors: list[Tensor]
+    """The model's parameters of which any rank holds a part."""
+    fragments: list[Fragment]
+    """The pieces on this rank."""
+    process_group: Any = None
+    """Ranks that hold the other pieces; None if there are none."""
+
+
+def shard_lamb(lamb: Lamb, engine: Any) -> None:
+    """Tell ``lamb`` which tensors of the model the parameters that DeepSpeed gave it consist of. Collective.
 
     Args:
         lamb: the optimizer that was handed to ``deepspeed.initialize``.
-        wrapper: ``engine.optimizer`` after it.
-        zero_stage: 0 leaves whole tensors, 1 and 2 flat partitions.
+        engine: what came of it.
 
     Raises:
-        UserError: a ZeRO layout in which LAMB would not be exact.
+        UserError: a layout in which LAMB would not be exact; on all ranks alike.
     """
-    if zero_stage == 0:
-        return
-    # ZeRO 1/2 keep the model's tensors in bit16_groups, the fp32-accumulating ZeRO 1 in bf16_groups.
-    tensor_groups = getattr(wrapper, "bit16_groups", None) or getattr(wrapper, "bf16_groups", None)
-    if zero_stage > 2 or tensor_groups is None:
+    wrapper = type(engine.optimizer).__name__
+    if wrapper not in _LAYOUTS:
         raise UserError(
-            f"optimizer.type Lamb is exact at ZeRO stages 0, 1 and 2, not with "
-            f"{type(wrapper).__name__} at stage {zero_stage}: set zero_optimization.stage to 2 or less"
+            f"optimizer.type Lamb: would not be exact in {wrapper}, whose layout is not known; use the "
+            "pinned DeepSpeed, or other keys in zero_optimization"
         )
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     partitions = {}
-    for group, tensors in zip(lamb.param_groups, tensor_groups, strict=True):
-        (flat,) = group["params"]
-        partition = Partition(
-            names=tuple(str(i) for i in range(len(tensors))),
-            fragments=tuple(_fragments(tensors)),
-            process_group=wrapper.dp_process_group,
+    for content in _LAYOUTS[wrapper](lamb, engine.optimizer):
+        _check_complete(content, engine.device)
+        partitions[content.parameter] = Partition(
+            names=tuple(names[id(tensor)] for tensor in content.tensors),
+            fragments=tuple(content.fragments),
+            process_group=content.process_group,
+            # With offload the parameter is in the CPU's memory, where NCCL cannot reach it.
+            device=engine.device,
         )
-        _check_complete(partition, sum(t.numel() for t in tensors), flat)
-        partitions[flat] = partition
     lamb.shard(partitions)
 
 
-def _fragments(tensors: list[Any]) -> list[Fragment]:
-    """This rank's pieces, from the mapping that DeepSpeed keeps on every parameter for its checkpoints."""
-    fragments = []
-    for number, tensor in enumerate(tensors):
-        mapping = tensor._hp_mapping
-        if mapping is not None:
-            address = mapping.get_hp_fragment_address()
-            fragments.append(Fragment(tensor=number, start=address.start, length=address.numel))
-    return fragments
+def _whole_tensors(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+    """ZeRO 0: every rank has all. In 16 bits the optimizer holds fp32 copies in the order of the model's."""
+    for number, group in enumerate(lamb.param_groups):
+        tensors = group["params"] if wrapper is lamb else wrapper.fp16_groups[number]
+        for parameter, tensor in zip(group["params"], tensors, strict=True):
+            yield _Content(parameter, [tensor], [Fragment(0, 0, tensor.numel())])
 
 
-def _check_complete(partition: Partition, expected: int, flat: torch.Tensor) -> None:
-    """Every element of the group must lie in exactly one fragment, or norms would be wrong."""
-    held = torch.tensor(sum(f.length for f in partition.fragments), device=flat.device)
-    dist.all_reduce(held, group=partition.process_group)
-    if held.item() != expected:
+def _flat_partitions(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+    """ZeRO 1 and 2: a group's tensors end to end in one buffer, of which each rank has an equal share."""
+    # The wrapper that sums bf16 gradients in fp32 has another name for the same thing.
+    groups = wrapper.bit16_groups if hasattr(wrapper, "bit16_groups") else wrapper.bf16_groups
+    for group, tensors in zip(lamb.param_groups, groups, strict=True):
+        (flat,) = group["params"]
+        fragments = []
+        for number, tensor in enumerate(tensors):
+            # The mapping that DeepSpeed keeps for its checkpoints; None where this rank has no part.
+            if tensor._hp_mapping is not None:
+                address = tensor._hp_mapping.get_hp_fragment_address()
+                fragments.append(Fragment(number, address.start, address.numel))
+        yield _Content(flat, tensors, fragments, wrapper.dp_process_group)
+
+
+def _sub_groups(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+    """ZeRO 3: each rank has an equal share of each tensor; those of a sub-group lie end to end."""
+    for sub_group, tensors in enumerate(wrapper.fp16_groups):
+        process_group = wrapper.sub_group_process_groups[sub_group]
+        rank = dist.get_rank(process_group)
+        fragments = []
+        for number, tensor in enumerate(tensors):
+            _, start, share = wrapper.grad_position[wrapper.get_param_id(tensor)]
+            # The shares of the last ranks are filled up with padding, to the whole if need be.
+            real = min(share, tensor.ds_numel - rank * share)
+            if real > 0:
+                fragments.append(Fragment(number, start, real))
+        flat = wrapper.fp32_partitioned_groups_flat[sub_group]
+        yield _Content(flat, tensors, fragments, process_group)
+
+
+#: By the class that DeepSpeed wraps around the optimizer; in fp32 at stage 0 there is none.
+_LAYOUTS: dict[str, Callable[[Lamb, Any], Iterator[_Content]]] = {
+    "Lamb": _whole_tensors,
+    "FP16_UnfusedOptimizer": _whole_tensors,
+    "DeepSpeedZeroOptimizer": _flat_partitions,
+    "BF16_Optimizer": _flat_partitions,
+    "DeepSpeedZeroOptimizer_Stage3": _sub_groups,
+}
+
+
+def _check_complete(content: _Content, device: torch.device) -> None:
+    """Every element of each tensor must lie in one fragment, or norms would be wrong."""
+    held = torch.zeros(len(content.tensors), dtype=torch.int64)
+    for fragment in content.fragments:
+        held[fragment.tensor] += fragment.length
+    expected = [whole_numel(tensor) for tensor in content.tensors]
+    if content.process_group is not None:
+        held = held.to(device)
+        dist.all_reduce(held, group=content.process_group)
+    if held.tolist() != expected:
         raise UserError(
-            f"optimizer.type Lamb: this DeepSpeed version lays out ZeRO partitions in an unknown way "
-            f"({held.item()} of {expected} elements found): use the pinned version or ZeRO stage 0"
+            f"optimizer.type Lamb: this DeepSpeed cuts tensors in an unknown way ({held.sum()} of "
+            f"{sum(expected)} elements found); use the pinned one, or zero_optimization.stage 0"
         )
 
 
-def full_precision_weights(engine: Any) -> dict[str, torch.Tensor]:
+def whole_numel(parameter: Tensor) -> int:
+    """Elements of a parameter of the model; ZeRO 3 leaves an empty tensor in its place."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+@contextmanager
+def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within this block the parameters can be read, at ZeRO 3 too. Collective."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters(list(parameters)):
+        yield
+
+
+def full_precision_weights(engine: Any) -> dict[str, Tensor]:
     """The model's parameters by name, float32 on the CPU, from DeepSpeed's masters. Collective.
 
     A tied parameter appears once, under the name that ``named_parameters`` gives it.
@@ -85,5 +156,6 @@ def full_precision_weights(engine: Any) -> dict[str, torch.Tensor]:
     for name, parameter in engine.module.named_parameters():
         full = safe_get_full_fp32_param(parameter)
         full = masters.get(id(parameter), parameter) if full is None else full
-        weights[name] = full.detach().float().reshape(parameter.shape).cpu().contiguous()
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        weights[name] = full.detach().float().reshape(shape).cpu().contiguous()
     return weights

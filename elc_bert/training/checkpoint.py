@@ -30,6 +30,8 @@ from elc_bert.training.metrics import Progress
 
 RUN_FILE = "run.json"
 STEP_DIRECTORY = re.compile(r"step-\d{6,}")
+#: Keys of ``zero_optimization`` that move tensors within DeepSpeed's buffers, which it does not notice.
+CUTTING_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
 
 
 def run_identity(config: RunConfig, data_sha256: dict[str, str | None]) -> dict[str, Any]:
@@ -149,10 +151,14 @@ class Checkpoints:
     def _layout(self) -> dict[str, Any]:
         """What DeepSpeed's own files depend on: partitions are per device."""
         stage = self._config.zero_stage
+        extras = self._config.deepspeed_extras
+        zero, types = extras.get("zero_optimization") or {}, extras.get("data_types") or {}
         return {
             "zero_stage": stage,
             "precision": self._config.precision,
             "devices": self._world.size if stage > 0 else "any",
+            **{key: zero.get(key) for key in CUTTING_KEYS},
+            "grad_accum_dtype": types.get("grad_accum_dtype"),
         }
 
     def _write_record(self, directory: Path, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from elc_bert.config import RunConfig
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.optim.zero_layout import whole_numel
 from elc_bert.training.distributed import World
 
 
@@ -22,7 +23,7 @@ def describe_model(model: ElcBertForMaskedLM) -> str:
     config = model.config
     return (
         f"ELC-BERT {config.variant}, {config.num_hidden_layers} layers x {config.hidden_size}, "
-        f"{human(model.num_parameters())} parameters"
+        f"{human(sum(map(whole_numel, model.parameters())))} parameters"
     )
 
 
@@ -31,6 +32,11 @@ def describe_devices(world: World) -> str:
 
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU process"
     return f"{world.size} x {name}"
+
+
+def describe_precision(config: RunConfig) -> str:
+    where = ", optimizer in CPU memory" if config.offloads_optimizer else ""
+    return f"{config.precision}, ZeRO stage {config.zero_stage}{where}"
 
 
 def describe_schedule(config: RunConfig) -> str:

@@ -1,11 +1,13 @@
 """From a run configuration to the dictionary that DeepSpeed reads."""
 
-from typing import Any
+import functools
+import pydoc
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
 
-from elc_bert.config import OUR_SCHEDULES, RunConfig
+from elc_bert.config import OUR_SCHEDULES, RunConfig, Section
 from elc_bert.config_file import describe, did_you_mean
 from elc_bert.errors import UserError
 from elc_bert.training.batch_plan import BatchPlan
@@ -13,6 +15,39 @@ from elc_bert.training.batch_plan import BatchPlan
 #: Sections of DeepSpeed that no class of its own checks; what they do not know is ignored without a word.
 UNCHECKED_SECTIONS = {"data_types": ("grad_accum_dtype",)}
 MONITORS = ("tensorboard", "wandb", "csv_monitor", "comet")
+#: What does not go together with Lamb: the key, the values that do, and what to say of others.
+NOT_WITH_LAMB: dict[str, tuple[tuple[Any, ...], str]] = {
+    "zero_optimization.offload_optimizer.device": (
+        ("none", "cpu"),
+        "DeepSpeed swaps optimizer state to disk for its own Adam only; set it to cpu",
+    ),
+    "zero_optimization.offload_optimizer.ratio": (
+        (1.0,),
+        "DeepSpeed splits a step between devices for its own Adam only; leave it out",
+    ),
+    "zero_optimization.offload_optimizer.super_offload": (
+        (False,),
+        "it steps with DeepSpeed's own Adam; leave it out",
+    ),
+    "zero_optimization.zenflow": ((), "it steps with DeepSpeed's own Adam; leave it out"),
+    "fp16.fp16_master_weights_and_grads": ((False,), "its master weights are float32; leave it out"),
+    "bf16.bf16_master_weights_and_grads": ((False,), "its master weights are float32; leave it out"),
+    "bf16.bf16_optimizer_states": ((False,), "its moments are float32; leave it out"),
+}
+
+
+class TorchAutocast(Section):
+    """DeepSpeed's section ``torch_autocast``, for which it has no class: float32 weights, bf16 arithmetic.
+
+    Not fp16: there each rank would decide alone whether its part of a step overflows and is skipped.
+    """
+
+    enabled: bool = False
+    """Run the model under torch.autocast."""
+    dtype: Literal["bfloat16", "bf16", "torch.bfloat16"] = "bfloat16"
+    """Type of matrix products."""
+    lower_precision_safe_modules: list[str] | None = None
+    """Classes of modules whose gradients travel in that type; null = linear and convolutional ones."""
 
 
 def check_deepspeed_sections(config: RunConfig) -> None:
@@ -28,6 +63,7 @@ def check_deepspeed_sections(config: RunConfig) -> None:
     sections: dict[str, type[BaseModel]] = {
         "bf16": DeepSpeedBF16Config,
         "fp16": DeepSpeedFP16Config,
+        "torch_autocast": TorchAutocast,
         "zero_optimization": DeepSpeedZeroConfig,
         "tensorboard": TensorBoardConfig,
         "wandb": WandbConfig,
@@ -38,18 +74,74 @@ def check_deepspeed_sections(config: RunConfig) -> None:
         content = config.deepspeed_extras.get(name, {})
         if not isinstance(content, dict):
             raise UserError(f"{config.origin}{name}: must be a section, not {content!r}")
+    parsed: dict[str, Any] = {}
     for name, section in sections.items():
         try:
-            section(**config.deepspeed_extras.get(name, {}))
+            parsed[name] = section(**config.deepspeed_extras.get(name, {}))
         except ValidationError as error:
             raise UserError(f"{config.origin}{describe(error, section, prefix=name)}") from None
     for name, keys in UNCHECKED_SECTIONS.items():
         for key in config.deepspeed_extras.get(name, {}):
             if key not in keys:
                 raise UserError(f"{config.origin}unknown key {name}.{key}{did_you_mean(key, keys)}")
-    if all(config.deepspeed_extras.get(name, {}).get("enabled") for name in ("bf16", "fp16")):
-        raise UserError(f"{config.origin}bf16 and fp16 are both enabled; keep one")
+    _check_precision(config, parsed)
+    _check_zero(config, parsed["zero_optimization"])
     _check_optimizer(config)
+    if config.optimizer.is_lamb:
+        _check_lamb(config, parsed)
+
+
+def _check_precision(config: RunConfig, parsed: dict[str, Any]) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    enabled = [name for name in ("bf16", "fp16", "torch_autocast") if parsed[name].enabled]
+    if len(enabled) > 1:
+        raise UserError(f"{config.origin}{' and '.join(enabled)} are both enabled; keep one")
+    for name in parsed["torch_autocast"].lower_precision_safe_modules or []:
+        if pydoc.locate(name) is None:
+            raise UserError(
+                f"{config.origin}torch_autocast.lower_precision_safe_modules: there is no class {name}"
+            )
+    accelerator = get_accelerator()
+    supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}
+    for name, is_supported in supported.items():
+        if name in enabled and not is_supported():
+            raise UserError(
+                f"{config.origin}{name}.enabled: this {accelerator.device_name()} cannot compute in {name}; "
+                "set it to false"
+            )
+    _check_sums(config)
+
+
+def _check_sums(config: RunConfig) -> None:
+    """The type that gradients of several micro-batches are summed in."""
+    from deepspeed.runtime.config import DtypeEnum
+
+    key = "data_types.grad_accum_dtype"
+    sums = config.deepspeed_extras.get("data_types", {}).get("grad_accum_dtype")
+    weights = config.precision if config.precision in ("bf16", "fp16") else "fp32"
+    try:
+        same = sums is None or DtypeEnum(sums) is DtypeEnum(weights)
+    except ValueError:
+        raise UserError(f"{config.origin}{key} = {sums!r}: choose fp32, bf16 or fp16") from None
+    if not same and config.zero_stage == 0:
+        raise UserError(
+            f"{config.origin}{key} = {sums}: DeepSpeed sums in {weights}, the type of the weights, without "
+            "ZeRO; leave it out, or set zero_optimization.stage to 1"
+        )
+
+
+def _check_zero(config: RunConfig, zero: Any) -> None:
+    offload = zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
+    if offload and zero.stage == 0:
+        raise UserError(
+            f"{config.origin}zero_optimization.offload_optimizer: does nothing at stage 0; set "
+            "zero_optimization.stage to 1, 2 or 3"
+        )
+    if not zero.compute_grad_norm:
+        raise UserError(
+            f"{config.origin}zero_optimization.compute_grad_norm = false: the norm is logged; leave it out"
+        )
 
 
 def _check_optimizer(config: RunConfig) -> None:
@@ -67,17 +159,14 @@ def _check_optimizer(config: RunConfig) -> None:
         raise UserError(
             f"{config.origin}scheduler.type: there is no {schedule}{did_you_mean(schedule, schedules)}"
         )
-    if config.optimizer.is_lamb and config.zero_stage > 2:
-        raise UserError(
-            f"{config.origin}zero_optimization.stage = {config.zero_stage}: optimizer.type Lamb is exact at "
-            "stages 0, 1 and 2; set one of these"
-        )
-    offload = (config.deepspeed_extras.get("zero_optimization") or {}).get("offload_optimizer") or {}
-    if config.optimizer.is_lamb and offload.get("device", "none") != "none":
-        raise UserError(
-            f"{config.origin}zero_optimization.offload_optimizer: optimizer.type Lamb does not work with it; "
-            "leave it out"
-        )
+
+
+def _check_lamb(config: RunConfig, parsed: dict[str, Any]) -> None:
+    for key, (allowed, otherwise) in NOT_WITH_LAMB.items():
+        section, *path = key.split(".")
+        value = functools.reduce(lambda part, name: getattr(part, name, None), path, parsed[section])
+        if value is not None and value not in allowed:
+            raise UserError(f"{config.origin}{key}: not with optimizer.type Lamb: {otherwise}")
 
 
 def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
@@ -91,6 +180,9 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
         built["optimizer"] = config.optimizer.model_dump()
     if not config.scheduler.is_ours:
         built["scheduler"] = config.scheduler.model_dump()
+    if config.precision == "bf16 autocast":
+        # Its own default is the device's, float16 on a GPU.
+        built["torch_autocast"] = {"dtype": "bfloat16", **built["torch_autocast"]}
     return built | {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
@@ -98,5 +190,6 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
         "gradient_clipping": config.gradient_clipping,
         # DeepSpeed does not know our LAMB; optim/zero_layout.py makes it exact or refuses.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }

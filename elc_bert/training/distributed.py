@@ -109,6 +109,10 @@ def run_command(command: Callable[[], None]) -> NoReturn:
     # refers to it, and one that meets a finalised interpreter aborts the process, about once in 20 exits
     # on a busy machine.
     atexit._run_exitfuncs()
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        MPI.Finalize()  # mpirun takes a process that ends without it for a crash
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -8,15 +8,21 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from elc_bert.config import RunConfig
+from elc_bert.errors import UserError
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.optim.passes import kernels_for
 from elc_bert.optim.zero_layout import shard_lamb
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
 
 
 def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
-    """A ``DeepSpeedEngine`` around a freshly initialised model, with optimizer and schedule. Collective."""
+    """A ``DeepSpeedEngine`` around a freshly initialised model, with optimizer and schedule. Collective.
+
+    Raises:
+        UserError: a layout in which LAMB would not be exact; on all ranks alike.
+    """
     torch.manual_seed(config.elc_bert.training.seed)
     model = ElcBertForMaskedLM(config.elc_bert.model)
     model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
@@ -28,8 +34,26 @@ def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
     lamb = Lamb(parameter_groups(model, params.pop("weight_decay")), **params)
     with lamb.allocating():
         engine = _initialize(config, model=model, optimizer=lamb, config=settings)
-    shard_lamb(lamb, engine.optimizer, config.zero_stage)
+    shard_lamb(lamb, engine)
     return engine
+
+
+def missing_kernels(config: RunConfig, device: torch.device) -> str:
+    """Why LAMB will take its steps by the plain definition although nobody asked for it; "" if it will not.
+
+    Raises:
+        UserError: there are no kernels, and the configuration insists on them.
+    """
+    fused = config.optimizer.params.get("fused")
+    if not config.optimizer.is_lamb or fused is False:
+        return ""
+    try:
+        kernels_for("cpu" if config.offloads_optimizer else device.type)
+    except UserError as error:
+        if fused:
+            raise
+        return str(error)
+    return ""
 
 
 def _initialize(run: RunConfig, **arguments: Any) -> Any:

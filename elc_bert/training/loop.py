@@ -14,7 +14,7 @@ from elc_bert.training.console import human, progress_bar
 from elc_bert.training.distributed import connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars
 from elc_bert.training.run import Run, set_up
-from elc_bert.training.step import evaluate, train_step
+from elc_bert.training.step import evaluate, layer_weights, train_step
 
 
 def pretrain(config: RunConfig, resume: str = "never") -> None:
@@ -56,7 +56,7 @@ def train(run: Run) -> None:
                 since_log = Totals(run.world.device)
             with _not_counted(watch):
                 if step % settings.training.picture_every == 0 or step in (1, last):
-                    run.monitor.layer_weights(step, run.engine.module.encoder.layer_weights())
+                    run.monitor.layer_weights(step, layer_weights(run.engine))
                 if step % settings.evaluation.every == 0 or step == last:
                     log_held_out(run, bar)
                 if step % settings.checkpoint.every == 0 or step == last:
@@ -87,6 +87,8 @@ def log(
         "data/epochs": run.epochs_seen(),
         "data/words": run.words_seen(),
     }
+    if run.engine.fp16_enabled():
+        entry["train/loss_scale"] = run.engine.optimizer.loss_scale  # of the next step
     if isinstance(run.engine.basic_optimizer, Lamb):
         norms = run.engine.basic_optimizer.norms()
         entry |= lamb_scalars(norms, settings.training.log_every_tensor)

@@ -25,11 +25,17 @@ from elc_bert.training.batch_plan import BatchPlan, plan_batch
 from elc_bert.training.checkpoint import Checkpoints, run_identity
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
-from elc_bert.training.engine import build_engine
+from elc_bert.training.engine import build_engine, missing_kernels
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: Of matrix products, by ``RunConfig.precision``.
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bf16 autocast": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
 
 
 @dataclass
@@ -111,6 +117,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     """
     agree(lambda: check_deepspeed_sections(config))
     agree(lambda: check_monitors(config))
+    missing = agree(lambda: missing_kernels(config, world.device))
     training = config.elc_bert.training
     schedule = agree(
         lambda: LengthSchedule(
@@ -122,7 +129,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     checkpoints = Checkpoints(config, world, run_identity(config, data.sha256))
     checkpoint = agree(lambda: checkpoints.find(resume))
     progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
-    engine = build_engine(config, plans[schedule.phases[0].index])
+    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index]))
     if checkpoint is not None:
         agree(lambda: checkpoints.load(engine, checkpoint))
     agree(lambda: _save_config(config, world))
@@ -140,7 +147,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
         _peak_flops(config, world),
     )
     if world.is_main:
-        _introduce(run, checkpoint)
+        _introduce(run, checkpoint, missing)
     return run
 
 
@@ -241,7 +248,7 @@ def _peak_flops(config: RunConfig, world: World) -> float:
     return total.item()
 
 
-def _introduce(run: Run, checkpoint: Path | None) -> None:
+def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
     """Print what is about to happen."""
     config, data = run.config, run.data
     training = config.elc_bert.training
@@ -265,7 +272,7 @@ def _introduce(run: Run, checkpoint: Path | None) -> None:
     rows = [
         ("model", console.describe_model(run.engine.module)),
         ("devices", console.describe_devices(run.world)),
-        ("precision", f"{config.precision}, ZeRO stage {config.zero_stage}"),
+        ("precision", console.describe_precision(config)),
         *lines,
         ("in total", f"{console.human(total_tokens)} tokens at most, {total_epochs:.3g} epochs"),
         ("optimizer", console.describe_schedule(config)),
@@ -273,6 +280,8 @@ def _introduce(run: Run, checkpoint: Path | None) -> None:
         ("held out", f"{config.elc_bert.data.dev}, {run.data.held_out.sequences} sequences"),
         ("output", str(training.output_dir)),
     ]
+    if missing_kernels:
+        rows.append(("slower", f"LAMB without its kernels; {missing_kernels}"))
     if checkpoint is not None:
         rows.append(("resumed", f"after step {run.progress.step}, from {checkpoint}"))
     print(console.summary_table(rows), flush=True)

@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from elc_bert.data.steps import MicroBatch
+from elc_bert.model.encoder import LayerMixture
+from elc_bert.optim.zero_layout import whole
 from elc_bert.training.distributed import World
 from elc_bert.training.loss import masked_lm_loss
 from elc_bert.training.metrics import Totals
@@ -25,12 +27,14 @@ def train_step(
         seed: decides dropout in this step on this rank, so that a resumed run needs no generator state.
 
     Returns:
-        this rank's totals, and the norm of the gradient over all ranks before clipping.
+        this rank's totals, and the norm of the gradient over all ranks before clipping; infinite where an
+        overflow (fp16, bf16) made DeepSpeed skip the step.
     """
     torch.manual_seed(seed)
     predicted = torch.tensor(sum(len(micro.targets) for micro in micro_batches), device=world.device)
     dist.all_reduce(predicted)
-    scale = world.size / predicted.clamp(min=1)
+    loss_scale = _loss_scale_left_to_us(engine)
+    scale = world.size * loss_scale / predicted.clamp(min=1)
     totals = Totals(world.device)
     for number, micro in enumerate(micro_batches, start=1):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches))
@@ -42,7 +46,19 @@ def train_step(
         if number == len(micro_batches):
             gradient_norm = _norm_before_clipping(engine)
         engine.step()
-    return totals, engine.get_global_grad_norm() if gradient_norm is None else gradient_norm
+    if gradient_norm is None:
+        gradient_norm = engine.get_global_grad_norm()
+        if type(engine.optimizer).__name__ == "FP16_UnfusedOptimizer":
+            gradient_norm /= loss_scale  # all other wrappers have done so
+    return totals, gradient_norm
+
+
+def _loss_scale_left_to_us(engine: Any) -> float:
+    """What DeepSpeed divides gradients by in this step without having multiplied the loss by it.
+
+    So it does in fp16 without ZeRO: left alone, gradients would vanish beside Adam's epsilon.
+    """
+    return engine.optimizer.loss_scale if engine.fp16_enabled() and not engine.zero_optimization() else 1.0
 
 
 def _norm_before_clipping(engine: Any) -> Tensor | None:
@@ -50,6 +66,13 @@ def _norm_before_clipping(engine: Any) -> Tensor | None:
     if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
         return None
     return torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+
+
+def layer_weights(engine: Any) -> dict[str, Tensor]:
+    """``ElcBertEncoder.layer_weights`` of the model in the engine. Collective."""
+    encoder = engine.module.encoder
+    with whole(module.weights for module in encoder.modules() if isinstance(module, LayerMixture)):
+        return encoder.layer_weights()
 
 
 @torch.no_grad()

@@ -7,13 +7,24 @@ import torch
 from safetensors.torch import load_file
 
 from elc_bert.optim import Lamb
+from elc_bert.optim.lamb import Partition
+from elc_bert.optim.passes import Fragment
+from tests.optim.kinds import ALL_KINDS, passes_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lamb.safetensors"
 
 
+@pytest.fixture(params=ALL_KINDS)
+def device(request, monkeypatch):
+    """Where parameters lie whose steps are taken by passes of each kind."""
+    passes, device = passes_of(request.param)
+    monkeypatch.setattr("elc_bert.optim.lamb.choose_passes", lambda flats, fused: passes)
+    return device
+
+
 @pytest.fixture
-def golden():
-    return load_file(GOLDEN)
+def golden(device):
+    return load_file(GOLDEN, device=device)
 
 
 def build(golden, **options):
@@ -64,16 +75,16 @@ def test_allocating_neither_moves_nor_counts(golden):
     assert all((p - golden[f"after.0.{i}"]).abs().max() <= 1e-6 for i, p in enumerate(parameters))
 
 
-def test_a_zero_parameter_or_update_has_trust_ratio_one():
-    p = torch.nn.Parameter(torch.zeros(3, 3))
+def test_a_zero_parameter_or_update_has_trust_ratio_one(device):
+    p = torch.nn.Parameter(torch.zeros(3, 3, device=device))
     lamb = Lamb([p], lr=0.5, weight_decay=0.1)
-    p.grad = torch.ones(3, 3)
+    p.grad = torch.ones_like(p)
     lamb.step()
-    torch.testing.assert_close(p.detach(), torch.full((3, 3), -0.5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(p.detach().cpu(), torch.full((3, 3), -0.5), rtol=0, atol=1e-5)
 
-    q = torch.nn.Parameter(torch.ones(2, 2))
+    q = torch.nn.Parameter(torch.ones(2, 2, device=device))
     lamb = Lamb([{"params": [q], "weight_decay": 1e-30}], lr=0.5)
-    q.grad = torch.zeros(2, 2)
+    q.grad = torch.zeros_like(q)
     lamb.step()
     assert torch.isfinite(q).all()
 
@@ -84,3 +95,22 @@ def test_parameters_without_gradient_stay(golden):
     lamb.step()
     assert (parameters[0] - golden["after.0.0"]).abs().max() <= 1e-6
     assert all(torch.equal(p, golden[f"init.{i}"]) for i, p in enumerate(parameters) if i > 0)
+
+
+def test_notices_what_changes_between_steps(device):
+    """Another cut into tensors, and gradients and moments elsewhere in memory."""
+    p = torch.nn.Parameter(torch.linspace(1, 2, 6, device=device))
+    lamb = Lamb([p], lr=0.1, weight_decay=0.1)
+    for lengths in [(6,), (2, 4), (1, 2, 3)]:
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        fragments = tuple(map(Fragment, range(len(lengths)), starts, lengths))
+        lamb.shard({p: Partition(tuple(map(str, fragments)), fragments)})
+        p.grad = torch.linspace(-1, 1, 6, device=device)
+        before = p.detach().clone()
+        lamb.step()
+        moved = (before - p.detach()).split(lengths)
+        for part, step, norms in zip(before.split(lengths), moved, lamb.norms().values(), strict=True):
+            assert norms.weight == pytest.approx(part.norm().item(), rel=1e-6)
+            assert step.norm().item() == pytest.approx(0.1 * norms.weight, rel=1e-5)
+        lamb.load_state_dict(lamb.state_dict())
+        p.data = p.data.clone()

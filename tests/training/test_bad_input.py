@@ -121,10 +121,11 @@ def batch_that_cannot_be_met(user):
 
 
 @mistake
-def lamb_at_stage_3(user):
+def lamb_with_offload_to_nvme(user):
+    offload = {"device": "nvme", "nvme_path": str(user.folder)}
     return Mistake(
-        user.new_run(zero_optimization={"stage": 3}),
-        ["zero_optimization.stage = 3", "Lamb is exact at stages 0, 1 and 2"],
+        user.new_run(zero_optimization={"stage": 3, "offload_optimizer": offload}),
+        ["zero_optimization.offload_optimizer.device: not with optimizer.type Lamb", "set it to cpu"],
     )
 
 

@@ -104,6 +104,13 @@ def test_the_number_of_devices_matters_to_zero_only(config, checkpoint):
         of(load_config(config, ["bf16.enabled=true"])).check(checkpoint)
 
 
+def test_the_order_in_buffers_must_agree(config, checkpoint):
+    """DeepSpeed would put each tensor's state into another one's place."""
+    reordered = load_config(config, ["zero_optimization.round_robin_gradients=true"])
+    with pytest.raises(UserError, match="round_robin_gradients: null -> true; keep these"):
+        of(reordered).check(checkpoint)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
 def test_a_damaged_record_is_named(config, checkpoint, content):
     (checkpoint / "run.json").write_text(content)

@@ -12,7 +12,7 @@ from elc_bert.config_file import load_config
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.segments import open_segments
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.optim import schedule_factor
+from elc_bert.optim import parameter_groups, schedule_factor
 from elc_bert.training.monitor import draw_layer_weights
 from tests.training.launching import Result, events, run, scalars
 
@@ -21,7 +21,7 @@ STEPS = 20
 CHANGES = {
     "csv_monitor": {"enabled": True},
     "model": {"variant": "weighted_output"},
-    "training": {"max_steps": STEPS, "long_after": 0.5, "picture_every": 10},
+    "training": {"max_steps": STEPS, "long_after": 0.5, "picture_every": 10, "log_every_tensor": True},
     "evaluation": {"every": 8, "sequences": 16},
 }
 
@@ -98,6 +98,30 @@ class TestScalars:
             assert list(shares[0]) == [1, 10, STEPS]
             for step in shares[0]:
                 assert sum(share[step] for share in shares) == pytest.approx(1, abs=1e-6)
+
+    def test_ratios_of_lamb(self, directory):
+        config = load_config(directory / "config.json")
+        model = ElcBertForMaskedLM(config.elc_bert.model)
+        names = {name for name, _ in model.named_parameters()}
+        decaying, _ = (group["params"] for group in parameter_groups(model, 0.1))
+        tags = set(events(directory).Tags()["scalars"])
+        ratios = {tag.removeprefix("trust_ratio/") for tag in tags if tag.startswith("trust_ratio/")}
+        assert ratios == {name for name, p in model.named_parameters() if any(p is d for d in decaying)}
+        assert {tag.removeprefix("update_to_weight/") for tag in tags if tag.startswith("upd")} == names
+
+        least, middle, most = (
+            scalars(directory, f"lamb/trust_ratio_{kind}") for kind in ("min", "median", "max")
+        )
+        assert list(least) == list(range(1, STEPS + 1))
+        assert all(0 < least[step] < middle[step] < most[step] for step in least)
+        assert {scalars(directory, f"trust_ratio/{name}")[STEPS] for name in ratios} >= {
+            least[STEPS],
+            most[STEPS],
+        }
+        # LAMB moves every decaying tensor by the learning rate's share of its length.
+        rates = scalars(directory, "train/learning_rate")
+        moved = scalars(directory, f"update_to_weight/{min(ratios)}")
+        assert moved == pytest.approx(rates, rel=1e-5)
 
     def test_the_csv_monitor_holds_the_same(self, directory):
         files = list((directory / "csv_monitor").glob("*train_loss*.csv"))

@@ -14,6 +14,7 @@ from tests.training.launching import PRETRAIN_EACH, Result, events, kill, losses
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
+BF16 = {"bf16": {"enabled": True}}
 STEPS = 100
 #: With dropout; the sequences get longer at step 90, so within the part that is done again.
 LONG_RUN = {
@@ -25,7 +26,7 @@ CASES = {
     "fp32 stage 0": LONG_RUN,
     "bf16 stage 1": LONG_RUN
     | {
-        "bf16": {"enabled": True},
+        **BF16,
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {"stage": 1},
         "model": {"variant": "weighted_output"},
@@ -173,3 +174,53 @@ def test_resuming_a_finished_run_changes_nothing(story):
     assert again.status == 0, again.output
     assert f"after step {STEPS}" in again.stdout
     assert (hashes(story.killed / "checkpoints"), losses(story.killed)) == before
+
+
+#: Runs of 20 steps that go back to step 10. Dropout is on, and no number is a multiple of the ranks.
+SHORT_RUN = {
+    "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37},
+    "checkpoint": {"every": 10},
+}
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+SHARDED = {
+    "fp32 stage 3": {
+        "zero_optimization": {"stage": 3, "sub_group_size": 500, "stage3_param_persistence_threshold": 0}
+    },
+    "bf16 stage 3 offload": BF16 | {"zero_optimization": {"stage": 3, **OFFLOAD}},
+    "fp32 stage 2 offload": {"zero_optimization": {"stage": 2, **OFFLOAD}},
+    # Whose first steps overflow and are skipped: the loss scale and the count of steps are state, too.
+    "fp16 stage 0": {"fp16": {"enabled": True, "initial_scale_power": 20}},
+}
+
+
+@pytest.fixture(scope="module")
+def gone_back(configure, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
+    """Of each case what the run left behind, before and after its second half was done again."""
+    folder = tmp_path_factory.mktemp("gone-back")
+    configs = [configure(folder / name.replace(" ", "-"), **SHORT_RUN, **SHARDED[name]) for name in SHARDED]
+    arguments = [*configs, "--fp16-on-cpu", "--resume", "auto"]
+    left = []
+    for _ in range(2):
+        result = run("deepspeed", 2, arguments, timeout=200, script=PRETRAIN_EACH)
+        assert result.status == 0, result.output
+        left.append([left_behind(config.parent / "run") for config in configs])
+        for config in configs:
+            (config.parent / "run" / "checkpoints" / "latest").write_text("step-000010")
+    assert "after step 10" in result.stdout
+    return dict(zip(SHARDED, zip(*left, strict=True), strict=True))
+
+
+def left_behind(directory: Path) -> dict[str, dict]:
+    curves = ("train/loss", "train/gradient_norm", "train/learning_rate", "train/skipped_steps")
+    weights = load_file(directory / "checkpoints" / "step-000020" / "model.safetensors")
+    return {tag: scalars(directory, tag) for tag in curves} | {
+        "weights": {name: tensor.tolist() for name, tensor in weights.items()}
+    }
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_going_back_gives_exactly_the_same_run(gone_back, case):
+    once, twice = gone_back[case]
+    assert len(once["train/loss"]) == 20
+    assert once == twice
+    assert (once["train/skipped_steps"][20] > 0) == case.startswith("fp16")

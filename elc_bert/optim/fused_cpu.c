@@ -1,0 +1,113 @@
+/* The passes of LAMB over memory on a CPU; fused_cpu.py calls them, PlainPasses in passes.py defines them.
+ *
+ * The loops are vectorised by the compiler for several instruction sets and the best one that the processor
+ * has is chosen at run time, so that a library built on a login node runs, and runs well, on every node.
+ * Python.h is not needed, nor any run-time library: the threads are the caller's.
+ */
+#include <math.h>
+#include <stdint.h>
+
+/* One parameter of the optimizer. The layout of both structures is repeated in fused_cpu.py. */
+struct flat {
+    float *parameter;
+    const float *gradient;
+    float *moment1, *moment2;
+    float rate, decay, eps;
+    float weight1, beta2, weight2; /* weight = 1 - beta */
+    float scale1, scale2;          /* reciprocals of the bias corrections */
+};
+
+/* A run of consecutive elements of a flat that belong to one tensor. */
+struct chunk {
+    int64_t flat, tensor, start, end;
+};
+
+enum { UPDATE_MOMENTS, STEP, UPDATE_MOMENTS_AND_STEP };
+
+/* Squares are summed in single precision within a block, in double precision over the blocks. */
+enum { BLOCK = 1024 };
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void walk(int pass, const struct flat *f, int64_t start, int64_t end, float ratio, double *squares)
+{
+    const int moves_moments = pass != STEP, moves_weights = pass != UPDATE_MOMENTS;
+    const float decay = f->decay, eps = f->eps, scale1 = f->scale1, scale2 = f->scale2;
+    const float weight1 = f->weight1, beta2 = f->beta2, weight2 = f->weight2, stride = f->rate * ratio;
+    float *restrict p = f->parameter, *restrict m = f->moment1, *restrict v = f->moment2;
+    const float *restrict g = f->gradient;
+    double weights = 0, updates = 0;
+
+    for (int64_t begin = start; begin < end; begin += BLOCK) {
+        const int64_t stop = end - begin < BLOCK ? end : begin + BLOCK;
+        float block_weights = 0, block_updates = 0;
+#pragma omp simd reduction(+ : block_weights, block_updates)
+        for (int64_t i = begin; i < stop; i++) {
+            const float weight = p[i];
+            float first = m[i], second = v[i];
+            if (moves_moments) {
+                first += weight1 * (g[i] - first);
+                second = beta2 * second + weight2 * g[i] * g[i];
+                m[i] = first;
+                v[i] = second;
+            }
+            const float update = scale1 * first / (sqrtf(scale2 * second) + eps) + decay * weight;
+            if (moves_moments) {
+                block_weights += weight * weight;
+                block_updates += update * update;
+            }
+            if (moves_weights)
+                p[i] = weight - stride * update;
+        }
+        weights += block_weights;
+        updates += block_updates;
+    }
+    squares[0] = weights;
+    squares[1] = updates;
+}
+
+INLINE void walk_all(int pass, const struct flat *flats, const struct chunk *chunks, int64_t first, int64_t last,
+                     const float *ratios, double *squares)
+{
+    for (int64_t i = first; i < last; i++) {
+        const struct chunk *c = &chunks[i];
+        walk(pass, &flats[c->flat], c->start, c->end, ratios ? ratios[c->tensor] : 1.0f, &squares[2 * i]);
+    }
+}
+
+/* `pass` must be a constant where `walk` is inlined, or its branches would stay in the loop. */
+#define VARIANT(name, attribute)                                                                             \
+    attribute static void name(int pass, const struct flat *flats, const struct chunk *chunks,               \
+                               int64_t first, int64_t last, const float *ratios, double *squares)            \
+    {                                                                                                        \
+        if (pass == UPDATE_MOMENTS)                                                                          \
+            walk_all(UPDATE_MOMENTS, flats, chunks, first, last, ratios, squares);                           \
+        else if (pass == STEP)                                                                               \
+            walk_all(STEP, flats, chunks, first, last, ratios, squares);                                     \
+        else                                                                                                 \
+            walk_all(UPDATE_MOMENTS_AND_STEP, flats, chunks, first, last, ratios, squares);                  \
+    }
+
+VARIANT(walk_baseline, )
+#if defined(__x86_64__)
+VARIANT(walk_avx2, __attribute__((target("avx2,fma"))))
+VARIANT(walk_avx512, __attribute__((target("avx512f"))))
+#endif
+
+/* Makes a pass over chunks[first] .. chunks[last - 1].
+ *
+ * ratios: one per tensor, or NULL for 1.
+ * squares: [chunks, 2], where the pass leaves the sums of the squares of weights and updates (0 from STEP).
+ */
+void lamb_pass(int pass, const struct flat *flats, const struct chunk *chunks, int64_t first, int64_t last,
+               const float *ratios, double *squares)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        walk_avx512(pass, flats, chunks, first, last, ratios, squares);
+    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        walk_avx2(pass, flats, chunks, first, last, ratios, squares);
+    else
+#endif
+        walk_baseline(pass, flats, chunks, first, last, ratios, squares);
+}
