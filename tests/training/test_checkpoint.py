@@ -87,10 +87,11 @@ def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoi
         "elc_bert.training.log_every=5",
         "elc_bert.training.max_micro_batch_size=2",
         "tensorboard.enabled=false",
+        "optimizer.params.fused=false",
     ]
     of(load_config(config, moved)).check(checkpoint)
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 4
+    assert len(printed) == 5
     assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in printed
     assert "changed since the checkpoint: tensorboard.enabled: true -> false" in printed
 
