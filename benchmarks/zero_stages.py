@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ EXACT = [
     "tensorboard.enabled=true",
 ]
 Curve = dict[int, float]
+#: Differences below the resolution of float32 are drawn here, since a logarithmic axis has no zero.
+EQUAL = 2.0**-24
 
 EXAMPLE = """examples:
   after make demo:   python benchmarks/zero_stages.py
@@ -80,9 +83,10 @@ def losses(run: Path) -> Curve:
     return {event.step: event.value for event in log.Scalars("train/loss")}
 
 
-def largest_difference(curve: Mapping[int, float], reference: Mapping[int, float]) -> float:
-    """Largest relative difference over all steps."""
-    return max(abs(curve[step] / reference[step] - 1) for step in reference)
+def differences(curve: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
+    """Relative difference at every step; infinite where the loss is not a number."""
+    relative = [abs(curve[step] / loss - 1) for step, loss in reference.items()]
+    return [math.inf if math.isnan(difference) else difference for difference in relative]
 
 
 def report(curves: Mapping[str, Curve]) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def report(curves: Mapping[str, Curve]) -> dict[str, Any]:
     print(f"\n{'loss at step':16}" + "".join(f"{step:>10}" for step in shown) + "   largest difference")
     table = {}
     for name, curve in curves.items():
-        difference = largest_difference(curve, reference)
+        difference = max(differences(curve, reference))
         table[name] = {"loss": {step: curve[step] for step in shown}, "largest_difference": difference}
         print(f"{name:16}" + "".join(f"{curve[step]:10.4f}" for step in shown) + f"{difference:21.1e}")
     return table
@@ -111,22 +115,21 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     )
     colours = {"ours": "tab:blue", "plain": "tab:red"}
     dashes = {1: "-", 2: "--", 3: ":"}
-    for name, curve in curves.items():
-        if name == UNSHARDED:
-            continue
+    # Ours lie on top of each other and of the unsharded run, so they are drawn last.
+    for name in sorted(set(curves) - {UNSHARDED}, reverse=True):
+        curve = curves[name]
         kind, stage = name.partition("-")[0], int(name.rpartition("-")[2])
         look = {"color": colours[kind], "linestyle": dashes[stage], "linewidth": 1.3}
         left.plot(curve.keys(), curve.values(), label=f"{KINDS[kind]}, ZeRO {stage}", **look)
-        differences = [abs(curve[step] / loss - 1) for step, loss in reference.items()]
-        right.plot(reference.keys(), differences, **look)
+        right.plot(reference.keys(), [max(EQUAL, value) for value in differences(curve, reference)], **look)
     left.set(xlabel="step", ylabel="training loss (nats)")
     left.legend(fontsize="small", frameon=False)
-    right.set(xlabel="step", ylabel="relative difference from unsharded", yscale="log")
+    right.set(xlabel="step", ylabel="relative difference from unsharded", yscale="log", ylim=EQUAL / 2)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=90)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
