@@ -116,9 +116,11 @@ def test_steps_on_fragments_are_those_on_whole_tensors_in_double_precision(kind,
     expected = take_step(PlainPasses(), [whole])
     flats = [Group(cut, device).of_rank(rank) for rank in range(len(cut.bounds) - 1)]
     squares = take_step(passes, [[flat] for flat in flats])
-    assert_close(squares.sqrt(), expected.sqrt(), rtol=2e-6, atol=0)
+    # Absolutely as well: in a tensor of few elements decay can happen to cancel Adam's update.
+    assert_close(squares.sqrt(), expected.sqrt(), rtol=2e-6, atol=1e-6)
     for ours, exact in zip(contents(flats), contents(whole), strict=True):
-        assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
+        # Steps are of length 4 or so, and single precision has 7 digits.
+        assert_close(ours.double(), exact, rtol=2e-6, atol=5e-6)
 
 
 @pytest.mark.parametrize("kind", KERNELS)
