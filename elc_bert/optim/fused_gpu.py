@@ -164,7 +164,7 @@ class TritonPasses:
                 )
         # Checking the lengths would wait for the GPU.
         sums = torch.segment_reduce(squares.view(-1), "sum", lengths=tables.lengths, unsafe=True, initial=0.0)
-        return sums.view(2, -1).T.float()
+        return sums.view(2, -1).T.float().contiguous()
 
 
 def _launches(

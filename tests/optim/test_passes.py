@@ -89,6 +89,7 @@ def take_step(passes: Passes, ranks: Sequence[Sequence[Flat]]) -> Tensor:
     if any(flat.weight_decay == 0 for flats in ranks for flat in flats):
         return sum(passes.update_moments_and_step(flats).cpu() for flats in ranks)
     parts = [passes.update_moments(flats) for flats in ranks]
+    assert all(part.is_contiguous() for part in parts), "or NCCL could not all-reduce them"
     squares = torch.stack(parts).sum(0)
     weights, updates = squares.sqrt().unbind(1)
     ratios = torch.where((weights > 0) & (updates > 0), weights / updates, 1.0)
