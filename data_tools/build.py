@@ -132,7 +132,7 @@ def build_dataset(
         tokenizer_sha256=tokenizer_sha256(tokenizer_path),
         bin_sha256=written.bin_sha256,
         idx_sha256=written.idx_sha256,
-        tool_version=__version__,
+        versions={"elc-bert": __version__},
     ).save(prefix)
     dataset = IndexedDataset(prefix)
     for length in lengths:
@@ -183,5 +183,5 @@ def summary(prefix: Path, manifest: Manifest) -> str:
             ("subwords per word", f"{manifest.tokens / manifest.words:.3f}"),
         ]
     rows.append(("bytes of tokens", f"{with_suffix(prefix, '.bin').stat().st_size:,}"))
-    rows += [(f"segments of {length}", f"{entry.count:,}") for length, entry in manifest.segments.items()]
+    rows += [(f"segments of {entry.sequence_length}", f"{entry.count:,}") for entry in manifest.segments]
     return "\n".join([str(prefix), *(f"  {name:<20}{value:>16}" for name, value in rows)])

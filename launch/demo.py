@@ -106,7 +106,8 @@ def _is_built(prefix: Path, lengths: list[int], tokenizer: Path) -> bool:
         manifest = Manifest.load(prefix)
     except (FileNotFoundError, UserError):
         return False
-    return set(lengths) <= set(manifest.segments) and manifest.tokenizer_sha256 == tokenizer_sha256(tokenizer)
+    cut = {entry.sequence_length for entry in manifest.segments if entry.policy == "reference"}
+    return set(lengths) <= cut and manifest.tokenizer_sha256 == tokenizer_sha256(tokenizer)
 
 
 def _is_trained(run: Path, max_steps: int) -> bool:

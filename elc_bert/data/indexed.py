@@ -96,7 +96,9 @@ class IndexedDataset:
         Raises:
             UserError: the file is unreadable, or its counts are not those of the dataset.
         """
-        header = Manifest(len(self.lengths), len(self.documents) - 1, self.num_tokens)
+        header = Manifest(
+            sequences=len(self.lengths), documents=len(self.documents) - 1, tokens=self.num_tokens
+        )
         try:
             manifest = Manifest.load(self.prefix)
         except FileNotFoundError:

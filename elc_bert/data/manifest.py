@@ -1,51 +1,74 @@
 """`<prefix>.json`: what a token dataset was built from and what it holds."""
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
 
-FORMAT = "elc-bert-dataset-1"
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]+$")]
 
 
-@dataclass(frozen=True)
-class SegmentsEntry:
+class Part(BaseModel):
+    """A part of a manifest; unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class InputFile(Part):
+    """One file that a dataset was built from."""
+
+    path: str
+    """As it was given, or found below a directory that was given."""
+    bytes: Count
+    """On disk, so of a compressed file fewer than of its text."""
+    sha256: Sha256
+    """Of the file as it is on disk, in hexadecimal."""
+
+
+class SegmentsEntry(Part):
     """One segment index of a dataset."""
 
-    file: str
-    """File name, in the directory of the manifest."""
+    sequence_length: Count
+    """`T`: a segment has at most T - 2 tokens."""
     policy: str
-    """How the token stream was cut; `"reference"`."""
-    count: int
+    """How the token stream was cut; see `elc_bert.data.segments.POLICIES`."""
+    file: FileName
+    """File name, in the directory of the manifest."""
+    count: Count
     """Number of segments."""
-    tokens: int
+    tokens: Count
     """Sum of the segments' lengths; tokens in two segments count twice."""
-    sha256: str
+    sha256: Sha256
     """Of the file, in hexadecimal."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """Contents of `<prefix>.json`. What is unknown of a dataset built elsewhere is None."""
+class Manifest(Part):
+    """Contents of `<prefix>.json`. What is unknown of a dataset built elsewhere is None or empty."""
 
-    sequences: int
+    format: Literal["elc-bert-dataset-2"] = "elc-bert-dataset-2"
+    sequences: Count
     """Number of sentences."""
-    documents: int
-    tokens: int
-    words: int | None = None
+    documents: Count
+    tokens: Count
+    words: Count | None = None
     """Words of the text, separated by white space."""
-    vocab_size: int | None = None
-    tokenizer_sha256: str | None = None
-    bin_sha256: str | None = None
-    idx_sha256: str | None = None
-    tool_version: str | None = None
-    """Version of elc-bert that built the dataset."""
-    segments: dict[int, SegmentsEntry] = field(default_factory=dict)
-    """Segment indexes by sequence length."""
+    vocab_size: Count | None = None
+    """Every token id lies below it."""
+    tokenizer_sha256: Sha256 | None = None
+    bin_sha256: Sha256 | None = None
+    idx_sha256: Sha256 | None = None
+    versions: dict[str, str] = {}
+    """Of this project and of the libraries that decided what the dataset holds."""
+    inputs: list[InputFile] = []
+    skipped: dict[str, Count] = {}
+    """What `--on-error skip` left out: how often for each reason."""
+    segments: list[SegmentsEntry] = []
+    """Segment indexes, sorted by policy and sequence length."""
 
     @staticmethod
     def path(prefix: Path) -> Path:
@@ -63,29 +86,30 @@ class Manifest:
         path = cls.path(prefix)
         mend = "build the dataset again, or remove the file to do without it"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot read the dataset's manifest: {error}; {mend}") from None
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise UserError(f"{path}: not a manifest: its format is not {FORMAT!r}; {mend}")
-        try:
-            segments = {
-                int(length): SegmentsEntry(**entry) for length, entry in values.pop("segments").items()
-            }
-            return cls(**values, segments=segments)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: not a manifest of this version: {error}; {mend}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot read the dataset's manifest: {error.strerror}; {mend}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            message = f"{where}: {first['msg']}" if where else first["msg"]
+            raise UserError(f"{path}: not a manifest of this version: {message}; {mend}") from None
 
     def save(self, prefix: Path) -> None:
         """Writes the manifest of the dataset `prefix` atomically."""
-        values: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
         with atomic_write(self.path(prefix), "w") as file:
-            json.dump(values, file, indent=2)
-            file.write("\n")
+            file.write(self.model_dump_json(indent=2) + "\n")
 
-    def with_segments(self, sequence_length: int, entry: SegmentsEntry) -> "Manifest":
+    def find_segments(self, sequence_length: int, policy: str) -> SegmentsEntry | None:
+        """The segment index of one sequence length and policy, None if there is none."""
+        for entry in self.segments:
+            if (entry.sequence_length, entry.policy) == (sequence_length, policy):
+                return entry
+        return None
+
+    def with_segments(self, entry: SegmentsEntry) -> "Manifest":
         """This manifest with one segment index added or replaced."""
-        segments = {**self.segments, sequence_length: entry}
-        return dataclasses.replace(self, segments=dict(sorted(segments.items())))
+        by_key = {(each.policy, each.sequence_length): each for each in (*self.segments, entry)}
+        return self.model_copy(update={"segments": [by_key[key] for key in sorted(by_key)]})

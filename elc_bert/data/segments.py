@@ -73,7 +73,7 @@ def build_segments(dataset: IndexedDataset, sequence_length: int, overwrite: boo
         raise UserError(f"sequence length {sequence_length} is too short; use {MIN_SEQUENCE_LENGTH} or more")
     manifest = dataset.manifest
     path = _path(dataset, sequence_length)
-    known = manifest.segments.get(sequence_length)
+    known = manifest.find_segments(sequence_length, POLICY)
     if known is not None and not overwrite and path.is_file() and sha256_of(path) == known.sha256:
         return known
     count = tokens = 0
@@ -86,8 +86,15 @@ def build_segments(dataset: IndexedDataset, sequence_length: int, overwrite: boo
             tokens += int(segments["length"].sum(dtype=np.int64))
         file.seek(0)
         _write_npy_header(file, count)
-    entry = SegmentsEntry(path.name, POLICY, count, tokens, sha256_of(path))
-    manifest.with_segments(sequence_length, entry).save(dataset.prefix)
+    entry = SegmentsEntry(
+        sequence_length=sequence_length,
+        policy=POLICY,
+        file=path.name,
+        count=count,
+        tokens=tokens,
+        sha256=sha256_of(path),
+    )
+    manifest.with_segments(entry).save(dataset.prefix)
     return entry
 
 
@@ -154,7 +161,7 @@ def open_segments(dataset: IndexedDataset, sequence_length: int) -> SegmentIndex
     Raises:
         UserError: there is none, or it is damaged.
     """
-    entry = dataset.manifest.segments.get(sequence_length)
+    entry = dataset.manifest.find_segments(sequence_length, POLICY)
     if entry is None:
         raise UserError(
             f"{dataset.prefix}: no segment index for sequence length {sequence_length}; "

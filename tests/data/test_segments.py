@@ -79,7 +79,7 @@ def dataset(tiny_dataset, tmp_path):
 
 
 def test_the_index_is_a_plain_npy_file_described_in_the_manifest(dataset):
-    entry = dataset.manifest.segments[32]
+    entry = dataset.manifest.find_segments(32, "reference")
     array = np.load(dataset.prefix.with_name(entry.file), allow_pickle=False)
     assert array.dtype == SEGMENT
     assert len(array) == entry.count == len(open_segments(dataset, 32))
@@ -91,12 +91,12 @@ def test_another_length_is_added_and_the_others_stay(dataset):
     with pytest.raises(UserError, match=r"run: python -m data_tools segments .*tiny --lengths 64$"):
         open_segments(dataset, 64)
     build_segments(dataset, 64)
-    assert list(dataset.manifest.segments) == [32, 64, 128]
+    assert [entry.sequence_length for entry in dataset.manifest.segments] == [32, 64, 128]
     assert len(open_segments(dataset, 64)) > 0
 
 
 def test_a_valid_index_is_left_alone_and_a_damaged_one_mended(dataset):
-    path = dataset.prefix.with_name(dataset.manifest.segments[32].file)
+    path = dataset.prefix.with_name(dataset.manifest.find_segments(32, "reference").file)
     before = path.stat().st_mtime_ns
     build_segments(dataset, 32)
     assert path.stat().st_mtime_ns == before
@@ -107,7 +107,7 @@ def test_a_valid_index_is_left_alone_and_a_damaged_one_mended(dataset):
 
 
 def test_damaged_indexes_are_user_errors(dataset):
-    path = dataset.prefix.with_name(dataset.manifest.segments[32].file)
+    path = dataset.prefix.with_name(dataset.manifest.find_segments(32, "reference").file)
     array = np.load(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="cannot open the segment index"):
@@ -125,7 +125,7 @@ def test_damaged_indexes_are_user_errors(dataset):
 
 @pytest.mark.parametrize("bad", [(-1, 5), (10**9, 5), (0, 0), (0, 10**9)])
 def test_slices_outside_of_the_stream_are_found_when_read(dataset, bad):
-    path = dataset.prefix.with_name(dataset.manifest.segments[32].file)
+    path = dataset.prefix.with_name(dataset.manifest.find_segments(32, "reference").file)
     array = np.load(path)
     array[3] = bad
     np.save(path, array)

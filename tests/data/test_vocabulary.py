@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 
@@ -47,6 +46,6 @@ def test_a_dataset_goes_with_its_tokenizer_only(tiny_dataset, tiny_tokenizer, tm
     other.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="not the tokenizer that"):
         check_tokenizer(dataset, other)
-    dataclasses.replace(dataset.manifest, vocab_size=400).save(dataset.prefix)
+    dataset.manifest.model_copy(update={"vocab_size": 400}).save(dataset.prefix)
     with pytest.raises(UserError, match="512 subwords, but"):
         check_tokenizer(dataset, tiny_tokenizer)

@@ -141,7 +141,7 @@ def test_build_makes_a_dataset_that_decodes_to_its_text(tmp_path, tiny_tokenizer
     assert manifest.bin_sha256 == sha256_of(tmp_path / "out/d.bin")
     assert manifest.idx_sha256 == sha256_of(tmp_path / "out/d.idx")
     assert manifest.tokenizer_sha256 == sha256_of(tiny_tokenizer)
-    assert list(manifest.segments) == [16, 32]
+    assert [entry.sequence_length for entry in manifest.segments] == [16, 32]
     assert len(open_segments(dataset, 16)) >= 3
     names = {"d.bin", "d.idx", "d.json", "d.segments-16.npy", "d.segments-32.npy"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -210,7 +210,7 @@ def test_segments_are_added_to_a_dataset(tiny_text, tiny_tokenizer, tmp_path):
     done = run("segments", prefix, "--lengths", 32, 64)
     assert done.returncode == 0, done.stderr
     assert "segments of 64" in done.stdout
-    assert list(IndexedDataset(prefix).manifest.segments) == [32, 64]
+    assert [each.sequence_length for each in IndexedDataset(prefix).manifest.segments] == [32, 64]
     fails_with(run("segments", tmp_path / "none", "--lengths", 64), "cannot open the dataset")
     fails_with(run("segments", prefix, "--lengths", 2), "sequence length 2 is too short")
     with open(tmp_path / "d.bin", "r+b") as file:
