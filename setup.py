@@ -7,7 +7,7 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 MPI = ("openmpi", "mpi4py")
-DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "ruff", "mypy")
+DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "nltk", "ruff", "mypy")
 BUILD = ("setuptools",)
 
 # Loaded through ctypes: it needs a C compiler but no headers of Python. Where it cannot be built the package

@@ -1,51 +1,66 @@
 """Text to token dataset."""
 
 import argparse
+import contextlib
+import multiprocessing
 from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from data_tools.encoding import encode_chunks, read_chunks, split_paragraph, whole_line
-from data_tools.text import file_bytes, input_files
-from elc_bert import __version__
-from elc_bert.data.indexed import IndexedDataset, with_suffix
-from elc_bert.data.manifest import Manifest
+from data_tools.encoding import COUNTS, Encoding, Part, Stopped, encode_in_worker, start_worker
+from data_tools.output import new_dataset
+from data_tools.plan import Plan, plan_parts, share, versions_of
+from data_tools.ranks import Ranks
+from data_tools.sentences import LIBRARIES, sentence_finder
+from data_tools.text import Piece, Skipped, add_input_arguments, input_files
+from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.manifest import InputFile, Manifest
 from elc_bert.data.segments import MIN_SEQUENCE_LENGTH, build_segments
 from elc_bert.data.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.errors import UserError
-from elc_bert.machine import available_cores
 
 HELP = "encode text as a token dataset, with its segments"
 
 EPILOG = """\
 text:
-  Plain UTF-8. A line is a paragraph, an empty line ends a document, and each file starts a new one.
-  A directory stands for all files below it, sorted by name.
+  Plain UTF-8 text: a line is a paragraph, an empty line ends a document, and so does a file.
+  .jsonl, .ndjson, .parquet: a record is a document, its text is under --json-key.
+  All but Parquet also as .gz, .zst, .xz. A directory stands for all files below it, sorted by name.
 
 written:
   PREFIX.bin, PREFIX.idx           the tokens, in the format of Megatron-LM and GPT-NeoX
   PREFIX.segments-T.npy            where the samples of sequence length T lie in them
-  PREFIX.json                      counts, checksums, hash of the tokenizer
+  PREFIX.json                      counts, checksums, and what they were made from and with
 
 examples:
   python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
-  python -m data_tools build --input a.txt b.txt --tokenizer tokenizer.json --output corpus/train \\
-      --lengths 128 512
+  python -m data_tools build --input 'shards/*.jsonl.zst' --json-key content \\
+      --tokenizer tokenizer.json --output corpus/train --lengths 128 512
+
+  on several nodes, whose ranks share the input; PREFIX must be on a file system that all of them see:
+  mpirun -n 8 python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
 
   with one sentence on each line and [PAR] at the ends of paragraphs already:
   python -m data_tools build --input segmented.txt --sentences lines --tokenizer tokenizer.json \\
       --output corpus/train
+
+A build that was stopped or failed goes on with the same command: finished parts are kept until then in
+the hidden folder .NAME.build beside the output. The result is the same to the byte for any number of
+ranks and workers.
 """
 
-SENTENCES = {"split": split_paragraph, "lines": whole_line}
+UPDATE_SECONDS = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `build`."""
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="text files or directories")
+    add_input_arguments(parser)
     parser.add_argument("--tokenizer", required=True, type=Path, metavar="FILE", help="the tokenizer.json")
     parser.add_argument("--output", required=True, type=Path, metavar="PREFIX", help="dataset to write")
     parser.add_argument(
@@ -58,32 +73,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sentences",
-        choices=SENTENCES,
+        choices=(*LIBRARIES, "lines"),
         default="split",
-        help="split: find the sentences of each line (default); lines: every line is one",
+        help="split: find the sentences of each line (default); punkt: with NLTK, if it and its data are "
+        "installed; lines: every line is one",
     )
     parser.add_argument(
-        "--workers",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="processes (default: all cores, %(default)s)",
+        "--language", default="en", metavar="CODE", help="whose sentences to find, ISO 639 (default: en)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes of each rank (default: all cores it may use)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs `build` and prints a summary."""
-    manifest = build_dataset(
-        args.input,
-        args.tokenizer,
-        args.output,
-        lengths=args.lengths,
-        sentences=args.sentences,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
-    print(summary(args.output, manifest))
+    with Ranks() as ranks:
+        manifest, skipped = build_dataset(
+            args.input,
+            args.tokenizer,
+            args.output,
+            lengths=args.lengths,
+            sentences=args.sentences,
+            language=args.language,
+            json_key=args.json_key,
+            skip=args.on_error == "skip",
+            workers=args.workers,
+            overwrite=args.overwrite,
+            ranks=ranks,
+        )
+        if ranks.rank == 0:
+            print("\n".join([summary(args.output, manifest), *skipped.lines()]))
 
 
 def build_dataset(
@@ -93,81 +114,177 @@ def build_dataset(
     *,
     lengths: Iterable[int] = (),
     sentences: str = "split",
-    workers: int = 1,
+    language: str = "en",
+    json_key: str = "text",
+    skip: bool = False,
+    workers: int | None = None,
     overwrite: bool = False,
-) -> Manifest:
-    """Encodes text as the dataset `prefix`; its files appear only when all is well.
+    ranks: Ranks | None = None,
+) -> tuple[Manifest, Skipped]:
+    """Encodes text as the dataset `prefix`, whose files appear only when all is well.
 
     Args:
-        inputs: text files or directories.
+        inputs: text files, directories or globs.
         tokenizer_path: the tokenizer's JSON file.
         prefix: path of the dataset without `.bin`; its directory is created.
         lengths: sequence lengths to cut segments for.
-        sentences: a key of `SENTENCES`.
-        workers: processes that encode.
+        sentences: a key of `data_tools.sentences.LIBRARIES`, or `lines`.
+        language: ISO 639 code.
+        json_key: where records have their text.
+        skip: count and leave out what cannot be used, instead of stopping.
+        workers: processes that encode, on each rank; by default one for each core.
         overwrite: replace a dataset of the same name.
+        ranks: those that share the work; by default this process alone.
 
     Raises:
-        UserError: the input is missing, empty or not UTF-8, the tokenizer is none, or the dataset is
-            there already.
+        UserError: the input, the tokenizer or the output cannot be used; says why.
     """
-    if workers < 1:
+    ranks = ranks or Ranks()
+    cores = ranks.cores()
+    lengths = list(lengths)
+    with contextlib.ExitStack() as output:
+
+        def prepare() -> tuple[Path, Plan, Encoding, Skipped]:
+            _check_options(lengths, workers, sentences, language)
+            files = input_files(inputs)
+            size = load_tokenizer(tokenizer_path).get_vocab_size()
+            encoding = Encoding(
+                str(tokenizer_path), token_dtype(size).str, sentences, language, json_key, skip
+            )
+            staged = output.enter_context(new_dataset(prefix, overwrite))
+            unreadable = Skipped()
+            plan = plan_parts(files, encoding, staged.parent, unreadable)
+            return staged, plan, encoding, unreadable
+
+        staged, plan, encoding, unreadable = ranks.first(prepare)
+        _encode(plan, encoding, ranks, workers or cores, prefix)
+        return ranks.first(lambda: _join(plan, encoding, staged, lengths, unreadable))
+
+
+def _check_options(lengths: list[int], workers: int | None, sentences: str, language: str) -> None:
+    if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use at least 1")
     if too_short := [length for length in lengths if length < MIN_SEQUENCE_LENGTH]:
         raise UserError(f"sequence length {too_short[0]} is too short; use {MIN_SEQUENCE_LENGTH} or more")
-    files = input_files(inputs)
-    vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
-    for suffix in (".bin", ".idx", ".json"):
-        path = with_suffix(prefix, suffix)
-        if path.exists() and not overwrite:
-            raise UserError(f"{path}: exists already; choose another --output, or add --overwrite")
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    words, written = _encode(files, tokenizer_path, prefix, SENTENCES[sentences], vocab_size, workers)
+    sentence_finder(sentences, language)
+
+
+def _encode(plan: Plan, encoding: Encoding, ranks: Ranks, workers: int, prefix: Path) -> None:
+    """Encodes this rank's share of the pieces, as far as their parts are not there already."""
+    todo: dict[Part, Piece] = {}
+    counts_before = dict.fromkeys(COUNTS, 0)
+    for piece, part in share(plan, ranks.rank, ranks.size):
+        found = part.summary()
+        if found is not None and (encoding.skip or not found.skipped.counts):
+            counts_before = {name: counts_before[name] + found.counts[name] for name in COUNTS}
+        else:
+            todo[part] = piece
+    # Not forked: MPI and the threads of a library would be copied in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    progress = context.Array("q", [*counts_before.values(), 0])
+    pool = ProcessPoolExecutor(
+        min(workers, max(len(todo), 1)), context, initializer=start_worker, initargs=(encoding, progress)
+    )
+    futures = [pool.submit(encode_in_worker, piece, part) for part, piece in todo.items()]
+    try:
+        _watch(futures, progress, ranks, prefix, sum(piece.size for piece, _ in plan))
+    finally:
+        progress[-1] = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Path, total: int) -> None:
+    """Waits for all ranks' workers and shows how far they are; stops all when one cannot go on."""
+    pending = set(futures)
+    tokens_before = None
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc=prefix.name, disable=True if ranks.rank else None
+    ) as bar:
+        while True:
+            done, pending = wait(pending, timeout=UPDATE_SECONDS, return_when=FIRST_EXCEPTION)
+            states = ranks.gather((list(progress)[:-1], len(pending), _failure(done, prefix)))
+            sums = map(sum, zip(*(each for each, _, _ in states), strict=True))
+            counts = dict(zip(COUNTS, sums, strict=True))
+            if tokens_before is None:
+                tokens_before = counts["tokens"]
+                bar.initial = counts["size"]
+            bar.update(counts["size"] - bar.n)
+            elapsed = bar.format_dict["elapsed"] or 1
+            speed = (counts["tokens"] - tokens_before) / elapsed / 1e6
+            shown = [f"{counts[name] / 1e6:.1f}M {name}" for name in ("sequences", "tokens", "words")]
+            shown = [f"{counts['documents']:,} documents", *shown, f"{speed:.2f}M tokens/s"]
+            bar.set_postfix_str(", ".join(shown))
+            ranks.stop_on([message for _, _, message in states])
+            if not any(waiting for _, waiting, _ in states):
+                return
+
+
+def _failure(done: set[Future[None]], prefix: Path) -> str | None:
+    """The mistake that ended a piece, if one did.
+
+    Raises:
+        Exception: one that is no mistake of the user's.
+    """
+    for future in done:
+        error = future.exception()
+        if isinstance(error, UserError):
+            return str(error)
+        if isinstance(error, OSError):
+            where = error.filename or prefix
+            return f"{where}: cannot write: {error.strerror}; make room, and run the same command again"
+        if isinstance(error, BrokenProcessPool):
+            return (
+                "a worker process was killed, most likely for want of memory; run the same command again "
+                "with fewer --workers"
+            )
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+    return None
+
+
+def _join(
+    plan: Plan, encoding: Encoding, staged: Path, lengths: list[int], skipped: Skipped
+) -> tuple[Manifest, Skipped]:
+    """Puts the parts together as the dataset `staged`, with manifest and segments."""
+    words = 0
+    hashes: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    with (
+        tqdm(total=len(plan), unit="part", desc="joining", disable=None, leave=False) as bar,
+        IndexedDatasetWriter(staged, np.dtype(encoding.dtype)) as writer,
+    ):
+        for piece, part in plan:
+            found = part.summary()
+            assert found is not None
+            writer.add(
+                part.array("tokens", encoding.dtype), part.array("lengths", "<i4"), part.array("ends", "<i8")
+            )
+            words += found.counts["words"]
+            skipped.update(found.skipped)
+            if found.sha256 is not None:
+                hashes[piece.path] = found.sha256
+                sizes[piece.path] = Path(piece.path).stat().st_size
+            bar.update()
+    written = writer.written
+    if written.tokens == 0:
+        raise UserError(f"{plan[0][0].path if plan else 'the input'}: holds no text; nothing was written")
     Manifest(
         sequences=written.sequences,
         documents=written.documents,
         tokens=written.tokens,
         words=words,
-        vocab_size=vocab_size,
-        tokenizer_sha256=tokenizer_sha256(tokenizer_path),
+        vocab_size=load_tokenizer(encoding.tokenizer).get_vocab_size(),
+        tokenizer_sha256=tokenizer_sha256(encoding.tokenizer),
         bin_sha256=written.bin_sha256,
         idx_sha256=written.idx_sha256,
-        versions={"elc-bert": __version__},
-    ).save(prefix)
-    dataset = IndexedDataset(prefix)
+        versions=versions_of(encoding),
+        inputs=[InputFile(path=path, bytes=sizes[path], sha256=sha256) for path, sha256 in hashes.items()],
+        skipped=skipped.counts,
+    ).save(staged)
+    dataset = IndexedDataset(staged)
     for length in lengths:
         build_segments(dataset, length)
-    return dataset.manifest
-
-
-def _encode(
-    files: list[Path], tokenizer_path: Path, prefix: Path, sentences_of, vocab_size: int, workers: int
-):
-    """Writes `.bin` and `.idx`; returns the number of words, and counts and checksums."""
-    dtype = token_dtype(vocab_size)
-    words = tokens = 0
-    with (
-        tqdm(total=file_bytes(files), unit="B", unit_scale=True, desc=prefix.name, disable=None) as progress,
-        IndexedDatasetWriter(prefix, dtype) as writer,
-    ):
-        for encoded in encode_chunks(read_chunks(files), tokenizer_path, sentences_of, dtype, workers):
-            begin = first_token = 0
-            token_ends = np.concatenate([[0], np.cumsum(encoded.lengths)])
-            for end in encoded.document_ends:
-                writer.add_sentences(
-                    encoded.tokens[first_token : token_ends[end]], encoded.lengths[begin:end]
-                )
-                writer.end_document()
-                begin, first_token = end, token_ends[end]
-            writer.add_sentences(encoded.tokens[first_token:], encoded.lengths[begin:])
-            words += encoded.words
-            tokens += len(encoded.tokens)
-            progress.update(encoded.size)
-            elapsed = progress.format_dict["elapsed"] or 1
-            progress.set_postfix_str(f"{tokens / elapsed / 1e6:.2f}M tokens/s", refresh=False)
-        if tokens == 0:
-            raise UserError(f"{files[0]}: the input holds no text; nothing was written")
-    return words, writer.written
+    return dataset.manifest, skipped
 
 
 def summary(prefix: Path, manifest: Manifest) -> str:
@@ -182,6 +299,5 @@ def summary(prefix: Path, manifest: Manifest) -> str:
             ("words", f"{manifest.words:,}"),
             ("subwords per word", f"{manifest.tokens / manifest.words:.3f}"),
         ]
-    rows.append(("bytes of tokens", f"{with_suffix(prefix, '.bin').stat().st_size:,}"))
     rows += [(f"segments of {entry.sequence_length}", f"{entry.count:,}") for entry in manifest.segments]
     return "\n".join([str(prefix), *(f"  {name:<20}{value:>16}" for name, value in rows)])

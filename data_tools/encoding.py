@@ -1,132 +1,174 @@
-"""From lines of text to token ids, on all cores, in order and in bounded memory."""
+"""From one piece of the input to token ids on disk: what a worker process of `build` does."""
 
+import contextlib
 import itertools
+import json
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+import threading
+from dataclasses import asdict, dataclass
+from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sentencex
 from numpy.typing import NDArray
 
-from data_tools.text import read_lines
+from data_tools.reading import END_OF_DOCUMENT, read_piece
+from data_tools.sentences import Splitter, sentence_finder
+from data_tools.text import Piece, Skipped
 from elc_bert.data.vocabulary import load_tokenizer
+from elc_bert.files import atomic_write, sha256_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CHUNK_BYTES = 1 << 18
-END_OF_DOCUMENT = ""
-"""An empty line."""
-PARAGRAPH_END = "[PAR]"
+COUNTS = ("size", "documents", "sequences", "tokens", "words")
+"""What is counted while pieces are encoded; `size` is the bytes on disk that were read."""
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Some lines of the input, in which `END_OF_DOCUMENT` ends a document."""
+class Encoding:
+    """How text becomes tokens."""
 
-    lines: list[str]
-    size: int
-    """Bytes on disk."""
+    tokenizer: str
+    """Path of the JSON file."""
+    dtype: str
+    """Of the tokens on disk."""
+    sentences: str
+    """Which sentence splitter; see `data_tools.sentences`."""
+    language: str
+    json_key: str
+    skip: bool
+    """Count and leave out what cannot be used, instead of stopping."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """The token ids of a chunk."""
+class Summary:
+    """What the part of a piece holds."""
 
-    tokens: NDArray[np.integer]
-    """Ids of all sentences on end."""
-    lengths: NDArray[np.int32]
-    """Tokens of each sentence."""
-    document_ends: list[int]
-    """Numbers of sentences in the chunk after which a document ends."""
-    words: int
-    size: int
-    """Bytes on disk."""
+    counts: dict[str, int]
+    """By the names in `COUNTS`; a document counts where it ends."""
+    skipped: Skipped
+    sha256: str | None
+    """Of the whole input file, where the piece is the first one of its file."""
 
 
-def read_chunks(files: Iterable[Path]) -> Iterator[Chunk]:
-    """The lines of some files, a chunk at a time; each file starts a new document."""
-    lines: list[str] = []
-    size = 0
-    for path in files:
-        for line, line_size in read_lines(path):
-            lines.append(line)
-            size += line_size
-            if size >= CHUNK_BYTES:
-                yield Chunk(lines, size)
-                lines, size = [], 0
-        lines.append(END_OF_DOCUMENT)
-    yield Chunk(lines, size)
+@dataclass(frozen=True)
+class Part:
+    """An encoded piece on disk: three arrays, and a summary that is written last and makes them count."""
+
+    folder: Path
+    key: str
+    """Hash of everything that decides what the part holds."""
+
+    def path(self, kind: str) -> Path:
+        """One of its files: `tokens`, `lengths` of sentences, `ends` of documents, `json`."""
+        return self.folder / f"{self.key}.{kind}"
+
+    def array(self, kind: str, dtype: str) -> NDArray[Any]:
+        """One of its arrays, memory-mapped."""
+        path = self.path(kind)
+        if path.stat().st_size == 0:  # which cannot be mapped
+            return np.empty(0, dtype=dtype)
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+
+    def summary(self) -> Summary | None:
+        """What it holds; None if it is not finished."""
+        try:
+            values = json.loads(self.path("json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return Summary(values["counts"], Skipped(**values["skipped"]), values["sha256"])
 
 
-def split_paragraph(line: str) -> list[str]:
-    """The sentences of a paragraph, with `[PAR]` on the last one."""
-    sentences = [sentence.strip() for sentence in sentencex.segment("en", line)]
-    sentences = [sentence for sentence in sentences if sentence]
-    sentences[-1] += PARAGRAPH_END
-    return sentences
+class Stopped(Exception):
+    """The worker was told to stop; what it has finished stays."""
 
 
-def whole_line(line: str) -> list[str]:
-    """A line that is a sentence already."""
-    return [line]
+class Worker:
+    """What a worker process keeps between pieces.
+
+    Args:
+        encoding: how text becomes tokens.
+        progress: shared int64 [`COUNTS` + 1]: the counts of all workers of this process together, and
+            at the end whether they are to stop.
+    """
+
+    def __init__(self, encoding: Encoding, progress: Any):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process for each core is enough
+        self.encoding = encoding
+        self.progress = progress
+        self.tokenizer: Tokenizer = load_tokenizer(encoding.tokenizer)
+        self.sentences_of: Splitter = sentence_finder(encoding.sentences, encoding.language)
+
+    def encode(self, piece: Piece, part: Part) -> None:
+        """Encodes a piece of the input and leaves the part on disk.
+
+        Raises:
+            UserError: the piece holds something that cannot be used.
+            Stopped: another piece did, or the user interrupts.
+        """
+        skipped = Skipped() if self.encoding.skip else None
+        counts = dict.fromkeys(COUNTS, 0)
+        with contextlib.ExitStack() as files:
+            tokens, lengths, ends = (
+                files.enter_context(atomic_write(part.path(kind))) for kind in ("tokens", "lengths", "ends")
+            )
+            for block in read_piece(piece, self.encoding.json_key, skipped):
+                sentences: list[str] = []
+                block_ends: list[int] = []
+                words = 0
+                for paragraph in block.paragraphs:
+                    if paragraph == END_OF_DOCUMENT:
+                        block_ends.append(counts["sequences"] + len(sentences))
+                    else:
+                        sentences += self.sentences_of(paragraph)
+                        words += len(paragraph.split())
+                ids = [
+                    each.ids for each in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)
+                ]
+                sizes = np.fromiter(map(len, ids), dtype="<i4", count=len(ids))
+                total = int(sizes.sum(dtype=np.int64))
+                flat = itertools.chain.from_iterable(ids)
+                tokens.write(np.fromiter(flat, dtype=self.encoding.dtype, count=total))
+                lengths.write(sizes)
+                ends.write(np.array(block_ends, dtype="<i8"))
+                self._count(counts, (block.size, len(block_ends), len(ids), total, words))
+        sha256 = sha256_of(piece.path) if piece.begin == 0 else None
+        with atomic_write(part.path("json"), "w") as file:
+            json.dump({"counts": counts, "skipped": asdict(skipped or Skipped()), "sha256": sha256}, file)
+
+    def _count(self, counts: dict[str, int], more: tuple[int, ...]) -> None:
+        for name, number in zip(COUNTS, more, strict=True):
+            counts[name] += number
+        with self.progress.get_lock():
+            for place, number in enumerate(more):
+                self.progress[place] += number
+            if self.progress[-1]:
+                raise Stopped
 
 
-def encode_chunk(
-    chunk: Chunk, tokenizer: "Tokenizer", sentences_of: Callable[[str], list[str]], dtype: np.dtype
-) -> Encoded:
-    """Splits the lines of a chunk into sentences and encodes them as `dtype`."""
-    sentences: list[str] = []
-    document_ends: list[int] = []
-    for line in chunk.lines:
-        if line == END_OF_DOCUMENT:
-            document_ends.append(len(sentences))
-        else:
-            sentences += sentences_of(line)
-    ids = [each.ids for each in tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
-    lengths = np.array([len(each) for each in ids], dtype=np.int32)
-    tokens = np.fromiter(itertools.chain.from_iterable(ids), dtype=dtype, count=lengths.sum())
-    words = sum(len(line.split()) for line in chunk.lines)
-    return Encoded(tokens, lengths, document_ends, words, chunk.size)
+_worker: Worker
 
 
-def encode_chunks(
-    chunks: Iterable[Chunk],
-    tokenizer_path: Path,
-    sentences_of: Callable[[str], list[str]],
-    dtype: np.dtype,
-    workers: int,
-) -> Iterator[Encoded]:
-    """Encodes chunks in `workers` processes, in the order of the input, a few chunks ahead."""
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(tokenizer_path,))
-    pending: deque[Future[Encoded]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(_encode_in_worker, chunk, sentences_of, dtype))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_tokenizer: "Tokenizer"
-
-
-def _start_worker(tokenizer_path: Path) -> None:
-    global _tokenizer
+def start_worker(encoding: Encoding, progress: Any) -> None:
+    """Makes this process a worker of a pool."""
+    global _worker
     # Ctrl-C reaches every process of the terminal; the parent alone reports it and stops the rest.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process for each core is enough
-    _tokenizer = load_tokenizer(tokenizer_path)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = Worker(encoding, progress)
 
 
-def _encode_in_worker(chunk: Chunk, sentences_of: Callable[[str], list[str]], dtype: np.dtype) -> Encoded:
-    return encode_chunk(chunk, _tokenizer, sentences_of, dtype)
+def _end_with_parent() -> None:
+    # The pool's processes would outlive a parent that is killed, and write beside those of the next build.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def encode_in_worker(piece: Piece, part: Part) -> None:
+    """`Worker.encode`, in a process that `start_worker` has prepared."""
+    _worker.encode(piece, part)

@@ -28,6 +28,14 @@ from elc_bert.files import atomic_write
 
 HELP = "extract English prose from the documentation on this machine"
 
+EPILOG = """\
+DIR/train.txt and DIR/dev.txt are plain text for the other commands: a line is a paragraph, an empty line
+ends a document.
+
+example:
+  python -m data_tools prose --output text/ --max-words 100000
+"""
+
 # ---- from a file to the texts in it ----------------------------------------------------------
 
 TEXT_SUFFIXES = {".rst", ".txt", ".md"}

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from data_tools.text import input_files, read_lines
+from data_tools.reading import read_paragraphs
+from data_tools.text import Skipped, add_input_arguments, input_files
 from elc_bert.data.vocabulary import SPECIAL_TOKENS, UNK
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
@@ -46,7 +47,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `tokenizer`."""
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="text files or directories")
+    add_input_arguments(parser)
     parser.add_argument("--vocab-size", type=int, default=6144, metavar="N", help="subwords (default: 6144)")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="tokenizer.json to write")
     parser.add_argument(
@@ -68,12 +69,18 @@ def run(args: argparse.Namespace) -> None:
     """Runs `tokenizer` and prints how well the vocabulary fits."""
     files = input_files(args.input)
     held_out = input_files([args.held_out]) if args.held_out else None
+
+    def read(some: list[Path]) -> tuple[Iterator[str], Skipped]:
+        skipped = Skipped()
+        return read_paragraphs(some, args.json_key, skipped if args.on_error == "skip" else None), skipped
+
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = train(files, args.vocab_size, args.min_frequency)
+    text, skipped = read(files)
+    tokenizer = train(text, args.vocab_size, args.min_frequency)
     with atomic_write(args.output, "w") as file:
         file.write(tokenizer.to_str(pretty=True))
-    counts = count_subwords(tokenizer, read_all(files))
-    lines = read_all(held_out) if held_out else iter(deque(read_all(files), HELD_OUT_LINES))
+    counts = count_subwords(tokenizer, read(files)[0])
+    lines = read(held_out)[0] if held_out else iter(deque(read(files)[0], HELD_OUT_LINES))
     print(f"{args.output}: {tokenizer.get_vocab_size():,} subwords")
     print(f"  F95 {f95(counts[len(SPECIAL_TOKENS) :]):,}")
     fit = measure(tokenizer, lines)
@@ -81,14 +88,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {where}: unknown {fit.unknown:.4%}, subwords per word {fit.subwords_per_word:.3f}")
     for sentence in SAMPLE_SENTENCES:
         print("  " + " ".join(tokenizer.encode(sentence).tokens))
+    for line in skipped.lines():
+        print(line)
 
 
-def train(files: list[Path], vocab_size: int, min_frequency: int) -> Tokenizer:
-    """Trains a byte-level WordPiece tokenizer on text files.
+def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
+    """Trains a byte-level WordPiece tokenizer on paragraphs of text.
 
     Raises:
         UserError: the vocabulary is too small for the bytes and special tokens, or the text too
-            short for the vocabulary, or a file cannot be read.
+            short for the vocabulary.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     smallest = len(alphabet) + len(SPECIAL_TOKENS)
@@ -109,7 +118,7 @@ def train(files: list[Path], vocab_size: int, min_frequency: int) -> Tokenizer:
         show_progress=os.isatty(2),
     )
     # The trainer would take a special token in the text for ordinary letters.
-    tokenizer.train_from_iterator(batched(_SPECIAL.sub(" ", line) for line in read_all(files)), trainer)
+    tokenizer.train_from_iterator(batched(_SPECIAL.sub(" ", line) for line in text), trainer)
     found = tokenizer.get_vocab_size()
     if found < vocab_size:
         raise UserError(
@@ -117,11 +126,6 @@ def train(files: list[Path], vocab_size: int, min_frequency: int) -> Tokenizer:
             f"--vocab-size {found}, or a lower --min-frequency"
         )
     return tokenizer
-
-
-def read_all(files: Iterable[Path]) -> Iterator[str]:
-    """The lines of some files that are not empty."""
-    return (line for path in files for line, _ in read_lines(path) if line)
 
 
 def batched(lines: Iterable[str]) -> Iterator[list[str]]:

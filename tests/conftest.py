@@ -43,7 +43,8 @@ def tiny_tokenizer(tiny_text: Path) -> Path:
     from data_tools.tokenizer import train
 
     path = tiny_text.with_name("tokenizer.json")
-    path.write_text(train([tiny_text], vocab_size=512, min_frequency=2).to_str(), encoding="utf-8")
+    lines = tiny_text.read_text(encoding="utf-8").splitlines()
+    path.write_text(train(lines, vocab_size=512, min_frequency=2).to_str(), encoding="utf-8")
     return path
 
 

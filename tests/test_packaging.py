@@ -77,7 +77,7 @@ def test_every_third_party_import_is_pinned(pins):
 
 
 def test_importing_the_library_needs_no_optional_package():
-    optional = {"transformers", "wandb", "triton", "mpi4py"}
+    optional = {"transformers", "wandb", "triton", "mpi4py", "nltk"}
     eager = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in SOURCES

@@ -44,6 +44,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
                 f"{path}: special token {token} must have id {identity}, found {found}; "
                 "train one with: python -m data_tools tokenizer"
             )
+    vocabulary = tokenizer.get_vocab()
+    if max(vocabulary.values()) >= len(vocabulary):
+        raise UserError(
+            f"{path}: {len(vocabulary)} subwords, but ids up to {max(vocabulary.values())}: some are missing; "
+            "train one with: python -m data_tools tokenizer"
+        )
+    # The file may say to cut or fill up what is encoded; sequences are cut here.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 

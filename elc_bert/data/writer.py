@@ -3,19 +3,23 @@
 import contextlib
 import hashlib
 import os
-from array import array
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from elc_bert.data.indexed import DTYPES, HEADER, MAGIC, VERSION, with_suffix
-from elc_bert.data.manifest import Manifest
-from elc_bert.files import atomic_write, sha256_of, sync_directory
+from elc_bert.errors import UserError
+from elc_bert.files import atomic_write
 
-POINTERS_AT_ONCE = 1 << 20
+ENTRIES_AT_ONCE = 1 << 20
+TOKENS_AT_ONCE = 1 << 22
+BLOCK_BYTES = 4096
+"""File systems keep no smaller hole."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -37,9 +41,8 @@ class Written:
 class IndexedDatasetWriter:
     """Streams a dataset to disk; the files get their names only when the `with` block succeeds.
 
-    A dataset of the same name is replaced: its manifest and segment indexes, which describe the old
-    token stream, are removed first. `written` holds the counts and checksums after the block; the
-    caller then saves the manifest.
+    Nothing grows in memory: the tables of `.idx` wait in unnamed files beside it. `written` holds the
+    counts and checksums after the block; the caller then saves the manifest.
 
         with IndexedDatasetWriter("corpus", token_dtype(6144)) as writer:
             writer.add_document([[334, 2540, 20], [541, 281, 20, 5]])
@@ -54,32 +57,32 @@ class IndexedDatasetWriter:
     def __init__(self, prefix: str | os.PathLike[str], dtype: np.dtype):
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype)
-        self._lengths = array("i")
-        self._documents = array("q", [0])
-        self._hash = hashlib.sha256()
+        self._sequences = self._documents = self._tokens = self._last_end = 0
 
     def __enter__(self) -> "IndexedDatasetWriter":
         # Closing the stack renames both files, or removes both if it is closed by an exception.
         self._files = contextlib.ExitStack()
-        self._idx = self._files.enter_context(atomic_write(with_suffix(self.prefix, ".idx")))
-        self._bin = self._files.enter_context(atomic_write(with_suffix(self.prefix, ".bin")))
+        self._idx = _Hashed(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".idx"))))
+        self._bin = _Hashed(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".bin"))))
+        folder = self.prefix.parent
+        self._lengths = self._files.enter_context(tempfile.TemporaryFile(dir=folder))
+        self._ends = self._files.enter_context(tempfile.TemporaryFile(dir=folder))
         return self
 
     def __exit__(self, *exception) -> None:
         if exception[0] is None:
             try:
                 self.end_document()
-                idx_sha256 = self._write_index()
-                self._remove_description()
+                self._write_index()
             except BaseException as error:
                 self._files.__exit__(type(error), error, error.__traceback__)
                 raise
             self.written = Written(
-                sequences=len(self._lengths),
-                documents=len(self._documents) - 1,
-                tokens=self._bin.tell() // self.dtype.itemsize,
-                bin_sha256=self._hash.hexdigest(),
-                idx_sha256=idx_sha256,
+                sequences=self._sequences,
+                documents=self._documents,
+                tokens=self._tokens,
+                bin_sha256=self._bin.sha256(),
+                idx_sha256=self._idx.sha256(),
             )
         self._files.__exit__(*exception)
 
@@ -87,55 +90,84 @@ class IndexedDatasetWriter:
         """Adds one document, a list of sentences, each the token ids int [length]."""
         arrays = [np.asarray(sentence) for sentence in sentences]
         if arrays:
-            self.add_sentences(np.concatenate(arrays), np.array([len(each) for each in arrays]))
+            self.add(np.concatenate(arrays), [len(each) for each in arrays])
         self.end_document()
 
-    def add_sentences(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
-        """Adds sentences to the current document.
+    def add(self, tokens: NDArray[np.integer], lengths: ArrayLike, document_ends: ArrayLike = ()) -> None:
+        """Adds sentences; the first of them continue the current document.
 
         Args:
-            tokens: ids of all of them on end, int [sum of lengths].
+            tokens: ids of all of them on end, int [sum of lengths]; may be a memory map of any size.
             lengths: tokens of each, int [sentences].
+            document_ends: numbers of these sentences after which a document ends, increasing, int
+                [documents]; a document without sentences leaves no trace.
 
         Raises:
-            ValueError: an id does not fit in the dtype, or the lengths do not add up.
+            UserError: an id does not fit in the dtype.
+            ValueError: the lengths do not add up.
         """
+        lengths = np.asarray(lengths, dtype=np.int64)
         if len(tokens) != lengths.sum():
             raise ValueError(f"{len(tokens)} tokens, but the lengths add up to {lengths.sum()}")
-        if len(tokens):
+        if tokens.dtype != self.dtype and len(tokens):
             limits = np.iinfo(self.dtype)
             if tokens.min() < limits.min or tokens.max() > limits.max:
-                raise ValueError(f"a token id does not fit in {self.dtype}")
-        data = tokens.astype(self.dtype).tobytes()
-        self._bin.write(data)
-        self._hash.update(data)
-        self._lengths.frombytes(lengths.astype(np.intc).tobytes())
+                raise UserError(
+                    f"{self.prefix}.bin: token id {tokens.max()} does not fit in {self.dtype.name}; "
+                    "choose a wider dtype for this vocabulary"
+                )
+        for start in range(0, len(tokens), TOKENS_AT_ONCE):
+            part = tokens[start : start + TOKENS_AT_ONCE]
+            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype))
+        self._lengths.write(lengths.astype("<i4"))
+        ends = np.asarray(document_ends, dtype=np.int64) + self._sequences
+        ends = ends[np.diff(ends, prepend=self._last_end) > 0]
+        self._ends.write(ends.astype("<i8"))
+        self._tokens += len(tokens)
+        self._sequences += len(lengths)
+        self._documents += len(ends)
+        self._last_end = int(ends[-1]) if len(ends) else self._last_end
 
     def end_document(self) -> None:
-        """Ends the current document; one without sentences leaves no trace."""
-        if len(self._lengths) > self._documents[-1]:
-            self._documents.append(len(self._lengths))
+        """Ends the current document."""
+        self.add(np.empty(0, dtype=self.dtype), [], [0])
 
-    def _write_index(self) -> str:
+    def _write_index(self) -> None:
         code = next(code for code, dtype in DTYPES.items() if dtype == self.dtype)
-        lengths = np.frombuffer(self._lengths, dtype=np.intc)
-        self._idx.write(HEADER.pack(MAGIC, VERSION, code, len(lengths), len(self._documents)))
-        self._idx.write(lengths.astype("<i4").tobytes())
+        self._idx.write(HEADER.pack(MAGIC, VERSION, code, self._sequences, self._documents + 1))
+        for lengths in _parts(self._lengths, "<i4"):
+            self._idx.write(lengths)
         position = 0
-        for start in range(0, len(lengths), POINTERS_AT_ONCE):
-            ends = (
-                position
-                + np.cumsum(lengths[start : start + POINTERS_AT_ONCE], dtype="<i8") * self.dtype.itemsize
-            )
-            self._idx.write(np.concatenate([[position], ends[:-1]]).astype("<i8").tobytes())
+        for lengths in _parts(self._lengths, "<i4"):
+            ends = position + np.cumsum(lengths, dtype="<i8") * self.dtype.itemsize
+            self._idx.write(np.concatenate([[position], ends[:-1]]).astype("<i8"))
             position = int(ends[-1])
-        self._idx.write(np.frombuffer(self._documents, dtype=np.int64).astype("<i8").tobytes())
-        self._idx.flush()
-        return sha256_of(self._idx.name)
+        self._idx.write(np.zeros(1, dtype="<i8"))
+        for document_ends in _parts(self._ends, "<i8"):
+            self._idx.write(document_ends)
 
-    def _remove_description(self) -> None:
-        Manifest.path(self.prefix).unlink(missing_ok=True)
-        for path in self.prefix.parent.glob("*.segments-*.npy"):
-            if path.name.startswith(f"{self.prefix.name}.segments-"):
-                path.unlink()
-        sync_directory(self.prefix.parent)
+
+class _Hashed:
+    """A file that keeps the SHA-256 of what is written to it, and takes no space for zeros alone."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | NDArray) -> None:
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        self._hash.update(view)
+        if len(view) < BLOCK_BYTES or np.frombuffer(view, dtype=np.bool_).any():
+            self._file.write(view)
+        else:
+            self._file.truncate(self._file.seek(len(view), os.SEEK_CUR))
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _parts(file: IO[bytes], dtype: str) -> Iterator[NDArray]:
+    """What was written to a file, some entries at a time."""
+    file.seek(0)
+    while data := file.read(ENTRIES_AT_ONCE * np.dtype(dtype).itemsize):
+        yield np.frombuffer(data, dtype=dtype)

@@ -15,11 +15,9 @@ import torch
 import torch.distributed as dist
 
 from elc_bert.errors import UserError
-from elc_bert.machine import available_cores, free_port
+from elc_bert.machine import MPI_RANKS, available_cores, free_port, started_by_mpi
 
 T = TypeVar("T")
-#: Where implementations of MPI tell a process its rank.
-MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 #: The environment of a process that no launcher started; a free port lets several runs share a machine.
 _ALONE = {
     "RANK": "0",
@@ -62,7 +60,7 @@ def connect() -> World:
     # and a C++ compiler. Saying that it is not compatible leaves it out.
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if "RANK" not in os.environ:
-        os.environ.update(_places_from_mpi() if _started_by_mpi() else _ALONE)
+        os.environ.update(_places_from_mpi() if started_by_mpi() else _ALONE)
     deepspeed.init_distributed(verbose=False)
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator = get_accelerator()
@@ -137,10 +135,6 @@ def _status_of(command: Callable[[], None]) -> int:
         return 1
     leave()
     return 0
-
-
-def _started_by_mpi() -> bool:
-    return any(name in os.environ for name in MPI_RANKS)
 
 
 def _places_from_mpi() -> dict[str, str]:

@@ -1,0 +1,101 @@
+"""A dataset under construction: in a folder of its own beside the place where it is to appear."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from elc_bert.data.indexed import with_suffix
+from elc_bert.errors import UserError
+from elc_bert.files import sync_directory
+
+NAMED = (".bin", ".idx", ".json")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def work_folder(prefix: Path) -> Path:
+    """The hidden folder in which the dataset `prefix` is built."""
+    return prefix.with_name(f".{prefix.name}.build")
+
+
+@contextlib.contextmanager
+def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
+    """Gives a prefix in the work folder to write the dataset `prefix` to, and moves it there on success.
+
+    Whatever else is left in the work folder, such as finished parts, is there again when the same
+    dataset is begun anew after a failure, and removed with the folder after a success.
+
+    Raises:
+        UserError: the dataset is there and `overwrite` is false, or somebody is writing it now.
+    """
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    folder = work_folder(prefix)
+    folder.mkdir(exist_ok=True)
+    try:
+        with _lock(folder / "lock", prefix):
+            check_absent(prefix, overwrite)
+            for path in folder.glob(".*.tmp"):  # of a process that was killed
+                path.unlink()
+            staged = folder / prefix.name
+            yield staged
+            _publish(staged, prefix)
+            shutil.rmtree(folder)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(f"{prefix}: cannot write: {error.strerror}; make room") from None
+    finally:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock"}:
+            shutil.rmtree(folder)
+    sync_directory(prefix.parent)
+
+
+def check_absent(prefix: Path, overwrite: bool) -> None:
+    """Makes sure that nothing is at the place of a dataset, or may be replaced.
+
+    Raises:
+        UserError: a file is there and `overwrite` is false.
+    """
+    for suffix in NAMED:
+        path = with_suffix(prefix, suffix)
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: exists already; choose another --output, or add --overwrite")
+
+
+def _publish(staged: Path, prefix: Path) -> None:
+    # Readers open `.idx` first: without it there is no dataset, and it comes last.
+    with_suffix(prefix, ".idx").unlink(missing_ok=True)
+    for path in _files_of(prefix):
+        path.unlink()
+    sync_directory(prefix.parent)
+    for path in sorted(_files_of(staged), key=lambda path: path.suffix == ".idx"):
+        os.replace(path, prefix.parent / path.name)
+    sync_directory(prefix.parent)
+
+
+def _files_of(prefix: Path) -> list[Path]:
+    named = {f"{prefix.name}{suffix}" for suffix in NAMED}
+    segments = f"{prefix.name}.segments-"
+    return [
+        path
+        for path in prefix.parent.iterdir()
+        if path.name in named or (path.name.startswith(segments) and path.suffix == ".npy")
+    ]
+
+
+@contextlib.contextmanager
+def _lock(path: Path, prefix: Path) -> Iterator[None]:
+    """Holds a lock that its process's end releases, however it ends."""
+    with open(path, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"{prefix}: another process is writing this dataset; wait for it, or choose another --output"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield

@@ -1,0 +1,262 @@
+"""The paragraphs in a piece of the input.
+
+Plain text, JSON lines (`.jsonl`, `.ndjson`) and Parquet (`.parquet`); the first two also compressed
+(`.gz`, `.zst`, `.xz`). What cannot be used is an error, or counted and left out where the caller passes
+a `Skipped`.
+"""
+
+import codecs
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from data_tools.text import COMPRESSIONS, PARQUET, Piece, Skipped, cannot_read, pieces_of, refuse
+from elc_bert.errors import UserError
+
+BLOCK_BYTES = 1 << 18
+MAX_LINE_BYTES = 1 << 24
+END_OF_DOCUMENT = ""
+"""Stands among paragraphs, none of which is empty."""
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+class Block(NamedTuple):
+    """Some paragraphs of a piece."""
+
+    paragraphs: list[str]
+    """Without white space at their ends; `END_OF_DOCUMENT` stands where a document ends."""
+    size: int
+    """Bytes on disk that they were read from."""
+
+
+def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = None) -> Iterator[Block]:
+    """The paragraphs of a piece: of plain text the lines, where an empty line ends a document; of a
+    record of JSON lines or Parquet, which is a document, the lines of its text. A file ends a document.
+
+    Raises:
+        UserError: something cannot be used, and `skipped` is None; the message names where.
+    """
+    path = Path(piece.path)
+    suffix = path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+    has_text = False
+    refused_before = sum(skipped.counts.values()) if skipped else 0
+    try:
+        if suffix == PARQUET:
+            blocks = _read_parquet(piece, json_key, skipped)
+        elif suffix in JSON_LINES:
+            blocks = _read_json_lines(piece, json_key, skipped)
+        else:
+            blocks = (
+                Block([line.strip() for line in lines], size) for _, lines, size in _lines(piece, skipped)
+            )
+        for block in blocks:
+            has_text = has_text or any(block.paragraphs)
+            yield block
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, UserError):
+            raise
+        refuse(skipped, "unreadable file", cannot_read(piece.path, error))
+    refused = sum(skipped.counts.values()) - refused_before if skipped else 0
+    if piece.begin == 0 and piece.is_last and not has_text and not refused:
+        refuse(skipped, "empty file", f"{piece.path}: holds no text; remove it")
+    if piece.is_last:
+        yield Block([END_OF_DOCUMENT], 0)
+
+
+def read_paragraphs(
+    files: Iterable[Path], json_key: str = "text", skipped: Skipped | None = None
+) -> Iterator[str]:
+    """The paragraphs of some files, one after the other, without the ends of documents."""
+    for path in files:
+        for piece in pieces_of(path, 1 << 62, skipped):
+            for block in read_piece(piece, json_key, skipped):
+                yield from filter(None, block.paragraphs)
+
+
+def read_lines(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[str, int]]:
+    """The lines of a plain text file, compressed or not, as they are but for the end of line.
+
+    Yields:
+        A line and its size in bytes on disk.
+    """
+    for piece in pieces_of(path, 1 << 62, skipped):
+        for _, lines, size in _lines(piece, skipped):
+            share = size / max(len(lines), 1)
+            for number, line in enumerate(lines):
+                yield line.removesuffix("\r"), int((number + 1) * share) - int(number * share)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The content of a file, and the file on disk, whose position tells how much has been read."""
+    with open(path, "rb") as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield file, raw  # type: ignore[misc]
+        elif path.suffix == ".xz":
+            with lzma.LZMAFile(raw) as file:
+                yield file, raw
+        elif path.suffix == ".zst":
+            import pyarrow
+
+            with pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd") as stream:
+                yield io.BufferedReader(stream, BLOCK_BYTES), raw
+        else:
+            yield raw, raw
+
+
+def _lines(piece: Piece, skipped: Skipped | None) -> Iterator[tuple[int, list[str], int]]:
+    """Lines of a text piece in blocks: place of the block in the text, lines, bytes on disk."""
+    path = Path(piece.path)
+    end = 1 << 63 if path.suffix in COMPRESSIONS else piece.end
+    with _opened(path) as (file, raw):
+        offset = 0
+        if piece.begin:
+            raw.seek(piece.begin - 1)
+            offset = piece.begin - 1 + _rest_of_line(raw)
+        position = raw.tell()
+        while offset < end and (block := file.read(min(BLOCK_BYTES, end - offset))):
+            begin, offset = offset, offset + len(block)
+            if not block.endswith(b"\n"):
+                last = block.rfind(b"\n") + 1
+                rest = file.readline(MAX_LINE_BYTES + 1 - (len(block) - last))
+                offset += len(rest)
+                block += rest
+                if len(block) - last > MAX_LINE_BYTES:
+                    refuse(
+                        skipped,
+                        "line too long",
+                        f"{path}: the line at byte {begin + last} is longer than {MAX_LINE_BYTES >> 20} MiB; "
+                        "break it into lines",
+                    )
+                    if not block.endswith(b"\n"):
+                        offset += _rest_of_line(file)
+                    block = block[:last]
+            size = raw.tell() - position
+            position += size
+            yield from _decoded(path, begin, block, size, skipped)
+
+
+def _rest_of_line(file: IO[bytes]) -> int:
+    """Skips to the next line; returns the number of bytes."""
+    size = 0
+    while part := file.readline(MAX_LINE_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size
+
+
+def _decoded(
+    path: Path, offset: int, block: bytes, size: int, skipped: Skipped | None
+) -> Iterator[tuple[int, list[str], int]]:
+    """The lines of a block; where something in it is no text, one by one."""
+    if offset == 0 and block.startswith(codecs.BOM_UTF8):
+        offset, block = len(codecs.BOM_UTF8), block[len(codecs.BOM_UTF8) :]
+    with contextlib.suppress(UnicodeDecodeError):
+        text = block.decode("utf-8")
+        if "\0" not in text:
+            yield offset, text.removesuffix("\n").split("\n") if text else [], size
+            return
+    yield offset, [], size
+    for line in block.removesuffix(b"\n").split(b"\n"):
+        try:
+            text = line.decode("utf-8")
+            if (nul := line.find(b"\0")) < 0:
+                yield offset, [text], 0
+            else:
+                where = f"{path}: NUL byte at byte {offset + nul}"
+                refuse(skipped, "NUL byte", f"{where}; not text: remove the file, or the byte")
+        except UnicodeDecodeError as error:
+            where = f"{path}: not UTF-8 at byte {offset + error.start}"
+            refuse(skipped, "not UTF-8", f"{where}; convert it, for example with iconv")
+        offset += len(line) + 1
+
+
+def _read_json_lines(piece: Piece, json_key: str, skipped: Skipped | None) -> Iterator[Block]:
+    for offset, lines, size in _lines(piece, skipped):
+        paragraphs: list[str] = []
+        for line in lines:
+            if line.strip():
+                where = f"{piece.path}: the record at byte {offset}"
+                paragraphs += _record(line, json_key, where, skipped)
+            offset += len(line.encode()) + 1
+        yield Block(paragraphs, size)
+
+
+def _record(line: str, json_key: str, where: str, skipped: Skipped | None) -> list[str]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        refuse(skipped, "not JSON", f"{where}: not JSON: {error}; mend it")
+        return []
+    text = record.get(json_key) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        keys = ", ".join(list(record)[:8]) if isinstance(record, dict) else f"none: {line[:20]!r}"
+        refuse(
+            skipped,
+            "no such key",
+            f"{where}: no text under the key {json_key!r}; its keys are {keys}; name one with --json-key",
+        )
+        return []
+    return _document(text, where, skipped)
+
+
+def _read_parquet(piece: Piece, json_key: str, skipped: Skipped | None) -> Iterator[Block]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(piece.path) as file:
+        schema = file.schema_arrow
+        if json_key not in schema.names:
+            names = ", ".join(schema.names[:8])
+            raise UserError(
+                f"{piece.path}: no column {json_key!r}; its columns are {names}; name one with --json-key"
+            )
+        kind = schema.field(json_key).type
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            raise UserError(
+                f"{piece.path}: the column {json_key!r} holds {kind}, not text; name another with --json-key"
+            )
+        groups = range(piece.begin, piece.end)
+        rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+        first = sum(file.metadata.row_group(group).num_rows for group in range(piece.begin))
+        done = 0
+        for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[json_key]):
+            paragraphs: list[str] = []
+            before = done
+            for text in batch.column(0).to_pylist():
+                where = f"{piece.path}: row {first + done}"
+                paragraphs += _document(text or "", where, skipped)
+                done += 1
+            yield Block(paragraphs, piece.size * done // rows - piece.size * before // rows)
+
+
+def _document(text: str, where: str, skipped: Skipped | None) -> list[str]:
+    """The paragraphs of a document that is one string, and its end."""
+    if "\0" in text:
+        refuse(skipped, "NUL byte", f"{where}: NUL character in the text; remove it")
+        return []
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        refuse(skipped, "not UTF-8", f"{where}: a lone surrogate at character {error.start}; mend it")
+        return []
+    paragraphs = [line for line in map(str.strip, text.split("\n")) if line]
+    if not paragraphs:
+        refuse(skipped, "empty document", f"{where}: the text is empty; remove the record")
+        return []
+    if size > MAX_LINE_BYTES and max(len(line.encode()) for line in paragraphs) > MAX_LINE_BYTES:
+        refuse(
+            skipped,
+            "line too long",
+            f"{where}: a line of the text is longer than {MAX_LINE_BYTES >> 20} MiB; break it into lines",
+        )
+        return []
+    return [*paragraphs, END_OF_DOCUMENT]

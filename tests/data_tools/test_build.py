@@ -1,0 +1,275 @@
+"""`data_tools build` as a user runs it: alone, under mpirun, interrupted, on bad input."""
+
+import functools
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.segments import open_segments
+from elc_bert.data.vocabulary import PAR, load_tokenizer
+from elc_bert.files import sha256_of
+from tests.data_tools.running import fails_with, run, start
+
+
+def build_arguments(text, tokenizer, prefix, *more):
+    return ["build", "--input", text, "--tokenizer", tokenizer, "--output", prefix, *more]
+
+
+def build(*arguments, **options):
+    return run(*build_arguments(*arguments), **options)
+
+
+def hashes(prefix) -> list[str]:
+    """What must be the same to the byte."""
+    return [
+        sha256_of(path) for path in sorted(prefix.parent.glob(f"{prefix.name}.*")) if path.suffix != ".json"
+    ]
+
+
+@pytest.fixture(scope="module")
+def large_text(tiny_text, tmp_path_factory):
+    """Some files that are encoded in several pieces, one of them compressed, one of records."""
+    folder = tmp_path_factory.mktemp("large")
+    text = tiny_text.read_text(encoding="utf-8")
+    for name, times in (("a.txt", 60), ("b.txt", 15)):
+        (folder / name).write_text(text * times, encoding="utf-8")
+    (folder / "c.txt.gz").write_bytes(gzip.compress((text * 15).encode()))
+    records = (json.dumps({"text": document}) for document in text.split("\n\n"))
+    (folder / "d.jsonl").write_text("\n".join(records) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large_dataset(large_text, tiny_tokenizer, tmp_path_factory):
+    """`large_text` as one process with one worker builds it."""
+    prefix = tmp_path_factory.mktemp("built") / "d"
+    done = build(large_text, tiny_tokenizer, prefix, "--workers", 1, "--lengths", 32)
+    assert done.returncode == 0, done.stderr
+    return prefix
+
+
+def test_build_makes_a_dataset_that_decodes_to_its_text(tmp_path, tiny_tokenizer):
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / ".hidden").mkdir()
+    (text / ".hidden/c.txt").write_text("Not text.")
+    (text / "b.txt").write_text("Fine. Ta ka.\n", encoding="utf-8")
+    (text / "a.txt").write_text(
+        "\ufeffHe went. She stayed!\r\nA paragraph.\n\n \nNew document.", encoding="utf-8"
+    )
+    done = build(text, tiny_tokenizer, tmp_path / "out/d", "--lengths", 16, 32)
+    assert done.returncode == 0, done.stderr
+    assert "documents                          3" in done.stdout
+    dataset = IndexedDataset(tmp_path / "out/d")
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    ends = np.cumsum(dataset.lengths)
+    sentences = [
+        tokenizer.decode(dataset.tokens[end - n : end].tolist(), skip_special_tokens=False)
+        for end, n in zip(ends, dataset.lengths, strict=True)
+    ]
+    assert [sentence.replace(" [PAR]", "[PAR]").strip() for sentence in sentences] == [
+        "He went.",
+        "She stayed![PAR]",
+        "A paragraph.[PAR]",
+        "New document.[PAR]",
+        "Fine.",
+        "Ta ka.[PAR]",
+    ]
+    assert dataset.documents.tolist() == [0, 3, 4, 6]
+    assert (dataset.tokens == PAR).sum() == 4
+    manifest = dataset.manifest
+    assert manifest.words == 11
+    assert manifest.bin_sha256 == sha256_of(tmp_path / "out/d.bin")
+    assert manifest.idx_sha256 == sha256_of(tmp_path / "out/d.idx")
+    assert manifest.tokenizer_sha256 == sha256_of(tiny_tokenizer)
+    assert [entry.sequence_length for entry in manifest.segments] == [16, 32]
+    assert len(open_segments(dataset, 16)) >= 3
+    names = {"d.bin", "d.idx", "d.json", "d.segments-16.npy", "d.segments-32.npy"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(None, 3), (2, 1), (3, 2)])
+def test_ranks_and_workers_change_nothing(
+    large_text, tiny_tokenizer, large_dataset, tmp_path, ranks, workers
+):
+    done = build(
+        large_text, tiny_tokenizer, tmp_path / "d", "--workers", workers, "--lengths", 32, ranks=ranks
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("documents") == 1  # one rank speaks
+    assert hashes(tmp_path / "d") == hashes(large_dataset)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "d.bin",
+        "d.idx",
+        "d.json",
+        "d.segments-32.npy",
+    ]
+
+
+def test_the_manifest_tells_what_a_dataset_was_made_from(large_text, large_dataset, tiny_tokenizer):
+    manifest = IndexedDataset(large_dataset).manifest
+    files = sorted(large_text.iterdir())
+    assert [entry.path for entry in manifest.inputs] == list(map(str, files))
+    assert [entry.sha256 for entry in manifest.inputs] == list(map(sha256_of, files))
+    assert [entry.bytes for entry in manifest.inputs] == [path.stat().st_size for path in files]
+    assert manifest.documents == 91 * 40 - 87  # where a text is repeated, no empty line comes between
+    assert manifest.tokenizer_sha256 == sha256_of(tiny_tokenizer)
+    assert set(manifest.versions) == {"elc-bert", "tokenizers", "sentencex"}
+
+
+def parts_of(prefix):
+    return list(prefix.parent.glob(f".{prefix.name}.build/*.json"))
+
+
+def begin(text, tokenizer, prefix):
+    """A build of several parts, some of which are finished."""
+    process = start(*build_arguments(text, tokenizer, prefix, "--workers", 1, "--lengths", 32))
+    deadline = time.monotonic() + 60
+    while len(parts_of(prefix)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_build_goes_on_and_keeps_what_is_finished(
+    large_text, tiny_tokenizer, large_dataset, tmp_path
+):
+    prefix = tmp_path / "d"
+    process = begin(large_text, tiny_tokenizer, prefix)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [".d.build"]
+    # A second copy, in which a finished part is recognisable.
+    shutil.copytree(tmp_path, tmp_path / "marked")
+    (part, *_) = parts_of(tmp_path / "marked/d")
+    with open(part.with_suffix(".tokens"), "r+b") as file:
+        file.write(b"\x63\x00")
+    for each in (prefix, tmp_path / "marked/d"):
+        done = build(large_text, tiny_tokenizer, each, "--lengths", 32, ranks=2)
+        assert done.returncode == 0, done.stderr
+        assert not each.with_name(".d.build").exists()
+    assert hashes(prefix) == hashes(large_dataset)
+    same = IndexedDataset(tmp_path / "marked/d").tokens == IndexedDataset(prefix).tokens
+    assert (~same).sum() == 1
+
+
+def test_ctrl_c_keeps_what_is_finished(large_text, tiny_tokenizer, large_dataset, tmp_path):
+    prefix = tmp_path / "d"
+    process = begin(large_text, tiny_tokenizer, prefix)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.glob("d*"))
+    assert len(parts_of(prefix)) >= 2
+    assert build(large_text, tiny_tokenizer, prefix, "--lengths", 32).returncode == 0
+    assert hashes(prefix) == hashes(large_dataset)
+
+
+def test_two_builds_of_one_dataset_do_not_meet(large_text, tiny_tokenizer, large_dataset, tmp_path):
+    process = begin(large_text, tiny_tokenizer, tmp_path / "d")
+    fails_with(
+        build(large_text, tiny_tokenizer, tmp_path / "d"),
+        "another process is writing this dataset; wait for it",
+    )
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert hashes(tmp_path / "d") == hashes(large_dataset)
+
+
+def test_a_full_disk_is_told_and_what_is_finished_stays(large_text, tiny_tokenizer, large_dataset, tmp_path):
+    # No file may be larger than this: writing fails as on a full disk, without filling one.
+    small_disk = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE)
+    prefix = tmp_path / "d"
+    for limit in (1 << 18, 1 << 20):  # while parts are encoded, and while they are joined
+        before = functools.partial(small_disk, (limit, limit))
+        done = build(large_text, tiny_tokenizer, prefix, "--workers", 1, before=before)
+        fails_with(done, "cannot write: File too large; make room")
+        assert not list(tmp_path.glob("d*"))
+    assert len(parts_of(prefix)) >= 3
+    assert build(large_text, tiny_tokenizer, prefix, "--lengths", 32).returncode == 0
+    assert hashes(prefix) == hashes(large_dataset)
+
+
+def test_mistakes_leave_nothing_behind(tiny_text, tiny_tokenizer, tmp_path):
+    bad, empty, folder = tmp_path / "bad.txt", tmp_path / "empty.txt", tmp_path / "folder"
+    bad.write_bytes(b"good line\nb\xff")
+    empty.write_text("\n \n")
+    folder.mkdir()
+    prefix = tmp_path / "out/d"
+    fails_with(build(bad, tiny_tokenizer, prefix), "bad.txt: not UTF-8 at byte 11")
+    fails_with(build(empty, tiny_tokenizer, prefix), "empty.txt: holds no text")
+    fails_with(build(folder, tiny_tokenizer, prefix), "folder: the directory holds no files")
+    fails_with(build(tmp_path / "none.txt", tiny_tokenizer, prefix), "none.txt: no such file")
+    fails_with(build(tiny_text, tiny_text, prefix), "tiny.txt: not a tokenizer")
+    fails_with(build(tiny_text, tiny_tokenizer, prefix, "--lengths", 3), "sequence length 3 is too short")
+    fails_with(build(tiny_text, tiny_tokenizer, prefix, "--workers", 0), "--workers is 0")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_of_many_ranks_one_tells_of_a_mistake_and_all_stop(large_text, tiny_tokenizer, tmp_path):
+    shutil.copytree(large_text, tmp_path / "text")
+    (tmp_path / "text/z.txt").write_bytes(b"b\xff")
+    done = build(tmp_path / "text", tiny_tokenizer, tmp_path / "d", ranks=3)
+    assert done.returncode == 1
+    assert done.stderr.count("data_tools: error: ") == 1
+    assert "z.txt: not UTF-8 at byte 1" in done.stderr
+    assert not list(tmp_path.glob("d*"))
+
+
+def test_skips_are_counted_and_reported(tiny_text, tiny_tokenizer, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    shutil.copy(tiny_text, text / "a.txt")
+    (text / "b.txt").write_bytes(b"Good line.\nb\xff\n\xff")
+    (text / "c.txt").write_bytes(b"")
+    (text / "d.txt.gz").write_bytes(b"damaged")
+    (text / "e.jsonl").write_text('{"text": "Good record."}\n{"title": "None."}\n')
+    fails_with(build(text, tiny_tokenizer, tmp_path / "d"), "--on-error skip")
+    done = build(text, tiny_tokenizer, tmp_path / "d", "--on-error", "skip")
+    assert done.returncode == 0, done.stderr
+    dataset = IndexedDataset(tmp_path / "d")
+    assert dataset.manifest.skipped == {
+        "not UTF-8": 2,
+        "empty file": 1,
+        "unreadable file": 1,
+        "no such key": 1,
+    }
+    assert dataset.manifest.documents == 42
+    assert "skipped        2 x not UTF-8 (first: " in done.stdout
+    # What was left out is no finished part of a build that leaves nothing out.
+    fails_with(build(text, tiny_tokenizer, tmp_path / "d", "--overwrite"), "--on-error skip")
+    assert IndexedDataset(tmp_path / "d").manifest.documents == 42
+
+
+def test_a_tokenizer_must_have_the_special_tokens(tiny_text, tiny_tokenizer, tmp_path):
+    values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
+    values["added_tokens"] = [each for each in values["added_tokens"] if each["content"] != "[PAR]"]
+    values["model"]["vocab"].pop("[PAR]")
+    bad = tmp_path / "tokenizer.json"
+    bad.write_text(json.dumps(values), encoding="utf-8")
+    fails_with(
+        build(tiny_text, bad, tmp_path / "d"),
+        "tokenizer.json: special token [PAR] must have id 5, found None",
+    )
+
+
+def test_a_dataset_is_replaced_only_on_request(tiny_text, tiny_tokenizer, tmp_path):
+    prefix = tmp_path / "d"
+    (tmp_path / "one.txt").write_text("One sentence.", encoding="utf-8")
+    assert build(tiny_text, tiny_tokenizer, prefix, "--lengths", 32).returncode == 0
+    fails_with(build(tmp_path / "one.txt", tiny_tokenizer, prefix), "add --overwrite")
+    assert IndexedDataset(prefix).manifest.documents == 40
+    assert build(tmp_path / "one.txt", tiny_tokenizer, prefix, "--overwrite", "--lengths", 64).returncode == 0
+    assert IndexedDataset(prefix).manifest.documents == 1
+    assert not (tmp_path / "d.segments-32.npy").exists()
