@@ -1,5 +1,10 @@
 """`<prefix>.json`: what a token dataset was built from and what it holds."""
 
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +15,8 @@ from elc_bert.files import atomic_write
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]+$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
+"""Without a directory, and neither . nor .. ."""
 
 
 class Part(BaseModel):
@@ -36,7 +42,7 @@ class SegmentsEntry(Part):
     sequence_length: Count
     """`T`: a segment has at most T - 2 tokens."""
     policy: str
-    """How the token stream was cut; see `elc_bert.data.segments.POLICIES`."""
+    """How the token stream was cut; see `elc_bert.data.policies.POLICIES`."""
     file: FileName
     """File name, in the directory of the manifest."""
     count: Count
@@ -69,6 +75,8 @@ class Manifest(Part):
     """What `--on-error skip` left out: how often for each reason."""
     segments: list[SegmentsEntry] = []
     """Segment indexes, sorted by policy and sequence length."""
+    manifest_sha256: Sha256 | None = None
+    """Of this manifest as `save` writes it with null here, in hexadecimal; `save` fills it in."""
 
     @staticmethod
     def path(prefix: Path) -> Path:
@@ -100,7 +108,13 @@ class Manifest(Part):
     def save(self, prefix: Path) -> None:
         """Writes the manifest of the dataset `prefix` atomically."""
         with atomic_write(self.path(prefix), "w") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
+            file.write(self.sealed())
+
+    def sealed(self) -> str:
+        """What `save` writes: to the byte a function of the other fields, so that any damage shows."""
+        blank = self.model_copy(update={"manifest_sha256": None}).model_dump_json(indent=2) + "\n"
+        seal = hashlib.sha256(blank.encode()).hexdigest()
+        return self.model_copy(update={"manifest_sha256": seal}).model_dump_json(indent=2) + "\n"
 
     def find_segments(self, sequence_length: int, policy: str) -> SegmentsEntry | None:
         """The segment index of one sequence length and policy, None if there is none."""
@@ -113,3 +127,19 @@ class Manifest(Part):
         """This manifest with one segment index added or replaced."""
         by_key = {(each.policy, each.sequence_length): each for each in (*self.segments, entry)}
         return self.model_copy(update={"segments": [by_key[key] for key in sorted(by_key)]})
+
+
+@contextlib.contextmanager
+def locked(prefix: Path) -> Iterator[None]:
+    """Waits until no other process is within it: a manifest read and saved here loses nobody's change.
+
+    The lock is on the directory, since the manifest is replaced on saving and a lock file would stay
+    behind. Where the file system cannot lock, this has no effect.
+    """
+    descriptor = os.open(prefix.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -98,8 +98,8 @@ def _clozes(
 ) -> Iterator[Cloze]:
     """The fit sentences among some, each with the word nearest to its middle masked."""
     for sentence in sentences:
-        first = int(dataset.pointers[sentence]) // dataset.tokens.dtype.itemsize
-        ids = dataset.tokens[first : first + int(dataset.lengths[sentence])].astype(np.int64)
+        (first,), (length,) = dataset.spans(sentence, sentence + 1)
+        ids = dataset.tokens[first : first + length].astype(np.int64)
         if len(ids) > max_tokens:
             continue
         pieces = tokenizer.decode_batch([[token] for token in ids.tolist()])
