@@ -16,12 +16,15 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 #: DeepSpeed writes "auto" where a number is to be worked out.
 Auto = BeforeValidator(lambda value: None if value == "auto" else value)
 
@@ -75,15 +78,28 @@ class ModelConfig(Section):
         return self
 
 
+class TrainingDataset(Section):
+    """An entry of ``elc_bert.data.train``: one dataset of a blend, with either ``weight`` or ``epochs``."""
+
+    path: Path
+    """Prefix of the dataset: PREFIX.bin, PREFIX.idx and PREFIX.json, made by data_tools."""
+    weight: PositiveNumber | None = None
+    """Its share of the sequences, relative to the weights of the others."""
+    epochs: PositiveNumber | None = None
+    """How often it is gone through, relative to the epochs of the others."""
+
+
 class DataConfig(Section):
     """``elc_bert.data``: what is read, and how it is masked."""
 
-    train: Path
-    """Prefix of the training dataset: PREFIX.bin, PREFIX.idx and PREFIX.json, made by data_tools."""
+    train: tuple[TrainingDataset, ...]
+    """Training datasets to blend, see TrainingDataset; of a single one the path is enough."""
     dev: Path
     """Prefix of the held-out dataset."""
     tokenizer: Path
-    """Tokenizer JSON; its hash must be that of both datasets."""
+    """Tokenizer JSON; its hash must be that of all datasets."""
+    segments: Literal["reference", "packed"] = "reference"
+    """How datasets are cut into segments: by whole sentences of one document, or without regard to both."""
     mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the non-special tokens to be predicted."""
     random_probability: Probability = 0.1
@@ -95,11 +111,48 @@ class DataConfig(Section):
     workers: int = Field(1, ge=0)
     """Processes per device that prepare batches; 0 prepares them in the training process."""
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _listed(cls, train: Any) -> Any:
+        if isinstance(train, str | Path):
+            train = [train]
+        if not isinstance(train, list | tuple) or not train:
+            raise ValueError('must be a path, or a list such as [{"path": "data/a", "weight": 0.7}, ...]')
+        return [{"path": each} if isinstance(each, str | Path) else each for each in train]
+
+    @field_validator("train")
+    @classmethod
+    def _check_blend(cls, train: tuple[TrainingDataset, ...]) -> tuple[TrainingDataset, ...]:
+        for number, each in enumerate(train):
+            given = [key for key in ("weight", "epochs") if getattr(each, key) is not None]
+            if len(given) == 2:
+                raise _within(f"[{number}]", "has both weight and epochs; keep one")
+            if len(train) > 1 and not given:
+                raise _within(f"[{number}].weight", f"is missing; say how much is read of {each.path}")
+            if (each.weight is None) != (train[0].weight is None):
+                other = "epochs" if each.epochs is None else "weight"
+                raise _within(f"[{number}].{given[0]}", f"train[0] has {other}; use the same for all")
+            if each.path in [other.path for other in train[:number]]:
+                raise _within(f"[{number}].path", f"{each.path} is listed before; raise its share there")
+        return train
+
+    @field_serializer("train")
+    def _short(self, train: tuple[TrainingDataset, ...]) -> str | list[dict[str, Any]]:
+        """As one writes it: a single dataset as its path."""
+        if len(train) == 1 and train[0].weight is None and train[0].epochs is None:
+            return str(train[0].path)
+        return [each.model_dump(mode="json", exclude_none=True) for each in train]
+
     @model_validator(mode="after")
     def _check_split(self) -> DataConfig:
         if self.random_probability + self.keep_probability > 1.0:
             raise ValueError("random_probability + keep_probability must not exceed 1")
         return self
+
+
+def _within(place: str, message: str) -> PydanticCustomError:
+    """An error in a part of the value that is validated, such as ``[1].weight``."""
+    return PydanticCustomError("value_error", "{message}", {"within": place, "message": message})
 
 
 class TrainingConfig(Section):

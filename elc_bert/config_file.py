@@ -59,10 +59,12 @@ def describe(error: ValidationError, root: type[BaseModel], prefix: str = "") ->
 
 
 def _describe_one(problem: dict[str, Any], root: type[BaseModel], prefix: str) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join([*([prefix] if prefix else []), *location])
+    location = problem["loc"]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    key = "".join([prefix, *parts, problem.get("ctx", {}).get("within", "")]).removeprefix(".")
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}{did_you_mean(location[-1], _fields_at(root, location[:-1]))}"
+        names = [part for part in location if isinstance(part, str)]
+        return f"unknown key {key}{did_you_mean(names[-1], _fields_at(root, names[:-1]))}"
     if problem["type"] == "missing":
         return f"missing key {key}"
     message = problem["msg"].removeprefix("Value error, ")

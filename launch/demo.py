@@ -42,6 +42,9 @@ def plan(config: RunConfig, config_arguments: list[str], prose_arguments: list[s
         config: the run.
         config_arguments: options with which launch/pretrain.py comes to that configuration.
         prose_arguments: further options of ``data_tools prose``.
+
+    Raises:
+        UserError: the configuration asks for what the demo does not make.
     """
     data, training = config.elc_bert.data, config.elc_bert.training
     vocab_size = config.elc_bert.model.vocab_size
@@ -50,7 +53,13 @@ def plan(config: RunConfig, config_arguments: list[str], prose_arguments: list[s
     )
     lengths = [phase.sequence_length for phase in schedule.phases]
     folder = data.tokenizer.parent
-    texts = {prefix: folder / f"{name}.txt" for name, prefix in (("train", data.train), ("dev", data.dev))}
+    if len(data.train) > 1 or data.segments != "reference":
+        raise UserError(
+            "elc_bert.data: the demo builds one training dataset, with reference segments; set train to one "
+            "path and segments to reference"
+        )
+    train = data.train[0].path
+    texts = {prefix: folder / f"{name}.txt" for name, prefix in (("train", train), ("dev", data.dev))}
     builds = [
         Step(
             f"encode {text} for sequences of {' and '.join(map(str, lengths))} tokens",
@@ -71,7 +80,7 @@ def plan(config: RunConfig, config_arguments: list[str], prose_arguments: list[s
             f"train a tokenizer of {vocab_size} subwords",
             _data_tools(
                 "tokenizer",
-                input=texts[data.train],
+                input=texts[train],
                 held_out=texts[data.dev],
                 vocab_size=vocab_size,
                 output=data.tokenizer,

@@ -58,6 +58,19 @@ def tiny_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
     return prefix
 
 
+@pytest.fixture(scope="session")
+def second_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
+    """Prefix of a smaller dataset of the same kind as `tiny_dataset`, other text."""
+    from data_tools.build import build_dataset
+
+    words = tiny_text.read_text(encoding="utf-8").split(" ")
+    text = tiny_text.with_name("second.txt")
+    text.write_text(" ".join(reversed(words[: len(words) // 3])), encoding="utf-8")
+    prefix = tiny_text.with_name("second")
+    build_dataset([text], tiny_tokenizer, prefix, lengths=[32, 128])
+    return prefix
+
+
 def pytest_configure() -> None:
     """Where there is no GPU its kernels are interpreted; Triton must know before anything imports it."""
     import torch

@@ -102,10 +102,14 @@ def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
         ("train_batch_size=auto", "train_batch_size: give the global batch as a number"),
         ("gradient_clipping=-1", "gradient_clipping = -1: input should be greater than or equal to 0"),
         ("optimizer.params.lr=-1", "optimizer.params.lr = -1: input should be greater than or equal to 0"),
-        ("optimizer.params.betas=[0.9,1]", "optimizer.params.betas.1 = 1: input should be less than 1"),
+        ("optimizer.params.betas=[0.9,1]", "optimizer.params.betas[1] = 1: input should be less than 1"),
         (
             "scheduler.params.warmup_proportion=2",
             "scheduler.params.warmup_proportion = 2: input should be less",
+        ),
+        (
+            "elc_bert.data.segments=sentences",
+            "elc_bert.data.segments = \"sentences\": input should be 'reference' or 'packed'",
         ),
         ("zero_optimization.stage=4", "zero_optimization.stage = 4: input should be 0, 1, 2"),
         ("bf16=true", "bf16: must be a section, not True"),
@@ -129,6 +133,73 @@ def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
 )
 def test_a_value_out_of_range_is_named_with_its_range(file, override, message):
     assert refusal(file, override).startswith(message)
+
+
+def test_training_datasets_are_a_path_or_a_list(file, tmp_path):
+    key = "elc_bert.data.train"
+    blend = [{"path": "data/a", "weight": 0.7}, {"path": "data/b", "weight": 3}]
+    epochs = [{"path": "data/a", "epochs": 2}, {"path": "data/b", "epochs": 0.5}]
+    saved = tmp_path / "saved.json"
+    for value, expected in (
+        ("data/a", [("data/a", None, None)]),
+        (json.dumps(["data/a"]), [("data/a", None, None)]),
+        (json.dumps(blend), [("data/a", 0.7, None), ("data/b", 3.0, None)]),
+        (json.dumps(epochs), [("data/a", None, 2.0), ("data/b", None, 0.5)]),
+        (json.dumps(epochs[:1]), [("data/a", None, 2.0)]),
+    ):
+        config = load_config(file, [f"{key}={value}"])
+        train = config.elc_bert.data.train
+        assert [(str(each.path), each.weight, each.epochs) for each in train] == expected
+        saved.write_text(config.model_dump_json(), encoding="utf-8")
+        assert load_config(saved).elc_bert.data == config.elc_bert.data
+        written = json.loads(saved.read_text())["elc_bert"]["data"]["train"]
+        assert written == ("data/a" if expected == [("data/a", None, None)] else json.loads(value))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            3,
+            'elc_bert.data.train: must be a path, or a list such as [{"path": "data/a", "weight": 0.7}, ...]',
+        ),
+        ([], "elc_bert.data.train: must be a path, or a list such as"),
+        ({"path": "a"}, "elc_bert.data.train: must be a path, or a list such as"),
+        ([3], "elc_bert.data.train[0] = 3: input should be a valid dictionary"),
+        ([{"weight": 1}], "missing key elc_bert.data.train[0].path"),
+        (["a", "b"], "elc_bert.data.train[0].weight: is missing; say how much is read of a"),
+        (
+            [{"path": "a", "epochs": 1}, {"path": "b"}],
+            "elc_bert.data.train[1].weight: is missing; say how much is read of b",
+        ),
+        (
+            [{"path": "a", "weight": 1}, {"path": "b", "epochs": 1}],
+            "elc_bert.data.train[1].epochs: train[0] has weight; use the same for all",
+        ),
+        (
+            [{"path": "a", "weight": 1, "epochs": 1}],
+            "elc_bert.data.train[0]: has both weight and epochs; keep one",
+        ),
+        (
+            [{"path": "a", "weight": 1}, {"path": "./a", "weight": 2}],
+            "elc_bert.data.train[1].path: a is listed before; raise its share there",
+        ),
+        (
+            [{"path": "a", "weight": 1}, {"path": "b", "weight": 0}],
+            "elc_bert.data.train[1].weight = 0: input should be greater than 0",
+        ),
+        (
+            [{"path": "a", "weight": float("inf")}],
+            "elc_bert.data.train[0].weight = Infinity: input should be a finite number",
+        ),
+        (
+            [{"path": "a", "weigth": 1}],
+            "unknown key elc_bert.data.train[0].weigth; did you mean weight?",
+        ),
+    ],
+)
+def test_a_blend_that_cannot_be_is_named_with_its_entry(file, train, message):
+    assert refusal(file, f"elc_bert.data.train={json.dumps(train)}").startswith(message)
 
 
 def test_keys_that_contradict_each_other(file):

@@ -19,7 +19,11 @@ SOURCES = sorted(
 )
 OURS = {"elc_bert", "data_tools", "launch", "benchmarks", "tests"}
 # What pip brings with a pinned package or with an extra that is not installed by default.
-UNPINNED = {"triton": "part of torch's GPU builds", "transformers": "the extra hf"}
+UNPINNED = {
+    "triton": "part of torch's GPU builds",
+    "transformers": "the extra hf",
+    "pydantic_core": "part of pydantic",
+}
 # Modules that are themselves imported inside the function that needs them.
 LAZY = {ROOT / "elc_bert/optim/fused_gpu.py"}
 

@@ -1,5 +1,9 @@
-"""Masked batches: samples of a token dataset as arrays."""
+"""Masked batches: samples of token datasets as arrays.
 
+Shapes: `B` samples of `T` tokens.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,73 +25,96 @@ class Batch:
     """What the model reads, [B, T]."""
     attention_mask: NDArray[np.bool_]
     """True where there is a real token, False on padding, [B, T]."""
-    labels: NDArray[np.int64]
-    """The token to predict, -100 where there is none, [B, T]."""
+    tokens: NDArray[np.int32]
+    """What stood there before it was masked, [B, T]."""
+    predicted: NDArray[np.bool_]
+    """True where the model is to predict the token, [B, T]."""
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the samples."""
+        return Batch(self.input_ids[rows], self.attention_mask[rows], self.tokens[rows], self.predicted[rows])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset to take samples from."""
+
+    dataset: IndexedDataset
+    segments: SegmentIndex
+    """For the sequence length of the batches."""
+    seed: int
+    """Of the masks."""
 
 
 class MaskedBatches:
     """Reads masked samples: `[CLS]`, a segment, `[SEP]`, and `[PAD]` up to `T` tokens.
 
-    A sample is a pure function of (seed, epoch, number of the segment), in whatever batch it is.
+    A sample is a pure function of (seed of its source, epoch, number of the segment), in whatever batch it
+    is.
 
     Args:
-        dataset: the token stream.
-        segments: its segments for this sequence length.
+        sources: the datasets.
         sequence_length: `T`.
         vocab_size: of the model; random replacements are drawn below it.
-        seed: of the masks.
         masking: the probabilities.
     """
 
-    def __init__(
-        self,
-        dataset: IndexedDataset,
-        segments: SegmentIndex,
-        sequence_length: int,
-        vocab_size: int,
-        seed: int,
-        masking: Masking,
-    ):
-        self.dataset = dataset
-        self.segments = segments
+    def __init__(self, sources: Sequence[Source], sequence_length: int, vocab_size: int, masking: Masking):
+        self.sources = list(sources)
         self.sequence_length = sequence_length
         self.vocab_size = vocab_size
-        self.seed = seed
         self.masking = masking
 
-    def __call__(self, epochs: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """The batch of some segments in some epochs, both int64 [B].
+    def __call__(
+        self, sources: NDArray[np.int64], epochs: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> Batch:
+        """The batch of some segments in some epochs.
+
+        Args:
+            sources: which dataset each sample is of, int64 [B].
+            epochs: of that dataset, int64 [B].
+            samples: numbers of its segments, int64 [B].
 
         Raises:
-            UserError: the dataset's files do not fit together, or hold ids beyond the vocabulary.
+            UserError: a dataset's files do not fit together, or hold ids beyond the vocabulary.
         """
-        random = CounterRandom(self.seed, epochs, samples)
-        offsets, lengths = self.segments(samples)
-        lengths = self._shortened(np.minimum(lengths, self.sequence_length - 2), random)
-        tokens = self._framed(offsets, lengths)
-        inputs, labels = mask_spans(tokens, lengths + 2, self.vocab_size, self.masking, random)
-        return Batch(inputs, tokens != PAD, labels)
+        seeds = np.array([source.seed for source in self.sources])
+        random = CounterRandom(seeds[sources], epochs, samples)
+        tokens, lengths = self._read(sources, samples, self._longest(random))
+        is_real = np.arange(self.sequence_length, dtype=np.int32) < lengths[:, None]
+        tokens[:, 0] = CLS
+        tokens[np.arange(len(samples)), lengths - 1] = SEP
+        np.copyto(tokens, PAD, where=~is_real)
+        inputs, predicted = mask_spans(tokens, lengths, self.vocab_size, self.masking, random)
+        return Batch(inputs.astype(np.int64), is_real, tokens, predicted)
 
-    def _shortened(self, lengths: NDArray[np.int64], random: CounterRandom) -> NDArray[np.int64]:
-        """Lengths of the segments, some of them cut to a uniform length in [1, T - 2)."""
-        is_short, length = random.uniform(Stream.SHORT, np.arange(2)).T
-        cut = scale(length, 1, self.sequence_length - 2)
-        return np.where(is_short < self.masking.short_p, np.minimum(lengths, cut), lengths)
+    def _longest(self, random: CounterRandom) -> NDArray[np.int64]:
+        """Most tokens of each segment, int64 [B]: for some samples a uniform number in [1, T - 2)."""
+        whole = self.sequence_length - 2
+        is_short, length = random.uniform(Stream.SHORT, np.arange(2)[:, None])
+        return np.where(is_short < self.masking.short_p, scale(length, 1, whole), whole)
 
-    def _framed(self, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Token ids with `[CLS]`, `[SEP]` and padding, [B, T]."""
-        steps = np.arange(self.sequence_length - 2)
-        # Only the pages of the file that hold these segments are read.
-        places = np.minimum(offsets[:, None] + steps, self.dataset.num_tokens - 1)
-        segment = np.where(steps < lengths[:, None], self.dataset.tokens[places], PAD)
-        highest = int(segment.max())
+    def _read(
+        self, sources: NDArray[np.int64], samples: NDArray[np.int64], longest: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Segments in their places, with any tokens around them, int32 [B, T]; and lengths with
+        `[CLS]` and `[SEP]`, int32 [B]."""
+        tokens = np.empty((len(samples), self.sequence_length), dtype=np.int32)
+        lengths = np.empty(len(samples), dtype=np.int32)
+        for number, source in enumerate(self.sources):
+            rows = np.flatnonzero(sources == number)
+            offsets, whole = source.segments(samples[rows])
+            lengths[rows] = np.minimum(whole, longest[rows]) + 2
+            places = offsets[:, None] + np.arange(-1, self.sequence_length - 1)
+            np.clip(places, 0, source.dataset.num_tokens - 1, out=places)
+            tokens[rows] = self._checked(source.dataset, source.dataset.gather(places))
+        return tokens, lengths
+
+    def _checked(self, dataset: IndexedDataset, tokens: NDArray[np.integer]) -> NDArray[np.integer]:
+        highest = int(tokens.max(initial=0))
         if highest >= self.vocab_size:
             raise UserError(
-                f"{self.dataset.prefix}.bin: holds token id {highest}, but the vocabulary has "
+                f"{dataset.prefix}.bin: holds token id {highest}, but the vocabulary has "
                 f"{self.vocab_size} subwords; give the tokenizer that the dataset was built with"
             )
-        tokens = np.full((len(offsets), self.sequence_length), PAD, dtype=np.int64)
-        tokens[:, 0] = CLS
-        tokens[:, 1:-1] = segment
-        tokens[np.arange(len(offsets)), lengths + 1] = SEP
         return tokens

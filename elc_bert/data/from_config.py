@@ -1,6 +1,9 @@
 """Parts of the data path as a run's configuration describes them."""
 
+from fractions import Fraction
+
 from elc_bert.config import DataConfig, RunConfig
+from elc_bert.data.blend import Portion
 from elc_bert.data.masking import Masking
 from elc_bert.data.steps import HeldOut
 
@@ -13,6 +16,23 @@ def masking_of(data: DataConfig) -> Masking:
         keep_p=data.keep_probability,
         short_p=data.short_probability,
     )
+
+
+def portions_of(data: DataConfig) -> list[Portion]:
+    """The training datasets of ``elc_bert.data``."""
+    return [
+        Portion(
+            each.path,
+            weight=Fraction(1) if each.weight is None else _as_written(each.weight),
+            epochs=None if each.epochs is None else _as_written(each.epochs),
+        )
+        for each in data.train
+    ]
+
+
+def _as_written(number: float) -> Fraction:
+    """0.7 as 7/10, not as the nearest binary fraction."""
+    return Fraction(repr(number))
 
 
 def held_out_set(config: RunConfig, *, micro_batch: int, rank: int = 0, world_size: int = 1) -> HeldOut:
@@ -32,4 +52,5 @@ def held_out_set(config: RunConfig, *, micro_batch: int, rank: int = 0, world_si
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch,
+        policy=ours.data.segments,
     )

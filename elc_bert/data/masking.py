@@ -1,14 +1,16 @@
 """Span masking: which tokens are to be predicted, and what stands in their place.
 
-Shapes: `B` samples, `T` tokens of a sample, `A` samples that still need spans, `S` longest span.
+Shapes: `B` samples, `T` tokens of a sample, `A` samples that still need spans, `N` spans of all of these,
+`C` places that the spans cover, counted again for each span.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.data.random import CounterRandom, Stream, scale
+from elc_bert.data.random import BITS, CounterRandom, Stream, scale
 from elc_bert.data.vocabulary import MASK
 from elc_bert.errors import UserError
 
@@ -16,7 +18,6 @@ NUM_SPECIAL = 6
 """Ids below are never masked. The tokenizers have 7 special tokens: the reference masks `[TAB]`."""
 FIRST_REPLACEMENT_ID = 5
 """Lowest id of a random replacement. The reference draws `[PAR]` and `[TAB]` too."""
-NOT_PREDICTED = -100
 MAX_TRIES = 100
 MAX_SPAN = 9
 CONTINUE_SPAN = 2 / 3
@@ -27,6 +28,9 @@ CONTINUE_SPAN = 2 / 3
 _WRAPS = 1 - CONTINUE_SPAN ** (MAX_SPAN + 1)
 _ZERO = (1 - CONTINUE_SPAN) * CONTINUE_SPAN**MAX_SPAN / _WRAPS
 _SPAN_THRESHOLDS = np.array([_ZERO + (1 - CONTINUE_SPAN**k) / _WRAPS for k in range(MAX_SPAN)])
+
+BLOCK = 64
+"""Tokens whose number to mask is one draw from a binomial; a sample of more adds up several of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,79 +62,154 @@ class Masking:
 
 
 def mask_spans(
-    tokens: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    tokens: NDArray[np.int32],
+    lengths: NDArray[np.integer],
     vocab_size: int,
     masking: Masking,
     random: CounterRandom,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Masks a batch; `mask_spans_plainly` is the definition, which this equals exactly.
 
+    All spans that a sample may need are drawn at once, and those after the one that reached the number to
+    mask are dropped. A sample for which they were too few gets more of them in another round.
+
     Args:
-        tokens: ids, special tokens included, int64 [B, T].
-        lengths: tokens of each sample before the padding, int64 [B].
+        tokens: ids, special tokens included, int32 [B, T].
+        lengths: tokens of each sample before the padding, int [B].
         vocab_size: random replacements are drawn below it.
         masking: the probabilities.
         random: the generator of the batch's samples.
 
     Returns:
-        What the model reads, int64 [B, T], and what it is to predict, int64 [B, T] with
-        `NOT_PREDICTED` where it predicts nothing.
+        What the model reads, int32 [B, T], and where it is to predict the token, bool [B, T].
     """
-    inputs, width = tokens.copy(), tokens.shape[1]
-    masked = np.zeros(tokens.shape, dtype=bool)
-    maskable = tokens >= NUM_SPECIAL
-    chosen = random.uniform(Stream.NUMBER_TO_MASK, np.arange(width)) < masking.mask_p
-    missing = (chosen & maskable).sum(axis=1)
+    width = tokens.shape[1]
+    inputs, maskable = tokens.copy(), tokens >= NUM_SPECIAL
+    free = maskable.copy()
+    missing = _numbers_to_mask(maskable.sum(axis=1), width, masking.mask_p, random)
+    tried = np.zeros_like(missing)
+    first_span = np.empty(tokens.size, dtype=np.int32)
     active = np.flatnonzero(missing > 0)
-    steps = np.arange(MAX_SPAN)
-    for attempt in range(MAX_TRIES):
-        if active.size == 0:
-            break
-        draws = random.rows(active)
-        span, offset, kind = draws.uniform(Stream.SPANS, 3 * attempt + np.arange(3)).T
-        size = np.searchsorted(_SPAN_THRESHOLDS, span, side="right")
-        first = scale(offset, 1 - size, lengths[active] + size)
-        places = first[:, None] + steps  # [A, S]
-        inside = (steps < size[:, None]) & (places >= 0) & (places < width)
-        cells = active[:, None] * width + places.clip(0, width - 1)
-        hit = inside & maskable.ravel()[cells]
-        is_random = (kind < masking.random_p)[:, None] & hit
+    while active.size:
+        tries = np.minimum(missing[active] * 2 // 3 + 4, MAX_TRIES - tried[active])
+        begins = np.cumsum(tries) - tries
+        rows = np.repeat(active, tries)
+        attempts = np.arange(len(rows)) - np.repeat(begins - tried[active], tries)
+        length, offset, kind = random.uniform(Stream.SPANS, 3 * attempts + np.arange(3)[:, None], rows)
+        sizes = np.searchsorted(_SPAN_THRESHOLDS, length, side="right")
+        firsts = scale(offset, 1 - sizes, lengths[rows] + sizes)
+        cells, spans = _covered(rows, firsts, sizes, lengths, width)
+
+        # Of several values for one index numpy keeps the last, so that backwards the first span remains.
+        first_span[cells[::-1]] = spans[::-1]
+        is_new = free.ravel()[cells] & (first_span[cells] == spans)
+        new = np.bincount(spans[is_new], minlength=len(rows))
+        before = np.cumsum(new) - new
+        needed = before - np.repeat(before[begins], tries) < missing[rows]
+
+        hit = np.flatnonzero(needed[spans] & maskable.ravel()[cells])
+        cells, spans = cells[hit], spans[hit]
         is_kept = (kind >= masking.random_p) & (kind < masking.random_p + masking.keep_p)
-        new = tokens.ravel()[cells]
-        new[~is_kept] = MASK
-        rows = np.flatnonzero(is_random.any(axis=1))
-        replacements = draws.rows(rows).integers(
-            Stream.REPLACEMENTS, MAX_SPAN * attempt + steps, FIRST_REPLACEMENT_ID, vocab_size
+        values = np.where(is_kept[spans], tokens.ravel()[cells], MASK)
+        is_random = np.flatnonzero((kind < masking.random_p)[spans])
+        span, cell = spans[is_random], cells[is_random]
+        counters = MAX_SPAN * attempts[span] + cell - (rows * width + firsts)[span]
+        values[is_random] = random.integers(
+            Stream.REPLACEMENTS, counters, FIRST_REPLACEMENT_ID, vocab_size, rows[span]
         )
-        new[rows] = replacements
-        missing[active] -= (hit & ~masked.ravel()[cells]).sum(axis=1)
-        inputs.ravel()[cells[hit]] = new[hit]
-        masked.ravel()[cells[hit]] = True
-        active = active[missing[active] > 0]
-    return inputs, np.where(masked, tokens, NOT_PREDICTED)
+        inputs.ravel()[cells] = values  # again the last span wins
+        free.ravel()[cells] = False
+        missing[active] -= np.add.reduceat(np.where(needed, new, 0), begins)
+        tried[active] += tries
+        active = active[(missing[active] > 0) & (tried[active] < MAX_TRIES)]
+    return inputs, maskable & ~free
+
+
+def _covered(
+    rows: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    lengths: NDArray[np.integer],
+    width: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places that spans cover within their samples, span by span.
+
+    Args:
+        rows: sample of each span, int64 [N].
+        firsts: place of its first token, which may lie outside of the sample, int64 [N].
+        sizes: number of its tokens, int64 [N].
+        lengths: of the samples, int [B].
+        width: `T`.
+
+    Returns:
+        Places b * T + t, and the number of the span that each belongs to, both int64 [C].
+    """
+    inside = np.maximum(firsts, 0)
+    counts = np.maximum(np.minimum(firsts + sizes, lengths[rows]) - inside, 0)
+    spans = np.repeat(np.arange(len(rows)), counts)
+    starts = rows * width + inside - (np.cumsum(counts) - counts)
+    return starts[spans] + np.arange(len(spans)), spans
+
+
+def _numbers_to_mask(
+    maskable: NDArray[np.int64], width: int, probability: float, random: CounterRandom
+) -> NDArray[np.int64]:
+    """Draws from the binomials of some numbers of tokens, each up to `width`, int64 [B]."""
+    blocks = np.arange(-(-width // BLOCK))[:, None]
+    sizes = (maskable - BLOCK * blocks).clip(0, BLOCK)
+    draws = random.bits(Stream.NUMBER_TO_MASK, blocks)
+    # Row n of the table begins at n (n - 1) / 2; its number in the high bits sorts all rows into one.
+    keys = (sizes.astype(np.uint64) << np.uint64(BITS)) | draws
+    found = np.searchsorted(_binomial_table(probability), keys, side="right")
+    return (found - sizes * (sizes - 1) // 2).sum(axis=0)
+
+
+@functools.cache
+def _binomial_table(probability: float) -> NDArray[np.uint64]:
+    """`n * 2^BITS` plus `binomial_thresholds(probability)[n]`, for all n on end: ascending uint64."""
+    rows = binomial_thresholds(probability)
+    return np.concatenate([row + (np.uint64(n) << np.uint64(BITS)) for n, row in enumerate(rows)])
+
+
+def binomial_thresholds(probability: float) -> list[NDArray[np.uint64]]:
+    """How to draw from a binomial: as many of row n as a random integer of `BITS` bits reaches.
+
+    Returns:
+        For each number of tokens n up to `BLOCK`, P(at most k of them) * 2^BITS, rounded down, for
+        k = 0..n-1, uint64 [n]. The arithmetic is that of IEEE, so the same on every machine.
+    """
+    rows = [np.zeros(0)]
+    for _ in range(BLOCK):
+        # P(at most k of n + 1) = P(the last is not) P(at most k of n) + P(it is) P(at most k - 1 of n).
+        row = np.append(rows[-1], 1.0)
+        rows.append((1.0 - probability) * row + probability * np.append(0.0, row[:-1]))
+    return [(row * 2.0**BITS).astype(np.uint64) for row in rows]
 
 
 def mask_spans_plainly(
-    tokens: NDArray[np.int64],
-    lengths: NDArray[np.int64],
+    tokens: NDArray[np.int32],
+    lengths: NDArray[np.integer],
     vocab_size: int,
     masking: Masking,
     random: CounterRandom,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """The definition of `mask_spans`, one sample and one token at a time."""
-    inputs, labels = tokens.copy(), np.full_like(tokens, NOT_PREDICTED)
+    inputs, masked = tokens.copy(), np.zeros(tokens.shape, dtype=bool)
+    thresholds = binomial_thresholds(masking.mask_p)
     for b, row in enumerate(tokens.tolist()):
-        draws = random.rows(np.array([b]))
+        sample = np.array([b])
         maskable = [t for t, token in enumerate(row) if token >= NUM_SPECIAL]
-        chosen = draws.uniform(Stream.NUMBER_TO_MASK, np.arange(len(row)))[0] < masking.mask_p
-        number_to_mask = sum(bool(chosen[t]) for t in maskable)
-        done: set[int] = set()
+        number_to_mask = 0
+        for block, begin in enumerate(range(0, len(maskable), BLOCK)):
+            draw = random.bits(Stream.NUMBER_TO_MASK, block, sample)[0]
+            size = len(maskable[begin : begin + BLOCK])
+            number_to_mask += sum(bool(threshold <= draw) for threshold in thresholds[size])
         for attempt in range(MAX_TRIES):
-            if len(done) >= number_to_mask:
+            if masked[b].sum() >= number_to_mask:
                 break
-            span, offset, kind = draws.uniform(Stream.SPANS, 3 * attempt + np.arange(3))[0]
-            size = sum(bool(threshold <= span) for threshold in _SPAN_THRESHOLDS)
+            counters = 3 * attempt + np.arange(3)[:, None]
+            length, offset, kind = random.uniform(Stream.SPANS, counters, sample)[:, 0]
+            size = sum(bool(threshold <= length) for threshold in _SPAN_THRESHOLDS)
             # A span may stick out on the left, and out or fall wholly beyond on the right: edges are
             # covered as often as the middle, and long spans are slightly rarer in short samples.
             low, high = 1 - size, int(lengths[b]) + size
@@ -140,13 +219,16 @@ def mask_spans_plainly(
                 if t not in maskable:
                     continue
                 if kind < masking.random_p:
-                    inputs[b, t] = draws.integers(
-                        Stream.REPLACEMENTS, [MAX_SPAN * attempt + step], FIRST_REPLACEMENT_ID, vocab_size
-                    )[0, 0]
+                    inputs[b, t] = random.integers(
+                        Stream.REPLACEMENTS,
+                        MAX_SPAN * attempt + step,
+                        FIRST_REPLACEMENT_ID,
+                        vocab_size,
+                        sample,
+                    )[0]
                 elif kind < masking.random_p + masking.keep_p:
                     inputs[b, t] = row[t]
                 else:
                     inputs[b, t] = MASK
-                labels[b, t] = row[t]
-                done.add(t)
-    return inputs, labels
+                masked[b, t] = True
+    return inputs, masked

@@ -15,6 +15,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 
+BITS = 53
+"""Of a random integer: as many as a float64 holds exactly."""
+
 
 class Stream(IntEnum):
     """What a number is drawn for; each purpose has its own sequence."""
@@ -28,9 +31,12 @@ class Stream(IntEnum):
 
 def mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Output function of SplitMix64, a bijection of uint64 in which every bit depends on every other."""
-    words = (words ^ (words >> np.uint64(30))) * _MULTIPLIER_1
-    words = (words ^ (words >> np.uint64(27))) * _MULTIPLIER_2
-    return words ^ (words >> np.uint64(31))
+    words = words ^ (words >> np.uint64(30))
+    words *= _MULTIPLIER_1
+    words ^= words >> np.uint64(27)
+    words *= _MULTIPLIER_2
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def absorb(keys: NDArray[np.uint64], words: ArrayLike) -> NDArray[np.uint64]:
@@ -51,43 +57,55 @@ def derive_seed(seed: int, *words: int) -> int:
 class CounterRandom:
     """Random numbers for a batch, in which those of a sample depend on that sample only.
 
+    Numbers are asked for by counters whose last axis goes along the samples, int [..., B] or [..., 1]. With
+    `rows`, int [N], it goes along these samples of the batch instead: [..., N] or [..., 1].
+
     Args:
-        seed: of the run.
+        seed: of the run, or of each sample, int64 [B].
         epochs: int64 [B].
         samples: int64 [B].
     """
 
-    def __init__(self, seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64]):
-        self._keys = absorb(absorb(absorb(np.zeros(1, dtype=np.uint64), seed), epochs), samples)
+    def __init__(self, seed: int | NDArray[np.int64], epochs: NDArray[np.int64], samples: NDArray[np.int64]):
+        keys = absorb(absorb(absorb(np.zeros(1, dtype=np.uint64), seed), epochs), samples)
+        self._keys = absorb(keys, np.array(Stream)[:, None])
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def rows(self, rows: NDArray[np.integer]) -> "CounterRandom":
-        """The generator of some samples of the batch only."""
-        part = object.__new__(CounterRandom)
-        part._keys = self._keys[rows]
-        return part
-
-    def uniform(self, stream: Stream, counters: ArrayLike) -> NDArray[np.float64]:
-        """Numbers in [0, 1) on a grid of 2^-53.
+    def bits(
+        self, stream: Stream, counters: ArrayLike, rows: NDArray[np.integer] | None = None
+    ) -> NDArray[np.uint64]:
+        """Integers in [0, 2^53).
 
         Args:
             stream: what for.
-            counters: which numbers of the stream, int [K] for all samples or [B, K].
+            counters: which numbers of the stream.
+            rows: of which samples; all by default.
 
         Returns:
-            float64 [B, K].
+            uint64 [..., B or N].
         """
-        keys = absorb(self._keys, int(stream))[:, None]
-        bits = mix(keys + np.asarray(counters).astype(np.uint64) * _GOLDEN)
-        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        keys = self._keys[stream] if rows is None else self._keys[stream][rows]
+        words = mix(keys + np.atleast_1d(counters).astype(np.uint64) * _GOLDEN)
+        words >>= np.uint64(64 - BITS)
+        return words
+
+    def uniform(
+        self, stream: Stream, counters: ArrayLike, rows: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float64]:
+        """Numbers in [0, 1) on a grid of 2^-53, float64 [..., B or N]; see `bits`."""
+        uniform = self.bits(stream, counters, rows).astype(np.float64)
+        uniform *= 2.0**-BITS
+        return uniform
 
     def integers(
-        self, stream: Stream, counters: ArrayLike, low: ArrayLike, high: ArrayLike
+        self,
+        stream: Stream,
+        counters: ArrayLike,
+        low: ArrayLike,
+        high: ArrayLike,
+        rows: NDArray[np.integer] | None = None,
     ) -> NDArray[np.int64]:
-        """Integers in [low, high), int64 [B, K]; the bias is below (high - low) / 2^53."""
-        return scale(self.uniform(stream, counters), low, high)
+        """Integers in [low, high), int64 [..., B or N]; the bias is below (high - low) / 2^53."""
+        return scale(self.uniform(stream, counters, rows), low, high)
 
 
 def scale(uniform: NDArray[np.float64], low: ArrayLike, high: ArrayLike) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ Shapes: `m` samples of a micro-batch, `T` tokens of a sample, `M` tokens to pred
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from elc_bert.data.batches import Batch, MaskedBatches
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.masking import NOT_PREDICTED, Masking
-from elc_bert.data.order import Order
-from elc_bert.data.random import derive_seed
+from elc_bert.data.batches import Batch
+from elc_bert.data.blend import Portion
+from elc_bert.data.masking import Masking
 from elc_bert.data.schedule import LengthSchedule, Phase
-from elc_bert.data.segments import open_segments
+from elc_bert.data.stream import SampleStream
 from elc_bert.errors import UserError
 
 _HELD_OUT = 1 << 32
 """Stream of the held-out set, beyond the numbers of any phase."""
+TOKENS_AT_ONCE = 1 << 16
+"""Micro-batches are masked together up to so many tokens: few calls, in memory that does not grow."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class MicroBatch:
     @classmethod
     def from_batch(cls, batch: Batch) -> "MicroBatch":
         """The tensors of a batch of arrays."""
-        positions = np.flatnonzero(batch.labels != NOT_PREDICTED)
+        positions = np.flatnonzero(batch.predicted)
         return cls(
             torch.from_numpy(batch.input_ids),
             torch.from_numpy(batch.attention_mask),
             torch.from_numpy(positions),
-            torch.from_numpy(batch.labels.ravel()[positions]),
-            int(batch.attention_mask.sum()),
+            torch.from_numpy(batch.tokens.ravel()[positions].astype(np.int64)),
+            int(np.count_nonzero(batch.attention_mask)),
         )
 
     def pin_memory(self) -> "MicroBatch":
@@ -78,11 +78,11 @@ class MicroBatch:
 class TrainingSteps(Dataset[list[MicroBatch]]):
     """The micro-batches of one rank, by step: `steps[17]` holds those of step 17, in order.
 
-    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own order. In it,
-    micro-step k of rank r reads the m positions from (k * world_size + r) * m.
+    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own stream of samples. In
+    it, micro-step k of rank r reads the m positions from (k * world_size + r) * m.
 
     Args:
-        prefix: path of the dataset.
+        portions: the datasets, and how much of each is read.
         schedule: sequence lengths and global batches.
         seed: of the order and of the masks.
         masking: the probabilities.
@@ -90,15 +90,16 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         rank: of this process.
         world_size: number of processes.
         micro_batch_of: samples of a micro-batch, for each phase.
+        policy: how the datasets are cut into segments.
 
     Raises:
-        UserError: the dataset or a segment index is missing or damaged, or a phase's batch is no
-            multiple of world size times micro-batch.
+        UserError: a dataset or a segment index is missing or damaged, or a phase's batch is no multiple of
+            world size times micro-batch.
     """
 
     def __init__(
         self,
-        prefix: str | os.PathLike[str],
+        portions: Sequence[Portion],
         schedule: LengthSchedule,
         seed: int,
         masking: Masking,
@@ -107,13 +108,14 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         rank: int,
         world_size: int,
         micro_batch_of: Callable[[Phase], int],
+        policy: str = "reference",
     ):
         self.schedule = schedule
         self.rank = rank
         self.world_size = world_size
-        dataset = IndexedDataset(prefix)
+        self.streams: dict[int, SampleStream] = {}
+        """What each phase reads, by its index."""
         self._micro_batches: dict[int, int] = {}
-        self._readers: dict[int, tuple[Order, MaskedBatches]] = {}
         for phase in schedule.phases:
             micro_batch = micro_batch_of(phase)
             if micro_batch < 1 or phase.global_batch % (world_size * micro_batch):
@@ -122,8 +124,8 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
                     f"no multiple of {world_size} ranks times a {micro_batch} samples; change one of them"
                 )
             self._micro_batches[phase.index] = micro_batch
-            self._readers[phase.index] = _reader(
-                dataset, phase.sequence_length, seed, phase.index, masking, vocab_size
+            self.streams[phase.index] = SampleStream(
+                portions, phase.sequence_length, seed, phase.index, masking, vocab_size, policy
             )
 
     def __len__(self) -> int:
@@ -135,14 +137,19 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
             raise IndexError(f"step {step} of {len(self)}")
         phase = self.schedule.phase_at(step)
         _, global_batch, first = self.schedule.at(step)
-        order, batches = self._readers[phase.index]
-        positions = np.arange(first, first + global_batch).reshape(
-            -1, self.world_size, self._micro_batches[phase.index]
-        )[:, self.rank]
-        epochs, samples = order(positions.ravel())
+        micro_batch = self._micro_batches[phase.index]
+        positions = np.arange(first, first + global_batch).reshape(-1, self.world_size, micro_batch)
+        stream = self.streams[phase.index]
+        samples = stream.samples(positions[:, self.rank].ravel())
+        at_once = max(1, TOKENS_AT_ONCE // (micro_batch * phase.sequence_length)) * micro_batch
+        batches = (
+            stream.batch(*samples[:, begin : begin + at_once])
+            for begin in range(0, samples.shape[1], at_once)
+        )
         return [
-            MicroBatch.from_batch(batches(*each))
-            for each in zip(epochs.reshape(positions.shape), samples.reshape(positions.shape), strict=True)
+            MicroBatch.from_batch(batch.rows(slice(begin, begin + micro_batch)))
+            for batch in batches
+            for begin in range(0, len(batch.tokens), micro_batch)
         ]
 
 
@@ -163,6 +170,7 @@ class HeldOut(Dataset[MicroBatch]):
         rank: of this process.
         world_size: number of processes.
         micro_batch: `m`.
+        policy: how the dataset is cut into segments.
 
     Raises:
         UserError: the dataset or its segment index is missing or damaged, or `sequences` is below 1.
@@ -180,14 +188,16 @@ class HeldOut(Dataset[MicroBatch]):
         rank: int,
         world_size: int,
         micro_batch: int,
+        policy: str = "reference",
     ):
         if sequences is not None and sequences < 1:
             raise UserError(f"{sequences} held-out sequences; use at least 1, or none for all")
         masking = dataclasses.replace(masking, short_p=0.0)
-        self._order, self._batches = _reader(
-            IndexedDataset(prefix), sequence_length, seed, _HELD_OUT, masking, vocab_size
+        self._stream = SampleStream(
+            [Portion(prefix)], sequence_length, seed, _HELD_OUT, masking, vocab_size, policy
         )
-        self.sequences = min(sequences or self._order.count, self._order.count)
+        (segments,) = self._stream.segments
+        self.sequences = min(sequences or segments, segments)
         self.rank = rank
         self.world_size = world_size
         self.micro_batch = micro_batch
@@ -202,18 +212,7 @@ class HeldOut(Dataset[MicroBatch]):
         first = (index * self.world_size + self.rank) * self.micro_batch
         positions = np.arange(first, first + self.micro_batch)
         is_real = positions < self.sequences
-        batch = self._batches(*self._order(np.minimum(positions, self.sequences - 1)))
-        labels = np.where(is_real[:, None], batch.labels, NOT_PREDICTED)
-        tokens = int(batch.attention_mask[is_real].sum())
-        micro_batch = MicroBatch.from_batch(dataclasses.replace(batch, labels=labels))
-        return dataclasses.replace(micro_batch, tokens=tokens)
-
-
-def _reader(
-    dataset: IndexedDataset, sequence_length: int, seed: int, stream: int, masking: Masking, vocab_size: int
-) -> tuple[Order, MaskedBatches]:
-    """Order and samples of one stream, which share nothing with another stream of the same seed."""
-    segments = open_segments(dataset, sequence_length)
-    order = Order(len(segments), seed, stream)
-    masks = derive_seed(seed, stream)
-    return order, MaskedBatches(dataset, segments, sequence_length, vocab_size, masks, masking)
+        batch = self._stream(np.minimum(positions, self.sequences - 1))
+        batch.predicted[~is_real] = False
+        micro_batch = MicroBatch.from_batch(batch)
+        return dataclasses.replace(micro_batch, tokens=int(batch.attention_mask[is_real].sum()))

@@ -44,10 +44,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
                 f"{path}: special token {token} must have id {identity}, found {found}; "
                 "train one with: python -m data_tools tokenizer"
             )
-    vocabulary = tokenizer.get_vocab()
-    if max(vocabulary.values()) >= len(vocabulary):
+    size, highest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values())
+    if highest >= size:
         raise UserError(
-            f"{path}: {len(vocabulary)} subwords, but ids up to {max(vocabulary.values())}: some are missing; "
+            f"{path}: {size} subwords, but ids up to {highest}: some are missing; "
             "train one with: python -m data_tools tokenizer"
         )
     # The file may say to cut or fill up what is encoded; sequences are cut here.

@@ -113,16 +113,16 @@ class IndexedDatasetWriter:
             limits = np.iinfo(self.dtype)
             if tokens.min() < limits.min or tokens.max() > limits.max:
                 raise UserError(
-                    f"{self.prefix}.bin: token id {tokens.max()} does not fit in {self.dtype.name}; "
-                    "choose a wider dtype for this vocabulary"
+                    f"{self.prefix}.bin: token ids from {tokens.min()} to {tokens.max()} do not fit in "
+                    f"{self.dtype.name}; choose a wider dtype for this vocabulary"
                 )
         for start in range(0, len(tokens), TOKENS_AT_ONCE):
             part = tokens[start : start + TOKENS_AT_ONCE]
-            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype))
-        self._lengths.write(lengths.astype("<i4"))
+            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype).data)
+        self._lengths.write(lengths.astype("<i4").data)
         ends = np.asarray(document_ends, dtype=np.int64) + self._sequences
         ends = ends[np.diff(ends, prepend=self._last_end) > 0]
-        self._ends.write(ends.astype("<i8"))
+        self._ends.write(ends.astype("<i8").data)
         self._tokens += len(tokens)
         self._sequences += len(lengths)
         self._documents += len(ends)
@@ -136,15 +136,15 @@ class IndexedDatasetWriter:
         code = next(code for code, dtype in DTYPES.items() if dtype == self.dtype)
         self._idx.write(HEADER.pack(MAGIC, VERSION, code, self._sequences, self._documents + 1))
         for lengths in _parts(self._lengths, "<i4"):
-            self._idx.write(lengths)
+            self._idx.write(lengths.data)
         position = 0
         for lengths in _parts(self._lengths, "<i4"):
             ends = position + np.cumsum(lengths, dtype="<i8") * self.dtype.itemsize
-            self._idx.write(np.concatenate([[position], ends[:-1]]).astype("<i8"))
+            self._idx.write(np.concatenate([[position], ends[:-1]]).astype("<i8").data)
             position = int(ends[-1])
-        self._idx.write(np.zeros(1, dtype="<i8"))
+        self._idx.write(bytes(8))  # the first document begins with sentence 0
         for document_ends in _parts(self._ends, "<i8"):
-            self._idx.write(document_ends)
+            self._idx.write(document_ends.data)
 
 
 class _Hashed:
@@ -154,7 +154,7 @@ class _Hashed:
         self._file = file
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes | NDArray) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self._hash.update(view)
         if len(view) < BLOCK_BYTES or np.frombuffer(view, dtype=np.bool_).any():

@@ -34,14 +34,19 @@ STEP_DIRECTORY = re.compile(r"step-\d{6,}")
 CUTTING_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
 
 
-def run_identity(config: RunConfig, data_sha256: dict[str, str | None]) -> dict[str, Any]:
-    """What makes two runs the same run; a resumed run must agree in all of it."""
+def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run; a resumed run must agree in all of it.
+
+    Args:
+        config: the run.
+        data: what identifies the data, wherever they lie.
+    """
     ours = config.elc_bert
     training = ours.training
     return {
         "model": ours.model.model_dump(mode="json"),
         "data": {
-            **data_sha256,
+            **data,
             **ours.data.model_dump(mode="json", exclude={"train", "dev", "tokenizer", "workers"}),
         },
         "seed": training.seed,

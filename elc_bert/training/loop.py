@@ -84,8 +84,8 @@ def log(
         "train/skipped_steps": run.engine.skipped_steps,
         "throughput/tokens_per_second": per_second,
         "throughput/mfu": flops * per_second / run.peak_flops,
-        "data/epochs": run.epochs_seen(),
         "data/words": run.words_seen(),
+        **run.epochs_seen(),
     }
     if run.engine.fp16_enabled():
         entry["train/loss_scale"] = run.engine.optimizer.loss_scale  # of the next step

@@ -10,14 +10,9 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
-from elc_bert.data.from_config import held_out_set, masking_of
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import Manifest
 from elc_bert.data.packing import PackedStep
 from elc_bert.data.schedule import LengthSchedule, Phase
-from elc_bert.data.segments import open_segments
-from elc_bert.data.steps import HeldOut, MicroBatch, TrainingSteps
-from elc_bert.data.vocabulary import check_tokenizer
+from elc_bert.data.steps import MicroBatch
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
 from elc_bert.training import console
@@ -28,6 +23,7 @@ from elc_bert.training.distributed import World, agree
 from elc_bert.training.engine import build_engine, missing_kernels
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
+from elc_bert.training.run_data import RunData, open_data
 
 #: Of matrix products, by ``RunConfig.precision``.
 DTYPES = {
@@ -47,7 +43,7 @@ class Run:
     schedule: LengthSchedule
     plans: dict[int, BatchPlan]
     """By phase index."""
-    data: "RunData"
+    data: RunData
     engine: Any
     checkpoints: Checkpoints
     progress: Progress
@@ -74,39 +70,25 @@ class Run:
             # From a worker it comes with the worker's traceback wrapped around it.
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
-    def epochs_seen(self) -> float:
-        """Times the training data has been gone through."""
-        return sum(count / self.data.segments[phase.index] for phase, count in self._sequences_seen())
+    def epochs_seen(self) -> dict[str, float]:
+        """Times that the training data have been gone through: of a blend, each dataset by its name."""
+        epochs = self.data.epochs(self._positions())
+        if len(epochs) == 1:
+            return {"data/epochs": epochs[0]}
+        return {f"data/epochs/{name}": value for name, value in zip(self.data.names, epochs, strict=True)}
 
     def words_seen(self) -> float:
-        """Words of raw text that have been read, by the dataset's words per subword."""
-        specials = 2 * sum(count for _, count in self._sequences_seen())  # [CLS] and [SEP]
-        return (self.progress.tokens_seen - specials) * self.data.words_per_token
+        """Words of raw text that have been read, by the datasets' words per subword."""
+        positions = self._positions()
+        subwords = self.progress.tokens_seen - 2 * sum(positions.values())  # [CLS] and [SEP]
+        return subwords * self.data.words_per_token(positions)
 
-    def _sequences_seen(self) -> list[tuple[Phase, int]]:
-        return [
-            (phase, max(0, min(self.progress.step, end) - phase.first_step) * phase.global_batch)
+    def _positions(self) -> dict[int, int]:
+        """Sequences of each phase that have been read, by phase index."""
+        return {
+            phase.index: max(0, min(self.progress.step, end) - phase.first_step) * phase.global_batch
             for phase, end in _phase_ends(self.schedule)
-        ]
-
-
-@dataclass
-class RunData:
-    """The datasets of a run."""
-
-    train: TrainingSteps
-    held_out: HeldOut
-    manifest: Manifest
-    """Of the training dataset."""
-    segments: dict[int, int]
-    """Number of training segments by phase index."""
-    sha256: dict[str, str | None]
-    """Hashes that identify the data."""
-
-    @property
-    def words_per_token(self) -> float:
-        """Words of the raw text per subword; 0 for a dataset that does not say."""
-        return (self.manifest.words or 0) / self.manifest.tokens
+        }
 
 
 def set_up(config: RunConfig, resume: str, world: World) -> Run:
@@ -126,7 +108,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     )
     plans = agree(lambda: plan_phases(config, schedule, world.size))
     data = agree(lambda: open_data(config, schedule, plans, world))
-    checkpoints = Checkpoints(config, world, run_identity(config, data.sha256))
+    checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
     checkpoint = agree(lambda: checkpoints.find(resume))
     progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
     engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index]))
@@ -177,49 +159,6 @@ def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) ->
     return plans
 
 
-def open_data(
-    config: RunConfig, schedule: LengthSchedule, plans: dict[int, BatchPlan], world: World
-) -> RunData:
-    """Open both datasets and make sure that they, the tokenizer and the model belong together.
-
-    Raises:
-        UserError: something is missing, damaged, or of another vocabulary.
-    """
-    data, training = config.elc_bert.data, config.elc_bert.training
-    vocab_size = config.elc_bert.model.vocab_size
-    sets = {"train": IndexedDataset(data.train), "dev": IndexedDataset(data.dev)}
-    for dataset in sets.values():
-        check_tokenizer(dataset, data.tokenizer)
-        if dataset.manifest.vocab_size not in (None, vocab_size):
-            raise UserError(
-                f"elc_bert.model.vocab_size is {vocab_size}, but {dataset.prefix} was built with "
-                f"{dataset.manifest.vocab_size} subwords; set it to that"
-            )
-    manifests = {name: dataset.manifest for name, dataset in sets.items()}
-    return RunData(
-        train=TrainingSteps(
-            data.train,
-            schedule,
-            training.seed,
-            masking_of(data),
-            micro_batch_of=lambda phase: plans[phase.index].micro_batch,
-            vocab_size=vocab_size,
-            rank=world.rank,
-            world_size=world.size,
-        ),
-        held_out=held_out_set(
-            config, micro_batch=min(64, plans[0].micro_batch), rank=world.rank, world_size=world.size
-        ),
-        manifest=manifests["train"],
-        segments={p.index: len(open_segments(sets["train"], p.sequence_length)) for p in schedule.phases},
-        sha256={
-            "train": manifests["train"].bin_sha256,
-            "dev": manifests["dev"].bin_sha256,
-            "tokenizer": manifests["train"].tokenizer_sha256,
-        },
-    )
-
-
 def _phase_ends(schedule: LengthSchedule) -> list[tuple[Phase, int]]:
     ends = [phase.first_step for phase in schedule.phases[1:]] + [schedule.max_steps]
     return list(zip(schedule.phases, ends, strict=True))
@@ -252,32 +191,33 @@ def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
     """Print what is about to happen."""
     config, data = run.config, run.data
     training = config.elc_bert.training
-    total_tokens, total_epochs = 0, 0.0
+    total_tokens = 0
     lines = []
-    world_size = run.world.size
+    positions = {}
     for phase, end in _phase_ends(run.schedule):
         plan, steps = run.plans[phase.index], end - phase.first_step
+        layout = (
+            f"{plan.micro_batch} micro-batch x {plan.accumulation} accumulation x {run.world.size} devices"
+        )
         per_step = phase.global_batch * phase.sequence_length
         total_tokens += steps * per_step
-        total_epochs += steps * phase.global_batch / data.segments[phase.index]
+        positions[phase.index] = steps * phase.global_batch
         lines.append(
             (
                 f"steps {phase.first_step + 1} to {end}",
-                f"{phase.global_batch} sequences of {phase.sequence_length} = "
-                f"{plan.micro_batch} micro-batch x {plan.accumulation} accumulation x {world_size} devices, "
+                f"{phase.global_batch} sequences of {phase.sequence_length} = {layout}, "
                 f"{console.human(per_step)} tokens a step",
             )
         )
-    words = f" ({console.human(data.manifest.words)} words)" if data.manifest.words else ""
     rows = [
         ("model", console.describe_model(run.engine.module)),
         ("devices", console.describe_devices(run.world)),
         ("precision", console.describe_precision(config)),
         *lines,
-        ("in total", f"{console.human(total_tokens)} tokens at most, {total_epochs:.3g} epochs"),
+        ("in total", f"{console.human(total_tokens)} tokens at most"),
         ("optimizer", console.describe_schedule(config)),
-        ("dataset", f"{config.elc_bert.data.train}, {console.human(data.manifest.tokens)} tokens{words}"),
-        ("held out", f"{config.elc_bert.data.dev}, {run.data.held_out.sequences} sequences"),
+        *_datasets(config, data, positions),
+        ("held out", f"{config.elc_bert.data.dev}, {data.held_out.sequences} sequences"),
         ("output", str(training.output_dir)),
     ]
     if missing_kernels:
@@ -285,3 +225,15 @@ def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
     if checkpoint is not None:
         rows.append(("resumed", f"after step {run.progress.step}, from {checkpoint}"))
     print(console.summary_table(rows), flush=True)
+
+
+def _datasets(config: RunConfig, data: RunData, positions: dict[int, int]) -> Iterator[tuple[str, str]]:
+    """A line about each training dataset and what the whole run reads of it."""
+    entries, shares = config.elc_bert.data.train, data.shares(positions)
+    for entry, manifest, share, epochs in zip(
+        entries, data.manifests, shares, data.epochs(positions), strict=True
+    ):
+        words = f" ({console.human(manifest.words)} words)" if manifest.words else ""
+        size = f"{console.human(manifest.tokens)} tokens{words}"
+        part = f"{share:.2%} of the sequences, " if len(entries) > 1 else ""
+        yield "dataset", f"{entry.path}, {size}, {part}{epochs:.3g} epochs"

@@ -1,4 +1,7 @@
+import itertools
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elc_bert.data.masking import (
+    BLOCK,
     FIRST_REPLACEMENT_ID,
-    NOT_PREDICTED,
     NUM_SPECIAL,
     Masking,
+    binomial_thresholds,
     mask_spans,
     mask_spans_plainly,
 )
-from elc_bert.data.random import CounterRandom
+from elc_bert.data.random import BITS, CounterRandom
 from elc_bert.data.vocabulary import CLS, MASK, PAD, PAR, SEP
 from elc_bert.errors import UserError
 
@@ -24,7 +28,7 @@ VOCABULARY = 6144
 
 def samples_of(count, width, seed=0):
     """Random tokens between [CLS] and [SEP], and the generator of their masks."""
-    tokens = np.random.default_rng(seed).integers(NUM_SPECIAL, VOCABULARY, (count, width))
+    tokens = np.random.default_rng(seed).integers(NUM_SPECIAL, VOCABULARY, (count, width), np.int32)
     tokens[:, 0], tokens[:, -1] = CLS, SEP
     return (
         tokens,
@@ -40,9 +44,9 @@ def ratio(numerator, denominator):
     return value, (numerator - value * denominator).std() / denominator.mean() / len(numerator) ** 0.5
 
 
-def statistics(tokens, inputs, labels):
+def statistics(tokens, inputs, predicted):
     """Everything that the golden file tells, with standard errors, by the names of that file."""
-    masked = (labels != NOT_PREDICTED)[:, 1:-1]
+    masked = predicted[:, 1:-1]
     count = len(masked)
     share = masked.mean(axis=1)
     spread = (share - share.mean()) ** 2
@@ -71,10 +75,10 @@ def statistics(tokens, inputs, labels):
 def test_shares_and_means_are_those_of_the_reference(golden):
     count = golden["samples"]
     tokens, lengths, random = samples_of(count, golden["sequence_length"], seed=11)
-    inputs, labels = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=golden["mask_p"]), random)
+    inputs, predicted = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=golden["mask_p"]), random)
     expected = {name: value for name, value in golden.items() if isinstance(value, float)}
     expected |= {f"run {length}": share for length, share in golden["masked_run_length_share"].items()}
-    found = statistics(tokens, inputs, labels)
+    found = statistics(tokens, inputs, predicted)
     for name in expected.keys() & found.keys():
         value, error = found[name]
         # The golden figures are from as many samples, and rounded to the digits printed.
@@ -90,7 +94,7 @@ ROWS = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=20), min_size=
 def test_the_batch_is_masked_as_the_plain_definition_says(rows, seed, shares, data):
     width = data.draw(st.integers(max(map(len, rows)), 24))
     lengths = np.array([len(row) for row in rows])
-    tokens = np.full((len(rows), width), PAD)
+    tokens = np.full((len(rows), width), PAD, dtype=np.int32)
     for row, values in zip(tokens, rows, strict=True):
         row[: len(values)] = values
     mask_p, random_p, keep_share = shares
@@ -104,12 +108,11 @@ def test_the_batch_is_masked_as_the_plain_definition_says(rows, seed, shares, da
         assert np.array_equal(fast, plain)
 
 
-def test_labels_are_the_tokens_and_special_tokens_are_never_masked():
+def test_special_tokens_are_never_masked_and_all_else_stays():
     tokens, lengths, random = samples_of(500, 64)
     tokens[:, 5:9] = PAR
-    inputs, labels = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=0.5), random)
-    masked = labels != NOT_PREDICTED
-    assert np.array_equal(labels[masked], tokens[masked])
+    inputs, masked = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=0.5), random)
+    assert inputs.dtype == tokens.dtype
     assert np.array_equal(inputs[~masked], tokens[~masked])
     assert not masked[tokens < NUM_SPECIAL].any()
 
@@ -124,8 +127,8 @@ def test_labels_are_the_tokens_and_special_tokens_are_never_masked():
 )
 def test_a_share_of_one_takes_every_span(masking, kind):
     tokens, lengths, random = samples_of(300, 128)
-    inputs, labels = mask_spans(tokens, lengths, 40, masking, random)
-    seen = inputs[labels != NOT_PREDICTED]
+    inputs, masked = mask_spans(tokens, lengths, 40, masking, random)
+    seen = inputs[masked]
     if kind == "mask":
         assert (seen == MASK).all()
     elif kind == "random":
@@ -137,10 +140,36 @@ def test_a_share_of_one_takes_every_span(masking, kind):
 def test_nothing_and_everything_can_be_masked():
     tokens, lengths, random = samples_of(50, 32)
     none = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=0), random)[1]
-    assert (none == NOT_PREDICTED).all()
+    assert not none.any()
     every = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=1), random)[1]
     # 100 tries leave out hardly anything of 30 words.
-    assert (every[:, 1:-1] != NOT_PREDICTED).mean() > 0.99
+    assert every[:, 1:-1].mean() > 0.99
+
+
+@pytest.mark.parametrize("width", [20, 70, 300])
+def test_long_samples_are_masked_as_the_plain_definition_says(width):
+    """Of several blocks, and with samples that need more spans than are drawn at first."""
+    tokens, lengths, random = samples_of(12, width, seed=7)
+    lengths[6:] = width // 2
+    tokens[6:, width // 2 :] = PAD
+    for mask_p in (0.15, 0.9):
+        masking = Masking(mask_p=mask_p)
+        fast = mask_spans(tokens, lengths, VOCABULARY, masking, random)
+        plain = mask_spans_plainly(tokens, lengths, VOCABULARY, masking, random)
+        assert all(np.array_equal(a, b) for a, b in zip(fast, plain, strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(probability=st.integers(0, 1024).map(lambda k: k / 1024))
+def test_the_table_of_binomials_is_that_of_exact_arithmetic(probability):
+    p = Fraction(probability)
+    thresholds = binomial_thresholds(probability)
+    assert [len(row) for row in thresholds] == list(range(BLOCK + 1))
+    for n in (1, 2, 7, BLOCK):
+        at_most = list(itertools.accumulate(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n)))
+        for threshold, exact in zip(thresholds[n].tolist(), at_most, strict=True):
+            assert abs(threshold - exact * 2**BITS) <= 2 * n
+        assert sorted(thresholds[n].tolist()) == thresholds[n].tolist()
 
 
 def test_impossible_shares_are_user_errors():

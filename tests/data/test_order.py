@@ -29,6 +29,25 @@ def test_a_position_gives_the_same_sample_however_it_is_asked_for(count, seed, d
     assert samples.tolist() == alone
 
 
+@given(
+    count=st.one_of(
+        st.integers(1, 2**63), st.integers(1, 63).map(lambda bits: 2**bits + 1).filter(lambda n: n <= 2**63)
+    ),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+def test_no_sample_comes_twice_in_an_epoch_of_any_size(count, seed, data):
+    """Runs of neighbours, the ends of the epoch, and whatever else."""
+    begin = data.draw(st.integers(0, count - 1))
+    chosen = data.draw(st.lists(st.integers(0, count - 1), max_size=20))
+    positions = {*range(begin, min(begin + 200, count)), *range(max(0, count - 50), count), *chosen}
+    epochs, samples = Order(count, seed)(np.array(sorted(positions)))
+    assert not epochs.any()
+    assert len(np.unique(samples)) == len(positions)
+    assert samples.min() >= 0
+    assert int(samples.max()) < count
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_epochs_seeds_and_streams_are_ordered_differently(seed):

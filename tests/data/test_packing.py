@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from elc_bert.data.blend import Portion
 from elc_bert.data.masking import Masking
 from elc_bert.data.packing import PackedStep
 from elc_bert.data.schedule import LengthSchedule
@@ -16,7 +17,14 @@ from elc_bert.data.steps import TrainingSteps
 def steps_with(accumulation: int, prefix: Path) -> TrainingSteps:
     schedule = LengthSchedule(4, 32, 2 * accumulation, long_after=1.0)
     return TrainingSteps(
-        prefix, schedule, 7, Masking(), vocab_size=512, rank=0, world_size=1, micro_batch_of=lambda _: 2
+        [Portion(prefix)],
+        schedule,
+        7,
+        Masking(),
+        vocab_size=512,
+        rank=0,
+        world_size=1,
+        micro_batch_of=lambda _: 2,
     )
 
 

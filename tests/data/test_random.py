@@ -18,23 +18,36 @@ def test_the_mixing_function_is_splitmix64():
 def test_a_sample_draws_the_same_in_any_batch(seed, samples):
     samples = np.array(samples)
     epochs = samples % 7
-    whole = CounterRandom(seed, epochs, samples).uniform(Stream.SPANS, np.arange(5))
+    counters = np.arange(5)[:, None]
+    random = CounterRandom(seed, epochs, samples)
+    whole = random.uniform(Stream.SPANS, counters)
     alone = [
-        CounterRandom(seed, epochs[i : i + 1], samples[i : i + 1]).uniform(Stream.SPANS, np.arange(5))[0]
+        CounterRandom(seed, epochs[i : i + 1], samples[i : i + 1]).uniform(Stream.SPANS, counters)[:, 0]
         for i in range(len(samples))
     ]
-    assert np.array_equal(whole, alone)
+    assert whole.shape == (5, len(samples))
+    assert np.array_equal(whole.T, alone)
     rows = np.arange(len(samples))[::-1]
-    assert np.array_equal(
-        CounterRandom(seed, epochs, samples).rows(rows).uniform(Stream.SPANS, [4]), whole[rows, 4:]
-    )
+    assert np.array_equal(random.uniform(Stream.SPANS, 4, rows), whole[4, rows])
+    assert np.array_equal(random.uniform(Stream.SPANS, np.full(len(rows), 4), rows), whole[4, rows])
+
+
+def test_every_sample_can_have_a_seed_of_its_own():
+    seeds, epochs, samples = np.array([[5, 6, 5], [0, 0, 1], [7, 7, 8]])
+    whole = CounterRandom(seeds, epochs, samples).uniform(Stream.SPANS, 0)
+    alone = [
+        CounterRandom(int(seeds[i]), epochs[i : i + 1], samples[i : i + 1]).uniform(Stream.SPANS, 0)[0]
+        for i in range(3)
+    ]
+    assert whole.tolist() == alone
+    assert len(set(alone)) == 3
 
 
 def test_numbers_are_uniform_and_uncorrelated_along_every_key():
     grid = np.arange(200)
     draws = np.stack(
         [
-            CounterRandom(seed, np.full(200, epoch), grid).uniform(stream, np.arange(50))
+            CounterRandom(seed, np.full(200, epoch), grid).uniform(stream, np.arange(50)[:, None])
             for seed in (0, 1)
             for epoch in (0, 1)
             for stream in Stream
@@ -53,7 +66,7 @@ def test_numbers_are_uniform_and_uncorrelated_along_every_key():
 
 def test_integers_cover_their_range():
     draws = CounterRandom(3, np.zeros(1000, dtype=np.int64), np.arange(1000)).integers(
-        Stream.SHORT, np.arange(10), -2, 3
+        Stream.SHORT, np.arange(10)[:, None], -2, 3
     )
     assert np.unique(draws).tolist() == [-2, -1, 0, 1, 2]
 

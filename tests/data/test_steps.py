@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from elc_bert.data import steps
+from elc_bert.data.blend import Portion
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.masking import Masking
 from elc_bert.data.schedule import LengthSchedule
@@ -16,9 +18,9 @@ SCHEDULE = LengthSchedule(max_steps=10, sequence_length=32, global_batch=16, lon
 TENSORS = ("input_ids", "attention_mask", "positions", "targets")
 
 
-def steps_of(prefix, rank=0, world_size=1, accumulation=1, schedule=SCHEDULE, seed=5):
+def steps_of(*prefixes, rank=0, world_size=1, accumulation=1, schedule=SCHEDULE, seed=5):
     return TrainingSteps(
-        prefix,
+        [Portion(each) for each in prefixes],
         schedule,
         seed,
         Masking(),
@@ -78,9 +80,34 @@ def test_a_micro_batch_says_where_and_what_to_predict(tiny_dataset):
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 2), (2, 1), (2, 2), (4, 1), (1, 4)])
 def test_the_global_batch_does_not_depend_on_the_layout(tiny_dataset, step, world_size, accumulation):
     whole = rows(steps_of(tiny_dataset)[step])
-    ranks = [steps_of(tiny_dataset, rank, world_size, accumulation)[step] for rank in range(world_size)]
+    ranks = [
+        steps_of(tiny_dataset, rank=rank, world_size=world_size, accumulation=accumulation)[step]
+        for rank in range(world_size)
+    ]
     in_order = [ranks[rank][k] for k in range(accumulation) for rank in range(world_size)]
     assert rows(in_order) == whole
+
+
+@pytest.mark.parametrize("step", [0, 5, 9])
+@pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 4), (4, 1)])
+def test_nor_does_that_of_a_blend(tiny_dataset, second_dataset, step, world_size, accumulation):
+    def blend(rank=0, world_size=1, accumulation=1):
+        return steps_of(
+            tiny_dataset, second_dataset, rank=rank, world_size=world_size, accumulation=accumulation
+        )[step]
+
+    ranks = [blend(rank, world_size, accumulation) for rank in range(world_size)]
+    in_order = [ranks[rank][k] for k in range(accumulation) for rank in range(world_size)]
+    assert rows(in_order) == rows(blend())
+    assert rows(blend()) != rows(steps_of(tiny_dataset)[step])
+
+
+def test_micro_batches_that_are_masked_in_several_goes(tiny_dataset, monkeypatch):
+    whole = steps_of(tiny_dataset, accumulation=4)[1]
+    monkeypatch.setattr(steps, "TOKENS_AT_ONCE", 3 * 4 * 32)
+    parts = steps_of(tiny_dataset, accumulation=4)[1]
+    assert len(whole) == len(parts) == 4
+    assert all(same(a, b) for a, b in zip(whole, parts, strict=True))
 
 
 def test_steps_go_through_every_segment_before_one_comes_again(tiny_dataset):
@@ -94,11 +121,11 @@ def test_steps_go_through_every_segment_before_one_comes_again(tiny_dataset):
 
 
 def test_sequences_get_longer_in_the_second_phase(tiny_dataset):
-    steps = steps_of(tiny_dataset)
-    assert len(steps) == 10
-    assert [tuple(steps[step][0].input_ids.shape) for step in (4, 5)] == [(16, 32), (4, 128)]
+    ours = steps_of(tiny_dataset)
+    assert len(ours) == 10
+    assert [tuple(ours[step][0].input_ids.shape) for step in (4, 5)] == [(16, 32), (4, 128)]
     with pytest.raises(IndexError):
-        steps[10]
+        ours[10]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -115,10 +142,10 @@ def test_workers_change_nothing(tiny_dataset, workers):
 
 
 def test_a_pickled_copy_gives_the_same_steps(tiny_dataset):
-    steps = steps_of(tiny_dataset)
-    pickled = pickle.dumps(steps)
+    ours = steps_of(tiny_dataset)
+    pickled = pickle.dumps(ours)
     assert len(pickled) < 10_000
-    assert same(pickle.loads(pickled)[7][0], steps[7][0])
+    assert same(pickle.loads(pickled)[7][0], ours[7][0])
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_a_user_error(tiny_dataset):

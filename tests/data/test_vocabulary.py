@@ -37,6 +37,24 @@ def test_special_tokens_must_have_their_places(tmp_path, tiny_tokenizer):
         load_tokenizer(path)
 
 
+def test_ids_without_a_subword_are_a_user_error(tmp_path, tiny_tokenizer):
+    values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
+    values["model"]["vocab"]["gap"] = 700
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match="513 subwords, but ids up to 700"):
+        load_tokenizer(path)
+
+
+def test_what_the_file_says_of_cutting_and_padding_is_ignored(tmp_path, tiny_tokenizer):
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    expected = tokenizer.encode("Some words that are encoded.").ids
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=100)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode("Some words that are encoded.").ids == expected
+
+
 def test_a_dataset_goes_with_its_tokenizer_only(tiny_dataset, tiny_tokenizer, tmp_path):
     for path in tiny_dataset.parent.glob("tiny.*"):
         shutil.copy(path, tmp_path)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,3 +15,10 @@ def configure(tiny_dataset: Path, tiny_tokenizer: Path) -> Callable[..., Path]:
         return write_config(directory, tiny_dataset, tiny_tokenizer, **changes)
 
     return configure
+
+
+@pytest.fixture(scope="session")
+def blended(tiny_dataset: Path, second_dataset: Path) -> dict[str, Any]:
+    """Changes for ``configure``: two training datasets."""
+    parts = [{"path": str(tiny_dataset), "weight": 0.7}, {"path": str(second_dataset), "weight": 0.3}]
+    return {"data": {"train": parts}}

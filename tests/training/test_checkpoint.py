@@ -63,6 +63,7 @@ def test_a_new_run_begins_where_there_is_none(config):
     [
         ("elc_bert.model.variant=base", 'model.variant: "zero" -> "base"'),
         ("elc_bert.data.mask_probability=0.2", "data.mask_probability: 0.15 -> 0.2"),
+        ("elc_bert.data.segments=packed", 'data.segments: "reference" -> "packed"'),
         ("elc_bert.training.seed=7", "seed: 42 -> 7"),
         ("elc_bert.training.max_steps=30", "schedule.max_steps: 20 -> 30"),
         ("train_batch_size=16", "schedule.train_batch_size: 8 -> 16"),
@@ -79,6 +80,28 @@ def test_the_identity_must_agree(config, checkpoint, override, difference):
 def test_the_data_must_be_the_same(config, checkpoint):
     with pytest.raises(UserError, match=r'another run: data\.train: "1f" -> "4c"'):
         of(load_config(config), data=DATA | {"train": "4c"}).check(checkpoint)
+
+
+BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "difference"),
+    [
+        (BLEND | {"blend": {"32": [3, 1]}}, r"data\.blend\.32: \[7, 3\] -> \[3, 1\]"),
+        (BLEND | {"train": ["4c", "1f"]}, r'data\.train: \["1f", "4c"\] -> \["4c", "1f"\]'),
+        (DATA, r'data\.train: \["1f", "4c"\] -> "1f"'),
+    ],
+)
+def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
+    record = json.loads((checkpoint / "run.json").read_text())
+    record["identity"] = run_identity(load_config(config), BLEND)
+    (checkpoint / "run.json").write_text(json.dumps(record))
+    parts = [{"path": "elsewhere/a", "weight": 0.7}, {"path": "elsewhere/b", "weight": 0.3}]
+    moved = load_config(config, [f"elc_bert.data.train={json.dumps(parts)}"])
+    assert of(moved, data=BLEND).check(checkpoint) == Progress(step=4, tokens_seen=1000)
+    with pytest.raises(UserError, match=difference):
+        of(moved, data=data).check(checkpoint)
 
 
 def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoint, capsys):

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from elc_bert.config_file import load_config
-from elc_bert.data.masking import Masking
+from elc_bert.data.from_config import masking_of, portions_of
+from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.schedule import LengthSchedule
+from elc_bert.data.segments import open_segments
 from elc_bert.data.steps import MicroBatch, TrainingSteps
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups, schedule_factor
@@ -17,6 +19,7 @@ from tests.golden_model import VARIANTS
 from tests.training.launching import (
     NO_DROPOUT,
     PRETRAIN_EACH,
+    events,
     largest_difference,
     losses,
     run,
@@ -71,24 +74,26 @@ def _configure(configure, folder: Path, name: str, **changes) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(configure, tmp_path_factory) -> dict[str, Path]:
+def two_ranks(configure, blended, tmp_path_factory) -> dict[str, Path]:
     """Output directories of all cases, run in one launch of two ranks."""
     folder = tmp_path_factory.mktemp("two-ranks")
-    configs = {name: _configure(configure, folder, name, **case) for name, case in CASES.items()}
+    cases = CASES | {"blend fp32 stage 0": blended}
+    configs = {name: _configure(configure, folder, name, **case) for name, case in cases.items()}
     result = run("deepspeed", 2, list(configs.values()), timeout=280, script=PRETRAIN_EACH)
     assert result.status == 0, result.output
     return {name: path.parent / "run" for name, path in configs.items()}
 
 
 @pytest.fixture(scope="module")
-def one_rank(configure, tmp_path_factory) -> dict[str, Path]:
+def one_rank(configure, blended, tmp_path_factory) -> dict[str, Path]:
     """Output directories of the same batch on one rank, by accumulating two micro-batches."""
     folder = tmp_path_factory.mktemp("one-rank")
-    cases = {variant: {"model": {"variant": variant}} for variant in VARIANTS}
+    cases = {variant: {"model": {"variant": variant}} for variant in VARIANTS} | {"blend": blended}
     configs = {name: _configure(configure, folder, name, **case) for name, case in cases.items()}
     result = run("python", 1, list(configs.values()), script=PRETRAIN_EACH)
     assert result.status == 0, result.output
     assert "4 micro-batch x 2 accumulation x 1 devices" in result.stdout
+    assert "29.73% of the sequences" in result.stdout
     return {name: path.parent / "run" for name, path in configs.items()}
 
 
@@ -100,8 +105,24 @@ def test_two_ranks_train_as_one_that_accumulates(one_rank, two_ranks, variant):
     assert largest_difference(losses(two), losses(one_rank[variant])) < 1e-5
 
 
+def test_two_ranks_read_the_same_blend_as_one(one_rank, two_ranks):
+    assert largest_difference(losses(two_ranks["blend fp32 stage 0"]), losses(one_rank["blend"])) < 1e-5
+
+
+def test_epochs_of_a_blend_are_those_of_each_dataset(one_rank, tiny_dataset, second_dataset):
+    """18 steps of 8 and 2 of 2 sequences: 144 and 4 positions, of which the second dataset gets 3 in 10."""
+    tags = events(one_rank["blend"]).Tags()["scalars"]
+    assert "data/epochs" not in tags
+    for prefix, short, long in ((tiny_dataset, 101, 3), (second_dataset, 43, 1)):
+        segments = [len(open_segments(IndexedDataset(prefix), length)) for length in (32, 128)]
+        epochs = scalars(one_rank["blend"], f"data/epochs/{prefix.name}")
+        assert epochs[20] == pytest.approx(short / segments[0] + long / segments[1])
+    words = scalars(one_rank["blend"], "data/words")
+    assert 0 < words[1] < words[20]
+
+
 def test_the_variants_differ(one_rank):
-    assert len({losses(directory)[20] for directory in one_rank.values()}) == len(VARIANTS)
+    assert len({losses(one_rank[variant])[20] for variant in VARIANTS}) == len(VARIANTS)
 
 
 @pytest.mark.parametrize("case", ["micro-batches of 1", "worker", "stage 1", "stage 2"])
@@ -171,19 +192,13 @@ def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
     config = load_config(directory / "config.json")
     data, training = config.elc_bert.data, config.elc_bert.training
     schedule = LengthSchedule(1, training.sequence_length, config.train_batch_size)
-    masking = Masking(
-        mask_p=data.mask_probability,
-        random_p=data.random_probability,
-        keep_p=data.keep_probability,
-        short_p=data.short_probability,
-    )
 
     def steps(micro_batch: int) -> TrainingSteps:
         return TrainingSteps(
-            data.train,
+            portions_of(data),
             schedule,
             training.seed,
-            masking,
+            masking_of(data),
             vocab_size=config.elc_bert.model.vocab_size,
             rank=0,
             world_size=1,

@@ -70,7 +70,7 @@ class TestScalars:
 
     def test_epochs_count_each_length_by_its_own_segments(self, directory):
         config = load_config(directory / "config.json")
-        dataset = IndexedDataset(config.elc_bert.data.train)
+        dataset = IndexedDataset(config.elc_bert.data.train[0].path)
         short, long = (len(open_segments(dataset, length)) for length in (32, 128))
         epochs = scalars(directory, "data/epochs")
         assert epochs[10] == pytest.approx(10 * 8 / short)
@@ -78,7 +78,7 @@ class TestScalars:
 
     def test_words_follow_from_real_tokens(self, directory):
         config = load_config(directory / "config.json")
-        manifest = IndexedDataset(config.elc_bert.data.train).manifest
+        manifest = IndexedDataset(config.elc_bert.data.train[0].path).manifest
         words = list(scalars(directory, "data/words").values())
         assert words == sorted(words)
         # At most 8 x 32 tokens a step, of which a good part are real.

@@ -193,11 +193,17 @@ SHARDED = {
 }
 
 
+BLEND = "bf16 blend"
+
+
 @pytest.fixture(scope="module")
-def gone_back(configure, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
+def gone_back(configure, blended, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
     """Of each case what the run left behind, before and after its second half was done again."""
     folder = tmp_path_factory.mktemp("gone-back")
-    configs = [configure(folder / name.replace(" ", "-"), **SHORT_RUN, **SHARDED[name]) for name in SHARDED]
+    cases = SHARDED | {BLEND: BF16 | blended}
+    configs = [
+        configure(folder / name.replace(" ", "-"), **SHORT_RUN, **case) for name, case in cases.items()
+    ]
     arguments = [*configs, "--fp16-on-cpu", "--resume", "auto"]
     left = []
     for _ in range(2):
@@ -207,7 +213,7 @@ def gone_back(configure, tmp_path_factory) -> dict[str, tuple[dict[str, dict], d
         for config in configs:
             (config.parent / "run" / "checkpoints" / "latest").write_text("step-000010")
     assert "after step 10" in result.stdout
-    return dict(zip(SHARDED, zip(*left, strict=True), strict=True))
+    return dict(zip(cases, zip(*left, strict=True), strict=True))
 
 
 def left_behind(directory: Path) -> dict[str, dict]:
@@ -218,7 +224,7 @@ def left_behind(directory: Path) -> dict[str, dict]:
     }
 
 
-@pytest.mark.parametrize("case", SHARDED)
+@pytest.mark.parametrize("case", [*SHARDED, BLEND])
 def test_going_back_gives_exactly_the_same_run(gone_back, case):
     once, twice = gone_back[case]
     assert len(once["train/loss"]) == 20
