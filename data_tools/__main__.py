@@ -6,13 +6,14 @@ import sys
 
 from elc_bert.errors import exit_status
 
-COMMANDS = ("prose", "tokenizer", "build", "segments")
+COMMANDS = ("prose", "clean", "tokenizer", "build", "segments", "merge", "split", "inspect", "verify")
 """Modules of this package with `HELP`, `add_arguments(parser)` and `run(args)`, in order of use."""
 
 EPILOG = """\
-from text to a dataset in two commands:
-  python -m data_tools tokenizer --input text/ --vocab-size 6144 --output tokenizer.json
-  python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train \\
+from BabyLM, or other text, to a dataset in three commands:
+  python -m data_tools clean --input babylm_10M --output text
+  python -m data_tools tokenizer --input text --vocab-size 6144 --output tokenizer.json
+  python -m data_tools build --input text --tokenizer tokenizer.json --output corpus/train \\
       --lengths 128 512
 
 each command explains itself: python -m data_tools build --help

@@ -2,9 +2,8 @@
 
 import argparse
 import contextlib
-import multiprocessing
 from collections.abc import Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data_tools.encoding import COUNTS, Encoding, Part, Stopped, encode_in_worker, start_worker
-from data_tools.output import new_dataset
+from data_tools.output import new_dataset, summary
 from data_tools.plan import Plan, plan_parts, share, versions_of
 from data_tools.ranks import Ranks
 from data_tools.sentences import LIBRARIES, sentence_finder
 from data_tools.text import Piece, Skipped, add_input_arguments, input_files
+from data_tools.workers import CONTEXT, KILLED, interrupts_blocked, worker_pool
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import InputFile, Manifest
 from elc_bert.data.segments import MIN_SEQUENCE_LENGTH, build_segments
@@ -179,13 +179,10 @@ def _encode(plan: Plan, encoding: Encoding, ranks: Ranks, workers: int, prefix: 
             counts_before = {name: counts_before[name] + found.counts[name] for name in COUNTS}
         else:
             todo[part] = piece
-    # Not forked: MPI and the threads of a library would be copied in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    progress = context.Array("q", [*counts_before.values(), 0])
-    pool = ProcessPoolExecutor(
-        min(workers, max(len(todo), 1)), context, initializer=start_worker, initargs=(encoding, progress)
-    )
-    futures = [pool.submit(encode_in_worker, piece, part) for part, piece in todo.items()]
+    progress = CONTEXT.Array("q", [*counts_before.values(), 0])
+    pool = worker_pool(min(workers, max(len(todo), 1)), start_worker, (encoding, progress))
+    with interrupts_blocked():
+        futures = [pool.submit(encode_in_worker, piece, part) for part, piece in todo.items()]
     try:
         _watch(futures, progress, ranks, prefix, sum(piece.size for piece, _ in plan))
     finally:
@@ -233,10 +230,7 @@ def _failure(done: set[Future[None]], prefix: Path) -> str | None:
             where = error.filename or prefix
             return f"{where}: cannot write: {error.strerror}; make room, and run the same command again"
         if isinstance(error, BrokenProcessPool):
-            return (
-                "a worker process was killed, most likely for want of memory; run the same command again "
-                "with fewer --workers"
-            )
+            return KILLED
         if error is not None and not isinstance(error, Stopped):
             raise error
     return None
@@ -285,19 +279,3 @@ def _join(
     for length in lengths:
         build_segments(dataset, length)
     return dataset.manifest, skipped
-
-
-def summary(prefix: Path, manifest: Manifest) -> str:
-    """A short table of what a dataset holds."""
-    rows = [
-        ("documents", f"{manifest.documents:,}"),
-        ("sentences", f"{manifest.sequences:,}"),
-        ("tokens", f"{manifest.tokens:,}"),
-    ]
-    if manifest.words:
-        rows += [
-            ("words", f"{manifest.words:,}"),
-            ("subwords per word", f"{manifest.tokens / manifest.words:.3f}"),
-        ]
-    rows += [(f"segments of {entry.sequence_length}", f"{entry.count:,}") for entry in manifest.segments]
-    return "\n".join([str(prefix), *(f"  {name:<20}{value:>16}" for name, value in rows)])

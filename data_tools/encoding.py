@@ -4,10 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-import signal
-import threading
 from dataclasses import asdict, dataclass
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,18 +152,7 @@ _worker: Worker
 def start_worker(encoding: Encoding, progress: Any) -> None:
     """Makes this process a worker of a pool."""
     global _worker
-    # Ctrl-C reaches every process of the terminal; the parent alone reports it and stops the rest.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = Worker(encoding, progress)
-
-
-def _end_with_parent() -> None:
-    # The pool's processes would outlive a parent that is killed, and write beside those of the next build.
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def encode_in_worker(piece: Piece, part: Part) -> None:

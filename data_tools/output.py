@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elc_bert.data.indexed import with_suffix
+from elc_bert.data.manifest import Manifest
+from elc_bert.data.segments import POLICY
 from elc_bert.errors import UserError
 from elc_bert.files import sync_directory
 
@@ -25,8 +27,9 @@ def work_folder(prefix: Path) -> Path:
 def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
     """Gives a prefix in the work folder to write the dataset `prefix` to, and moves it there on success.
 
-    Whatever else is left in the work folder, such as finished parts, is there again when the same
-    dataset is begun anew after a failure, and removed with the folder after a success.
+    After a failure the dataset as far as it was written is removed. Whatever else is in the work folder,
+    such as finished parts, is there again when the same dataset is begun anew, and removed with the folder
+    after a success.
 
     Raises:
         UserError: the dataset is there and `overwrite` is false, or somebody is writing it now.
@@ -37,10 +40,15 @@ def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
     try:
         with _lock(folder / "lock", prefix):
             check_absent(prefix, overwrite)
-            for path in folder.glob(".*.tmp"):  # of a process that was killed
-                path.unlink()
             staged = folder / prefix.name
-            yield staged
+            for path in (*folder.glob(".*.tmp"), *_files_of(staged)):  # of a process that was killed
+                path.unlink()
+            try:
+                yield staged
+            except BaseException:
+                for path in _files_of(staged):
+                    path.unlink()
+                raise
             _publish(staged, prefix)
             shutil.rmtree(folder)
     except OSError as error:
@@ -99,3 +107,21 @@ def _lock(path: Path, prefix: Path) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
+
+
+def summary(prefix: Path, manifest: Manifest) -> str:
+    """A short table of what a dataset holds."""
+    rows = [
+        ("documents", f"{manifest.documents:,}"),
+        ("sentences", f"{manifest.sequences:,}"),
+        ("tokens", f"{manifest.tokens:,}"),
+    ]
+    if manifest.words:
+        rows += [
+            ("words", f"{manifest.words:,}"),
+            ("subwords per word", f"{manifest.tokens / manifest.words:.3f}"),
+        ]
+    for each in manifest.segments:
+        policy = "" if each.policy == POLICY else f", {each.policy}"
+        rows.append((f"segments of {each.sequence_length}{policy}", f"{each.count:,}"))
+    return "\n".join([str(prefix), *(f"  {name:<26}{value:>16}" for name, value in rows)])

@@ -16,7 +16,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from data_tools.text import COMPRESSIONS, PARQUET, Piece, Skipped, cannot_read, pieces_of, refuse
+from data_tools.text import (
+    COMPRESSIONS,
+    PARQUET,
+    Piece,
+    Skipped,
+    cannot_read,
+    format_of,
+    pieces_of,
+    refuse,
+)
 from elc_bert.errors import UserError
 
 BLOCK_BYTES = 1 << 18
@@ -43,7 +52,7 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
         UserError: something cannot be used, and `skipped` is None; the message names where.
     """
     path = Path(piece.path)
-    suffix = path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+    suffix = format_of(path)
     has_text = False
     refused_before = sum(skipped.counts.values()) if skipped else 0
     try:

@@ -99,6 +99,11 @@ def input_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
+def format_of(path: Path) -> str:
+    """The suffix that tells what a file holds, whatever compresses it."""
+    return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
 def _hidden(path: Path, directory: Path) -> bool:
     """Whether a file below a directory is an editor's, downloader's or version control's, not text."""
     return any(part.startswith(".") for part in path.relative_to(directory).parts)

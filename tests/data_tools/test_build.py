@@ -67,7 +67,7 @@ def test_build_makes_a_dataset_that_decodes_to_its_text(tmp_path, tiny_tokenizer
     )
     done = build(text, tiny_tokenizer, tmp_path / "out/d", "--lengths", 16, 32)
     assert done.returncode == 0, done.stderr
-    assert "documents                          3" in done.stdout
+    assert "documents                                3" in done.stdout
     dataset = IndexedDataset(tmp_path / "out/d")
     tokenizer = load_tokenizer(tiny_tokenizer)
     ends = np.cumsum(dataset.lengths)

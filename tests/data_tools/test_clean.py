@@ -1,0 +1,194 @@
+"""`python -m data_tools clean` as a user runs it."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_tools.clean import clean
+from data_tools.cleaning.parallel import CHUNK_CHARACTERS
+from elc_bert.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = json.loads((REPOSITORY / "tests/golden/clean.json").read_text(encoding="utf-8"))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "data_tools", "clean", *map(str, arguments)]
+
+
+def run(*arguments):
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, encoding="utf-8", env=ENVIRONMENT, timeout=120
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def text_of(lines) -> str:
+    return "".join(line + "\n" for line in lines)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def babylm(tmp_path) -> Path:
+    """A folder laid out like BabyLM 2023 and one file of other text."""
+    folder = tmp_path / "babylm"
+    for corpus, lines in GOLDEN.items():
+        path = folder / ("train" if corpus < "g" else "dev") / f"{corpus}.train"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text_of(lines["input"]), encoding="utf-8")
+    (folder / "other.txt").write_text("“Other”   text\n", encoding="utf-8")
+    return folder
+
+
+def test_a_babylm_folder(babylm, tmp_path):
+    done = run("--input", babylm, "--output", tmp_path / "out", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    expected = {
+        f"{'train' if corpus < 'g' else 'dev'}/{corpus}.train": text_of(lines["output"]).encode()
+        for corpus, lines in GOLDEN.items()
+    }
+    assert contents(tmp_path / "out") == expected | {"other.txt": b'"Other" text\n'}
+    table = {row.split()[0]: row.split()[1:] for row in done.stdout.splitlines()[1:]}
+    assert table["other.txt"] == ["generic", "1", "1", "2", "2"]
+    assert table["train/cbt.train"][:3] == ["cbt", "12", "12"]
+
+
+def test_the_number_of_workers_changes_nothing(babylm, tmp_path):
+    large = babylm / "train/aochildes.train"
+    large.write_text(large.read_text(encoding="utf-8") * 1500, encoding="utf-8")
+    assert large.stat().st_size > 2 * CHUNK_CHARACTERS
+    for workers in (1, 2, 3):
+        clean([babylm], tmp_path / f"out{workers}", workers=workers)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2") == contents(tmp_path / "out3")
+
+
+def test_what_is_there_is_left_alone(babylm, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "other.txt").write_text("mine\n")
+    reports = clean([babylm], out)
+    assert [report.note for report in reports if report.target.name == "other.txt"] == ["there already"]
+    assert (out / "other.txt").read_text() == "mine\n"
+    assert len(contents(out)) == 11
+    assert {report.note for report in clean([babylm], out)} == {"there already"}
+    clean([babylm], out, overwrite=True)
+    assert (out / "other.txt").read_text() == '"Other" text\n'
+
+
+def test_a_corpus_under_another_name_and_compressed(tmp_path):
+    path = tmp_path / "talk.txt.gz"
+    path.write_bytes(gzip.compress(b"is n't it ?\n"))
+    clean([path], tmp_path / "out", corpus="bnc_spoken")
+    assert contents(tmp_path / "out") == {"talk.txt": b'"Isn\'t it?"\n'}
+
+
+BAD = {
+    "not_utf8.txt": (b"good\nb\xffd\nlast\n", "not UTF-8 at byte 6", b"good\nlast\n"),
+    "nul.txt": (b"good\n\0\nlast", "NUL byte at byte 5", b"good\nlast\n"),
+    "long.txt": (b"good\n" + b"x" * (17 << 20) + b"\nlast\n", "the line at byte 5", b"good\nlast\n"),
+    "empty.txt": (b"", "holds no text", None),
+    "blank.txt": (b" \n\n", "holds no text", None),
+    "records.jsonl": (b'{"text": "a"}\n', "not plain text", None),
+    "broken.txt.gz": (gzip.compress(b"a line of text\n" * 50)[:-9], "cannot read", None),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_input_stops_and_what_was_complete_stays(name, workers, tmp_path):
+    content, message, _ = BAD[name]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("before\n")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        clean([folder], tmp_path / "out", workers=workers)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "out") == {"a.txt": b"before\n"}
+
+
+def test_bad_input_is_skipped_and_counted_on_request(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, (content, _, _) in BAD.items():
+        (folder / name).write_bytes(content)
+    done = run("--input", folder, "--output", tmp_path / "out", "--on-error", "skip")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == {
+        name: kept for name, (_, _, kept) in BAD.items() if kept is not None
+    }
+    for reason, count in {"not UTF-8": 1, "NUL byte": 1, "empty file": 2, "unreadable file": 1}.items():
+        rows = [row for row in done.stdout.splitlines() if f" x {reason} " in row]
+        assert len(rows) == count, done.stdout
+
+
+def test_mistakes_are_told_before_anything_is_written(babylm, tmp_path):
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same/other.txt").write_text("x\n")
+    before = contents(tmp_path)
+    for inputs, output, options, message in [
+        ([babylm], babylm, {}, "lies in the input"),
+        ([babylm], babylm / "clean", {}, "lies in the input"),
+        ([babylm / "other.txt"], babylm, {}, "would replace the input"),
+        ([babylm, tmp_path / "same"], tmp_path / "out", {}, "would both become"),
+        ([tmp_path / "none"], tmp_path / "out", {}, "no such file"),
+        ([babylm], tmp_path / "out", {"workers": 0}, "use at least 1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            clean(inputs, output, **options)
+    assert contents(tmp_path) == before
+
+
+def test_a_mistake_is_one_line(babylm):
+    done = run("--input", babylm, "--output", babylm)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"data_tools: error: --output {babylm}: lies in the input")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_teaches_by_example():
+    assert "python -m data_tools clean --input babylm_10M" in run("--help").stdout
+
+
+def test_ctrl_c_leaves_complete_files_and_running_again_goes_on(babylm, tmp_path):
+    long = babylm / "z.txt"
+    long.write_text("A line of café text — to clean.\n" * 200_000, encoding="utf-8")
+    arguments = ["--input", babylm, "--output", tmp_path / "out", "--workers", 2]
+    process = subprocess.Popen(
+        command(*arguments),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that started the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.z.txt*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    complete = contents(tmp_path / "out")
+    assert len(complete) == 11
+    assert "z.txt" not in complete
+    long.write_text("short\n")
+    done = run(*arguments)
+    assert done.stdout.count("there already") == 11
+    assert contents(tmp_path / "out") == complete | {"z.txt": b"short\n"}

@@ -1,0 +1,165 @@
+"""`python -m data_tools inspect`: what a dataset holds, for people."""
+
+import random
+import re
+from itertools import pairwise
+from unittest import mock
+
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_tools import copying
+from data_tools.__main__ import main
+from data_tools.histogram import Lengths, as_text, binned, even_steps, powers_of_two
+from data_tools.inspect import count_lengths, document_text
+from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.vocabulary import load_tokenizer
+from tests.data import foreign
+from tests.data_tools.running import run
+
+LENGTHS = st.lists(st.integers(0, 50) | st.integers(0, 2**31 - 1), min_size=1, max_size=60)
+
+
+def counted(*parts) -> Lengths:
+    lengths = Lengths()
+    for part in parts:
+        lengths.add(np.array(part, dtype=np.int64))
+    return lengths
+
+
+def fails(capsys, arguments, message: str) -> None:
+    """The command ends with one line that says so."""
+    assert main([str(each) for each in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("data_tools: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@given(parts=st.lists(LENGTHS, min_size=1, max_size=4))
+def test_lengths_are_counted_exactly(parts):
+    whole = np.concatenate(parts).astype(np.int64)
+    lengths = counted(*parts)
+    assert np.array_equal(np.repeat(lengths.values, lengths.counts), np.sort(whole))
+    assert lengths.mean() == pytest.approx(whole.mean())
+    percents = [1, 10, 50, 90, 99, 100]
+    assert lengths.quantiles(percents) == [
+        np.sort(whole)[-(-percent * len(whole) // 100) - 1] for percent in percents
+    ]
+
+
+@given(part=LENGTHS)
+def test_each_length_is_in_one_bin(part):
+    for starts_of in (powers_of_two, even_steps):
+        lengths = counted(part)
+        bins = binned(lengths, starts_of(lengths))
+        assert [sum(each.low <= length <= each.high for length in part) for each in bins] == [
+            each.number for each in bins
+        ]
+        assert sum(each.number for each in bins) == len(part)
+        assert all(one.high + 1 == other.low for one, other in pairwise(bins))
+        assert max(map(len, as_text("title", bins))) <= 80
+
+
+def test_a_text_histogram():
+    lengths = counted([1] * 1, [2, 3] * 4, [4, 5, 6, 7], [9])
+    assert as_text("lengths", binned(lengths, powers_of_two(lengths))) == [
+        "lengths",
+        "    1  1  █████",
+        "2 - 3  8  ████████████████████████████████████████",
+        "4 - 7  4  ████████████████████",
+        "8 - 9  1  █████",
+    ]
+
+
+def test_bins_of_even_width_leave_the_tail_to_the_last():
+    lengths = counted(range(1, 31), [10**6] * 0, [4] * 1000, [5000])
+    bins = binned(lengths, even_steps(lengths))
+    assert len(bins) <= 16
+    assert bins[-1].high == 5000
+    assert len({each.high - each.low for each in bins[:-1]}) == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
+def test_lengths_of_documents_and_sentences(tmp_path, at_once):
+    sentences = [[1] * length for length in (3, 1, 4, 1, 5)]
+    foreign.write(tmp_path / "d", sentences, [0, 0, 2, 5], 8)
+    with mock.patch.object(copying, "SENTENCES_AT_ONCE", at_once):
+        documents, lengths = count_lengths(IndexedDataset(tmp_path / "d"))
+    assert documents.values.tolist() == [0, 4, 10]
+    assert documents.counts.tolist() == [1, 1, 1]
+    assert lengths.values.tolist() == [1, 3, 4, 5]
+    assert lengths.counts.tolist() == [2, 1, 1, 1]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.replace("[PAR]", " "))
+
+
+def test_a_document_is_the_text_it_was_built_from(tiny_text, tiny_tokenizer, tiny_dataset):
+    dataset, tokenizer = IndexedDataset(tiny_dataset), load_tokenizer(tiny_tokenizer)
+    texts = tiny_text.read_text(encoding="utf-8").split("\n\n")
+    for document in (0, 7, 39):
+        title, *lines = document_text(dataset, tokenizer, document, whole=True)
+        assert title.startswith(f"document {document}: ")
+        assert words(" ".join(lines)) == words(texts[document])
+        assert " ".join(lines).count("[PAR]") == texts[document].strip().count("\n") + 1
+        beginning = words(" ".join(document_text(dataset, tokenizer, document, whole=False)[1:]))
+        assert beginning == words(texts[document])[: len(beginning)]
+        assert len(beginning) < 60 + 14 + 1
+
+
+def test_the_command(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
+    tokenizer = "--tokenizer", tiny_tokenizer
+    done = run("inspect", tiny_dataset, *tokenizer, "--picture", tmp_path / "new/lengths.png")
+    assert done.returncode == 0, done.stderr
+    manifest = IndexedDataset(tiny_dataset).manifest
+    for expected in (
+        rf"documents +{manifest.documents:,}\n",
+        rf"tokens +{manifest.tokens:,}\n",
+        rf"bytes of tokens \(uint16\) +{2 * manifest.tokens:,}\n",
+        r"built with elc-bert ",
+        r"tiny.txt",
+        r"32 +reference +[\d,]+ +[\d,]+ +\d\d\.\d%",
+        r"median +\d+ +\d+",
+        r"documents by their tokens\n +\d+ - \d+ +\d+ +█",
+        r"most frequent subwords among [\d,]+ tokens\n +\S+ +\d\d?\.\d\d%",
+        r"unknown +0.0000%",
+    ):
+        assert re.search(expected, done.stdout), expected
+    assert len(re.findall(r"  document \d+: ", done.stdout)) == 2
+    lines = [line for line in done.stdout.splitlines() if "/" not in line]  # paths are as they are
+    assert max(map(len, lines)) <= 80
+    assert matplotlib.image.imread(tmp_path / "new/lengths.png").std() > 0
+
+    def shown(*options) -> str:
+        assert main(["inspect", str(tiny_dataset), "--tokenizer", str(tiny_tokenizer), *options]) == 0
+        return capsys.readouterr().out
+
+    assert shown("--full", "--seed", "0") == shown("--full") != shown("--full", "--seed", "1")
+    assert len(re.findall(r"  document \d+: ", shown("--documents", "0"))) == 0
+
+
+def test_mistakes(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
+    fails(capsys, ("inspect", tmp_path / "none"), "none.idx: cannot open the dataset")
+    fails(capsys, ("inspect", tiny_dataset, "--documents", 3), "need --tokenizer")
+    changed = tmp_path / "tokenizer.json"
+    changed.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    fails(capsys, ("inspect", tiny_dataset, "--tokenizer", changed), "not the tokenizer that")
+    foreign.write(tmp_path / "d", [[1, 2], [600]], [0, 1, 2], 8)
+    fails(capsys, ("inspect", tmp_path / "d", "--tokenizer", tiny_tokenizer), "only 512 subwords")
+    (tmp_path / "d.idx").write_bytes(foreign.index_bytes(8, [2, 1], [0, -2], [0, 1, 2]))
+    fails(capsys, ("inspect", tmp_path / "d"), "sentence 1")
+
+
+def test_a_dataset_built_elsewhere_is_shown_as_far_as_it_is_known(capsys, tmp_path):
+    draw = random.Random(0)
+    sentences = [draw.choices(range(100), k=draw.randint(1, 9)) for _ in range(50)]
+    foreign.write(tmp_path / "d", sentences, list(range(51)), 4)
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"words +unknown\n", shown)
+    assert "no segments" in shown
