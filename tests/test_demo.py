@@ -114,3 +114,6 @@ def test_mistakes_get_one_line(demo, capfd: pytest.CaptureFixture[str]):
     error = capfd.readouterr().err
     assert error.startswith("demo.py: error: ds_configs/demo.json: unknown key elc_bert.model.vocab")
     assert error.count("\n") == 1
+    blend = '[{"path": "a", "weight": 1}, {"path": "b", "weight": 1}]'
+    assert demo.main([f"--set=elc_bert.data.train={blend}"]) == 1
+    assert capfd.readouterr().err.startswith("demo.py: error: elc_bert.data: the demo builds one training")
