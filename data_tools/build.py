@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from data_tools.encoding import COUNTS, Encoding, Part, Stopped, encode_in_worker, start_worker
 from data_tools.output import new_dataset, summary
-from data_tools.plan import Plan, plan_parts, share, versions_of
+from data_tools.plan import Task, plan_parts, share, versions_of
 from data_tools.ranks import Ranks
 from data_tools.sentences import LIBRARIES, sentence_finder
-from data_tools.text import Piece, Skipped, add_input_arguments, input_files
+from data_tools.text import Skipped, add_input_arguments, input_files
 from data_tools.workers import CONTEXT, KILLED, interrupts_blocked, worker_pool
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import InputFile, Manifest
 from elc_bert.data.segments import MIN_SEQUENCE_LENGTH, build_segments
 from elc_bert.data.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
-from elc_bert.errors import UserError
+from elc_bert.errors import UserError, told
 
 HELP = "encode text as a token dataset, with its segments"
 
@@ -144,7 +144,7 @@ def build_dataset(
     lengths = list(lengths)
     with contextlib.ExitStack() as output:
 
-        def prepare() -> tuple[Path, Plan, Encoding, Skipped]:
+        def prepare() -> tuple[Path, list[Task], Encoding, Skipped]:
             _check_options(lengths, workers, sentences, language)
             files = input_files(inputs)
             size = load_tokenizer(tokenizer_path).get_vocab_size()
@@ -153,12 +153,12 @@ def build_dataset(
             )
             staged = output.enter_context(new_dataset(prefix, overwrite))
             unreadable = Skipped()
-            plan = plan_parts(files, encoding, staged.parent, unreadable)
-            return staged, plan, encoding, unreadable
+            tasks = plan_parts(files, encoding, staged.parent, unreadable)
+            return staged, tasks, encoding, unreadable
 
-        staged, plan, encoding, unreadable = ranks.first(prepare)
-        _encode(plan, encoding, ranks, workers or cores, prefix)
-        return ranks.first(lambda: _join(plan, encoding, staged, lengths, unreadable))
+        staged, tasks, encoding, unreadable = ranks.first(prepare)
+        _encode(tasks, encoding, ranks, workers or cores, prefix)
+        return ranks.first(lambda: _join(tasks, encoding, staged, lengths, unreadable))
 
 
 def _check_options(lengths: list[int], workers: int | None, sentences: str, language: str) -> None:
@@ -169,22 +169,22 @@ def _check_options(lengths: list[int], workers: int | None, sentences: str, lang
     sentence_finder(sentences, language)
 
 
-def _encode(plan: Plan, encoding: Encoding, ranks: Ranks, workers: int, prefix: Path) -> None:
-    """Encodes this rank's share of the pieces, as far as their parts are not there already."""
-    todo: dict[Part, Piece] = {}
+def _encode(tasks: list[Task], encoding: Encoding, ranks: Ranks, workers: int, prefix: Path) -> None:
+    """Encodes this rank's share of the input, as far as the parts are not there already."""
+    todo: dict[Part, Task] = {}  # a part occurs twice where the same files were given twice
     counts_before = dict.fromkeys(COUNTS, 0)
-    for piece, part in share(plan, ranks.rank, ranks.size):
-        found = part.summary()
+    for task in share(tasks, ranks.rank, ranks.size):
+        found = task.part.summary()
         if found is not None and (encoding.skip or not found.skipped.counts):
             counts_before = {name: counts_before[name] + found.counts[name] for name in COUNTS}
         else:
-            todo[part] = piece
+            todo[task.part] = task
     progress = CONTEXT.Array("q", [*counts_before.values(), 0])
     pool = worker_pool(min(workers, max(len(todo), 1)), start_worker, (encoding, progress))
     with interrupts_blocked():
-        futures = [pool.submit(encode_in_worker, piece, part) for part, piece in todo.items()]
+        futures = [pool.submit(encode_in_worker, task.pieces, part) for part, task in todo.items()]
     try:
-        _watch(futures, progress, ranks, prefix, sum(piece.size for piece, _ in plan))
+        _watch(futures, progress, ranks, prefix, sum(task.size for task in tasks))
     finally:
         progress[-1] = 1
         pool.shutdown(cancel_futures=True)
@@ -199,7 +199,7 @@ def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Pat
     ) as bar:
         while True:
             done, pending = wait(pending, timeout=UPDATE_SECONDS, return_when=FIRST_EXCEPTION)
-            states = ranks.gather((list(progress)[:-1], len(pending), _failure(done, prefix)))
+            states = ranks.gather((list(progress)[:-1], len(pending), _failure(done)))
             sums = map(sum, zip(*(each for each, _, _ in states), strict=True))
             counts = dict(zip(COUNTS, sums, strict=True))
             if tokens_before is None:
@@ -216,8 +216,8 @@ def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Pat
                 return
 
 
-def _failure(done: set[Future[None]], prefix: Path) -> str | None:
-    """The mistake that ended a piece, if one did.
+def _failure(done: set[Future[None]]) -> str | None:
+    """The mistake that ended a task, if one did.
 
     Raises:
         Exception: one that is no mistake of the user's.
@@ -227,8 +227,7 @@ def _failure(done: set[Future[None]], prefix: Path) -> str | None:
         if isinstance(error, UserError):
             return str(error)
         if isinstance(error, OSError):
-            where = error.filename or prefix
-            return f"{where}: cannot write: {error.strerror}; make room, and run the same command again"
+            return told(error)
         if isinstance(error, BrokenProcessPool):
             return KILLED
         if error is not None and not isinstance(error, Stopped):
@@ -237,17 +236,16 @@ def _failure(done: set[Future[None]], prefix: Path) -> str | None:
 
 
 def _join(
-    plan: Plan, encoding: Encoding, staged: Path, lengths: list[int], skipped: Skipped
+    tasks: list[Task], encoding: Encoding, staged: Path, lengths: list[int], skipped: Skipped
 ) -> tuple[Manifest, Skipped]:
     """Puts the parts together as the dataset `staged`, with manifest and segments."""
     words = 0
-    hashes: dict[str, str] = {}
-    sizes: dict[str, int] = {}
+    inputs: dict[str, InputFile] = {}
     with (
-        tqdm(total=len(plan), unit="part", desc="joining", disable=None, leave=False) as bar,
+        tqdm(total=len(tasks), unit="part", desc="joining", disable=None, leave=False) as bar,
         IndexedDatasetWriter(staged, np.dtype(encoding.dtype)) as writer,
     ):
-        for piece, part in plan:
+        for part in (task.part for task in tasks):
             found = part.summary()
             assert found is not None
             writer.add(
@@ -255,13 +253,12 @@ def _join(
             )
             words += found.counts["words"]
             skipped.update(found.skipped)
-            if found.sha256 is not None:
-                hashes[piece.path] = found.sha256
-                sizes[piece.path] = Path(piece.path).stat().st_size
+            for path, sha256 in found.sha256.items():
+                inputs[path] = InputFile(path=path, bytes=Path(path).stat().st_size, sha256=sha256)
             bar.update()
     written = writer.written
     if written.tokens == 0:
-        raise UserError(f"{plan[0][0].path if plan else 'the input'}: holds no text; nothing was written")
+        raise UserError("the input holds no text that can be used; nothing was written")
     Manifest(
         sequences=written.sequences,
         documents=written.documents,
@@ -272,7 +269,7 @@ def _join(
         bin_sha256=written.bin_sha256,
         idx_sha256=written.idx_sha256,
         versions=versions_of(encoding),
-        inputs=[InputFile(path=path, bytes=sizes[path], sha256=sha256) for path, sha256 in hashes.items()],
+        inputs=list(inputs.values()),
         skipped=skipped.counts,
     ).save(staged)
     dataset = IndexedDataset(staged)

@@ -1,9 +1,10 @@
-"""From one piece of the input to token ids on disk: what a worker process of `build` does."""
+"""From pieces of the input to token ids on disk: what a worker process of `build` does."""
 
 import contextlib
 import itertools
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.reading import END_OF_DOCUMENT, read_piece
+from data_tools.reading import END_OF_DOCUMENT, Block, read_piece
 from data_tools.sentences import Splitter, sentence_finder
 from data_tools.text import Piece, Skipped
 from elc_bert.data.vocabulary import load_tokenizer
@@ -42,18 +43,18 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the part of a piece holds."""
+    """What a part holds."""
 
     counts: dict[str, int]
     """By the names in `COUNTS`; a document counts where it ends."""
     skipped: Skipped
-    sha256: str | None
-    """Of the whole input file, where the piece is the first one of its file."""
+    sha256: dict[str, str]
+    """Of the input files that begin in the part, whole, by path."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """An encoded piece on disk: three arrays, and a summary that is written last and makes them count."""
+    """Encoded pieces on disk: three arrays, and a summary that is written last and makes them count."""
 
     folder: Path
     key: str
@@ -99,12 +100,12 @@ class Worker:
         self.tokenizer: Tokenizer = load_tokenizer(encoding.tokenizer)
         self.sentences_of: Splitter = sentence_finder(encoding.sentences, encoding.language)
 
-    def encode(self, piece: Piece, part: Part) -> None:
-        """Encodes a piece of the input and leaves the part on disk.
+    def encode(self, pieces: Sequence[Piece], part: Part) -> None:
+        """Encodes pieces of the input that follow one another and leaves the part on disk.
 
         Raises:
-            UserError: the piece holds something that cannot be used.
-            Stopped: another piece did, or the user interrupts.
+            UserError: they hold something that cannot be used.
+            Stopped: others did, or the user interrupts.
         """
         skipped = Skipped() if self.encoding.skip else None
         counts = dict.fromkeys(COUNTS, 0)
@@ -112,7 +113,7 @@ class Worker:
             tokens, lengths, ends = (
                 files.enter_context(atomic_write(part.path(kind))) for kind in ("tokens", "lengths", "ends")
             )
-            for block in read_piece(piece, self.encoding.json_key, skipped):
+            for block in self._blocks(pieces, skipped):
                 sentences: list[str] = []
                 block_ends: list[int] = []
                 words = 0
@@ -132,9 +133,13 @@ class Worker:
                 lengths.write(sizes)
                 ends.write(np.array(block_ends, dtype="<i8"))
                 self._count(counts, (block.size, len(block_ends), len(ids), total, words))
-        sha256 = sha256_of(piece.path) if piece.begin == 0 else None
+        sha256 = {piece.path: sha256_of(piece.path) for piece in pieces if piece.begin == 0}
         with atomic_write(part.path("json"), "w") as file:
             json.dump({"counts": counts, "skipped": asdict(skipped or Skipped()), "sha256": sha256}, file)
+
+    def _blocks(self, pieces: Sequence[Piece], skipped: Skipped | None) -> Iterator[Block]:
+        for piece in pieces:
+            yield from read_piece(piece, self.encoding.json_key, skipped)
 
     def _count(self, counts: dict[str, int], more: tuple[int, ...]) -> None:
         for name, number in zip(COUNTS, more, strict=True):
@@ -155,6 +160,6 @@ def start_worker(encoding: Encoding, progress: Any) -> None:
     _worker = Worker(encoding, progress)
 
 
-def encode_in_worker(piece: Piece, part: Part) -> None:
+def encode_in_worker(pieces: Sequence[Piece], part: Part) -> None:
     """`Worker.encode`, in a process that `start_worker` has prepared."""
-    _worker.encode(piece, part)
+    _worker.encode(pieces, part)

@@ -1,7 +1,6 @@
 """A dataset under construction: in a folder of its own beside the place where it is to appear."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -15,7 +14,6 @@ from elc_bert.errors import UserError
 from elc_bert.files import sync_directory
 
 NAMED = (".bin", ".idx", ".json")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def work_folder(prefix: Path) -> Path:
@@ -51,10 +49,6 @@ def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
                 raise
             _publish(staged, prefix)
             shutil.rmtree(folder)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(f"{prefix}: cannot write: {error.strerror}; make room") from None
     finally:
         if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock"}:
             shutil.rmtree(folder)

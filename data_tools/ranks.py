@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from elc_bert.errors import UserError
+from elc_bert.errors import UserError, told
 from elc_bert.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
@@ -61,13 +61,15 @@ class Ranks:
         return self._world.allgather(value)
 
     def first(self, work: Callable[[], T]) -> T:
-        """What `work` returns on the first rank, on all; a `UserError` of it ends all."""
+        """What `work` returns on the first rank, on all; a mistake in it ends all."""
         result, message = None, None
         if self.rank == 0:
             try:
                 result = work()
             except UserError as error:
                 message = str(error)
+            except OSError as error:
+                message = told(error)
         result, message = self.gather((result, message))[0]
         self.stop_on([message])
         return result  # type: ignore[return-value]

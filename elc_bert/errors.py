@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how a command ends on one."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,13 @@ class UserError(ValueError):
     Entry points print the message without a traceback and exit with status 1; every other
     exception is a bug of ours and keeps its traceback.
     """
+
+
+def told(error: OSError) -> str:
+    """An error of the system in one line: the file, what is wrong, and what to do where the disk is full."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "; make room, and run the same command again" if full else ""
+    return f"{error.filename}: {error.strerror or error}{mend}"
 
 
 def exit_status(command: Callable[[], None], program: str) -> int:
@@ -31,13 +39,13 @@ def exit_status(command: Callable[[], None], program: str) -> int:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; unfinished files were removed", file=sys.stderr)
+        print(f"{program}: interrupted; unfinished files were removed, finished ones stay", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough; Python must not flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"{program}: error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        print(f"{program}: error: {told(error)}", file=sys.stderr)
         return 1
     return 0

@@ -1,5 +1,6 @@
 import pytest
 
+from elc_bert.errors import told
 from elc_bert.files import atomic_write
 
 
@@ -19,3 +20,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         file.write("half" * (1 // 0))
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+    path = tmp_path / "a.txt"
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        atomic_write(path, "w"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+    assert caught.value.filename == str(path)
+    assert told(caught.value).startswith(f"{path}: No space left on device; make room")
