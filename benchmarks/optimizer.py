@@ -9,18 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from reporting import add_json, positive, report_to_user
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from elc_bert.config import ModelConfig
-from elc_bert.errors import UserError, exit_status
-from elc_bert.files import atomic_write
+from elc_bert.errors import UserError
 from elc_bert.machine import free_port
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups
@@ -291,12 +291,6 @@ def benchmark(arguments: argparse.Namespace) -> Report:
     )
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
-
-
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="optimizer.py",
@@ -320,23 +314,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda also for ROCm (default: auto)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the figures there")
+    add_json(parser)
     return parser.parse_args(argv)
 
 
-def main(argv: list[str]) -> int:
-    arguments = parse_arguments(argv)
-
-    def command() -> None:
-        report = benchmark(arguments)
-        print("\n".join(report.lines()))
-        if arguments.json:
-            with atomic_write(arguments.json, "w") as file:
-                json.dump(asdict(report), file, indent=2)
-                file.write("\n")
-
-    return exit_status(command, "optimizer.py")
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(report_to_user("optimizer.py", parse_arguments(sys.argv[1:]), benchmark))

@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from data_tools.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -56,3 +59,12 @@ def fails_with(done: subprocess.CompletedProcess, message: str) -> None:
     assert done.stderr.startswith("data_tools: error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def fails(capsys, arguments: Iterable, message: str) -> None:
+    """As `fails_with`, of a command that is run within this process."""
+    assert main([str(each) for each in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("data_tools: error: ")
+    assert error.count("\n") == 1
+    assert message in error

@@ -18,7 +18,7 @@ from data_tools.inspect import count_lengths, document_text
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.vocabulary import load_tokenizer
 from tests.data import foreign
-from tests.data_tools.running import run
+from tests.data_tools.running import fails, run
 
 LENGTHS = st.lists(st.integers(0, 50) | st.integers(0, 2**31 - 1), min_size=1, max_size=60)
 
@@ -28,15 +28,6 @@ def counted(*parts) -> Lengths:
     for part in parts:
         lengths.add(np.array(part, dtype=np.int64))
     return lengths
-
-
-def fails(capsys, arguments, message: str) -> None:
-    """The command ends with one line that says so."""
-    assert main([str(each) for each in arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("data_tools: error: ")
-    assert error.count("\n") == 1
-    assert message in error
 
 
 @given(parts=st.lists(LENGTHS, min_size=1, max_size=4))

@@ -21,7 +21,7 @@ from elc_bert.data.segments import build_segments
 from elc_bert.data.writer import IndexedDatasetWriter
 from elc_bert.errors import UserError
 from tests.data import foreign
-from tests.data_tools.running import run
+from tests.data_tools.running import fails, run
 
 SENTENCE = st.lists(st.integers(0, 100), max_size=6)
 DOCUMENTS = st.lists(st.lists(SENTENCE, min_size=1, max_size=4), min_size=1, max_size=5)
@@ -53,15 +53,6 @@ def files(prefix: Path) -> dict[str, bytes]:
     """All files of a dataset by what follows the prefix."""
     found = prefix.parent.glob(f"{prefix.name}.*")
     return {path.name.removeprefix(prefix.name): path.read_bytes() for path in found}
-
-
-def fails(capsys, arguments, message: str) -> None:
-    """The command ends with one line that says so."""
-    assert main([str(each) for each in arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("data_tools: error: ")
-    assert error.count("\n") == 1
-    assert message in error
 
 
 @settings(max_examples=25, deadline=None)

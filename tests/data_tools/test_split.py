@@ -13,7 +13,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_tools import copying
-from data_tools.__main__ import main
 from data_tools.copying import Part
 from data_tools.merge import merge_datasets
 from data_tools.split import document_hashes, split_dataset
@@ -22,7 +21,7 @@ from elc_bert.data.manifest import InputFile, Manifest
 from elc_bert.data.segments import build_segments
 from elc_bert.errors import UserError
 from tests.data import foreign
-from tests.data_tools.running import run
+from tests.data_tools.running import fails, run
 
 SENTENCE = st.lists(st.integers(0, 30), min_size=1, max_size=5)
 DOCUMENTS = st.lists(st.lists(SENTENCE, min_size=1, max_size=4), min_size=4, max_size=20)
@@ -48,15 +47,6 @@ def is_held_out(document: list[list[int]], dev_fraction: float, seed: int = 0) -
     data, key = struct.pack(f"<{len(tokens)}i", *tokens), struct.pack("<Q", seed)
     digest = hashlib.blake2b(data, digest_size=8, key=key).digest()
     return int.from_bytes(digest, "little") < dev_fraction * 2**64
-
-
-def fails(capsys, arguments, message: str) -> None:
-    """The command ends with one line that says so."""
-    assert main([str(each) for each in arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("data_tools: error: ")
-    assert error.count("\n") == 1
-    assert message in error
 
 
 @pytest.fixture(scope="module")

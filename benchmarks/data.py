@@ -1,0 +1,341 @@
+"""The data path against peers measured in the same run; see ``--help``."""
+
+import argparse
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from reporting import add_json, positive, report_to_user
+from tokenizers import Tokenizer
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from data_tools.reading import read_paragraphs
+from data_tools.text import input_files
+from elc_bert.data.blend import Portion
+from elc_bert.data.indexed import HEADER, MAGIC, VERSION, IndexedDataset
+from elc_bert.data.manifest import Manifest
+from elc_bert.data.masking import FIRST_REPLACEMENT_ID, NUM_SPECIAL, Masking
+from elc_bert.data.schedule import LengthSchedule
+from elc_bert.data.segments import SegmentIndex, build_segments, open_segments
+from elc_bert.data.steps import TrainingSteps
+from elc_bert.data.vocabulary import CLS, MASK, PAD, SEP, load_tokenizer
+from elc_bert.errors import UserError
+from elc_bert.machine import available_cores
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES_AT_ONCE = 10_000
+NOT_PREDICTED = -100
+#: Sequence length and micro-batch, the same number of tokens each.
+SHAPES = ((128, 256), (512, 64))
+OUR_BATCHES, PEER_BATCHES = 40, 4
+SMALL, LARGE = 10**6, 10**10
+SPARSE_LENGTH, SPARSE_SENTENCE = 512, 1000
+
+EPILOG = """what is measured:
+  build      the command data_tools build, from its start to its end, in tokens per second, beside the
+             tokenizers library's own encode_batch on the same paragraphs in memory, on all cores
+  batches    masked batches per second in one process on one core, in real tokens, beside the same masking
+             written sample by sample in torch, as in the __getitem__ of a dataset, and default_collate
+  opening    time to open a dataset of 10^6 and of 10^10 tokens (a sparse .bin with whole tables) and to
+             read the first batch, and by how much the process grows while it reads 1,000 batches
+  Peers take turns with ours; figures are medians over the rounds.
+
+examples:
+  make demo && python benchmarks/data.py
+  python benchmarks/data.py --text corpus/train --tokenizer tokenizer.json --rounds 5 --json data.json
+"""
+
+
+# ---- building --------------------------------------------------------------------------------
+
+
+def encode_batch_seconds(tokenizer: Tokenizer, paragraphs: list[str]) -> tuple[float, int]:
+    """Time and number of tokens of the library's own batch encoding of text in memory."""
+    start, tokens = time.perf_counter(), 0
+    for first in range(0, len(paragraphs), LINES_AT_ONCE):
+        batch = tokenizer.encode_batch(paragraphs[first : first + LINES_AT_ONCE], add_special_tokens=False)
+        tokens += sum(len(each) for each in batch)
+    return time.perf_counter() - start, tokens
+
+
+def build_seconds(text: Path, tokenizer: Path, prefix: Path) -> float:
+    """Time of the command, process start and segments included."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "data_tools", "build", "--overwrite"]
+    paths = ["--input", text, "--tokenizer", tokenizer, "--output", prefix]
+    subprocess.run([*command, *map(str, paths)], check=True, cwd=ROOT, capture_output=True)
+    return time.perf_counter() - start
+
+
+def measure_build(text: Path, tokenizer_path: Path, prefix: Path, rounds: int, bar: tqdm) -> dict[str, float]:
+    """Tokens per second, by what makes them."""
+    tokenizer = load_tokenizer(tokenizer_path)
+    paragraphs = list(read_paragraphs(input_files([text])))
+    theirs, ours = [], []
+    for _ in range(rounds):
+        seconds, tokens = encode_batch_seconds(tokenizer, paragraphs)
+        theirs.append(tokens / seconds)
+        bar.update()
+        seconds = build_seconds(text.resolve(), tokenizer_path.resolve(), prefix)
+        ours.append(IndexedDataset(prefix).num_tokens / seconds)
+        bar.update()
+    return {"build": statistics.median(ours), "encode_batch": statistics.median(theirs)}
+
+
+# ---- batches ---------------------------------------------------------------------------------
+
+
+def per_sample_torch(
+    dataset: IndexedDataset,
+    segments: SegmentIndex,
+    sample: int,
+    sequence_length: int,
+    vocab_size: int,
+    masking: Masking,
+) -> dict[str, torch.Tensor]:
+    """One masked sample, as one would write it in the ``__getitem__`` of a torch dataset."""
+    (offset,), (length,) = segments(np.array([sample]))
+    segment = torch.from_numpy(dataset.tokens[offset : offset + length].astype(np.int64))
+    if torch.rand(()).item() < masking.short_p:
+        segment = segment[: int(torch.randint(1, sequence_length - 2, ()))]
+    tokens = torch.cat([torch.tensor([CLS]), segment, torch.tensor([SEP])])
+
+    inputs, labels = tokens.clone(), torch.full_like(tokens, NOT_PREDICTED)
+    maskable = tokens >= NUM_SPECIAL
+    masked = torch.zeros_like(maskable)
+    number_to_mask = torch.binomial(maskable.sum().float(), torch.tensor(masking.mask_p))
+    for _ in range(100):
+        if masked.sum() >= number_to_mask:
+            break
+        size = int(torch.empty(()).geometric_(1 / 3)) % 10
+        first = int(torch.randint(1 - size, len(tokens) + size, ()))
+        span = torch.zeros_like(maskable)
+        span[max(first, 0) : max(first + size, 0)] = True
+        span &= maskable
+        kind = torch.rand(()).item()
+        if kind < masking.random_p:
+            inputs[span] = torch.randint(FIRST_REPLACEMENT_ID, vocab_size, (int(span.sum()),))
+        elif kind < masking.random_p + masking.keep_p:
+            inputs[span] = tokens[span]
+        else:
+            inputs[span] = MASK
+        masked |= span
+    labels[masked] = tokens[masked]
+
+    padding = (0, sequence_length - len(tokens))
+    return {
+        "input_ids": torch.nn.functional.pad(inputs, padding, value=PAD),
+        "attention_mask": torch.nn.functional.pad(torch.ones_like(maskable), padding),
+        "labels": torch.nn.functional.pad(labels, padding, value=NOT_PREDICTED),
+    }
+
+
+def peer_rate(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> float:
+    """Tokens per second of the peer."""
+    dataset = IndexedDataset(prefix)
+    segments = open_segments(dataset, sequence_length)
+    order = torch.randperm(len(segments))
+    start, tokens = time.perf_counter(), 0
+    for samples in order.split(micro_batch)[:PEER_BATCHES]:
+        batch = default_collate(
+            [
+                per_sample_torch(dataset, segments, int(sample), sequence_length, vocab_size, Masking())
+                for sample in samples
+            ]
+        )
+        tokens += int(batch["attention_mask"].sum())
+    return tokens / (time.perf_counter() - start)
+
+
+def steps_of(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> TrainingSteps:
+    """Steps of one micro-batch each."""
+    return TrainingSteps(
+        [Portion(prefix)],
+        LengthSchedule(1 << 20, sequence_length, micro_batch, long_after=1.0),
+        seed=42,
+        masking=Masking(),
+        vocab_size=vocab_size,
+        rank=0,
+        world_size=1,
+        micro_batch_of=lambda _: micro_batch,
+    )
+
+
+def our_rate(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> float:
+    """Tokens per second of ours."""
+    steps = steps_of(prefix, sequence_length, micro_batch, vocab_size)
+    start = time.perf_counter()
+    tokens = sum(micro.tokens for step in range(OUR_BATCHES) for micro in steps[step])
+    return tokens / (time.perf_counter() - start)
+
+
+def measure_batches(prefix: Path, vocab_size: int, rounds: int, bar: tqdm) -> dict[str, dict[str, float]]:
+    """Tokens per second of both, by sequence length."""
+    torch.set_num_threads(1)
+    found = {}
+    for sequence_length, micro_batch in SHAPES:
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(our_rate(prefix, sequence_length, micro_batch, vocab_size))
+            theirs.append(peer_rate(prefix, sequence_length, micro_batch, vocab_size))
+            bar.update()
+        found[str(sequence_length)] = {"ours": statistics.median(ours), "torch": statistics.median(theirs)}
+    return found
+
+
+# ---- opening ---------------------------------------------------------------------------------
+
+
+def write_sparse(prefix: Path, tokens: int) -> None:
+    """A dataset of `tokens` tokens [UNK] that takes no room but for its tables."""
+    sequences = tokens // SPARSE_SENTENCE
+    with open(f"{prefix}.bin", "wb") as file:
+        file.truncate(2 * tokens)
+    with open(f"{prefix}.idx", "wb") as file:
+        file.write(HEADER.pack(MAGIC, VERSION, 8, sequences, sequences + 1))
+        np.full(sequences, SPARSE_SENTENCE, dtype="<i4").tofile(file)
+        (np.arange(sequences, dtype="<i8") * 2 * SPARSE_SENTENCE).tofile(file)
+        np.arange(sequences + 1, dtype="<i8").tofile(file)
+    Manifest(sequences=sequences, documents=sequences, tokens=tokens).save(prefix)
+    build_segments(IndexedDataset(prefix), SPARSE_LENGTH)
+
+
+def open_and_read(prefix: Path) -> tuple[float, float, float]:
+    """Seconds to open a dataset, seconds to read its first batch, bytes by which the process grows."""
+    batch = 64
+    steps_of(prefix, SPARSE_LENGTH, batch, 512)[0]  # imports and allocations that happen once
+    start = time.perf_counter()
+    steps = steps_of(prefix, SPARSE_LENGTH, batch, 512)
+    opened = time.perf_counter()
+    _ = steps[0]
+    read = time.perf_counter()
+    before = psutil.Process().memory_info().rss
+    for step in range(1000):
+        _ = steps[step]
+    return opened - start, read - opened, psutil.Process().memory_info().rss - before
+
+
+def measure_opening(folder: Path, rounds: int, bar: tqdm) -> dict[str, dict[str, float]]:
+    """The figures of `open_and_read`, by size of the dataset; a process for each."""
+    prefixes = {tokens: folder / f"sparse-{tokens}" for tokens in (SMALL, LARGE)}
+    for tokens, prefix in prefixes.items():
+        write_sparse(prefix, tokens)
+        bar.update()
+    found: dict[int, list[tuple[float, float, float]]] = {tokens: [] for tokens in prefixes}
+    for _ in range(rounds):
+        for tokens, prefix in prefixes.items():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[tokens].append(pool.apply(open_and_read, (prefix,)))
+            bar.update()
+    names = ("open_seconds", "first_batch_seconds", "growth_bytes")
+    return {
+        f"{tokens:.0e}": dict(
+            zip(names, (statistics.median(each) for each in zip(*figures, strict=True)), strict=True)
+        )
+        for tokens, figures in found.items()
+    }
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What was measured."""
+
+    cores: int
+    build: dict[str, float]
+    """Tokens per second."""
+    batches: dict[str, dict[str, float]]
+    """Tokens per second on one core, by sequence length."""
+    opening: dict[str, dict[str, float]]
+    """By number of tokens."""
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        build = self.build
+        lines = [
+            f"build, {self.cores} cores               tokens/s",
+            f"  tokenizers' encode_batch     {build['encode_batch']:12,.0f}",
+            f"  data_tools build             {build['build']:12,.0f}   "
+            f"{build['build'] / build['encode_batch']:.2f} x encode_batch",
+            "",
+            "masked batches, 1 core         tokens/s",
+        ]
+        for length, rates in self.batches.items():
+            lines += [
+                f"  T = {length}, per sample in torch {rates['torch']:11,.0f}",
+                f"  T = {length}, ours                {rates['ours']:11,.0f}   "
+                f"{rates['ours'] / rates['torch']:.0f} x per sample",
+            ]
+        lines += ["", "tokens      open, ms   first batch, ms   growth over 1,000 batches, MiB"]
+        lines += [
+            f"{tokens:<10}{1e3 * each['open_seconds']:10.2f}{1e3 * each['first_batch_seconds']:18.2f}"
+            f"{each['growth_bytes'] / 2**20:20.1f}"
+            for tokens, each in self.opening.items()
+        ]
+        return lines
+
+
+def benchmark(arguments: argparse.Namespace) -> Report:
+    for name in ("text", "tokenizer"):
+        path = getattr(arguments, name)
+        if not path.exists():
+            raise UserError(f"{path}: not there; run make demo, which makes it, or give --{name}")
+    rounds = arguments.rounds
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
+        tqdm(total=2 * rounds + len(SHAPES) * rounds + 2 + 2 * rounds, disable=None, leave=False) as bar,
+    ):
+        prefix = Path(folder) / "built"
+        return Report(
+            cores=available_cores(),
+            build=measure_build(arguments.text, arguments.tokenizer, prefix, rounds, bar),
+            batches=measure_batches(
+                prefix, load_tokenizer(arguments.tokenizer).get_vocab_size(), rounds, bar
+            ),
+            opening=measure_opening(Path(folder), rounds, bar),
+        )
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="data.py",
+        description="Measure building, masking and opening of datasets against peers.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo = ROOT / "data" / "demo"
+    parser.add_argument(
+        "--text",
+        type=Path,
+        default=demo / "train.txt",
+        metavar="PATH",
+        help="text to build (default: the demo's)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=demo / "tokenizer.json",
+        metavar="FILE",
+        help="tokenizer (default: the demo's)",
+    )
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds (default: 5)")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where to write some 600 MB for a while (default: $TMPDIR)"
+    )
+    add_json(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(report_to_user("data.py", parse_arguments(sys.argv[1:]), benchmark))
