@@ -207,10 +207,12 @@ def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Pat
                 bar.initial = counts["size"]
             bar.update(counts["size"] - bar.n)
             elapsed = bar.format_dict["elapsed"] or 1
-            speed = (counts["tokens"] - tokens_before) / elapsed / 1e6
-            shown = [f"{counts[name] / 1e6:.1f}M {name}" for name in ("sequences", "tokens", "words")]
-            shown = [f"{counts['documents']:,} documents", *shown, f"{speed:.2f}M tokens/s"]
-            bar.set_postfix_str(", ".join(shown))
+            speed = (counts["tokens"] - tokens_before) / elapsed
+            numbers = {name: tqdm.format_sizeof(number) for name, number in counts.items()}
+            bar.set_postfix_str(
+                f"{numbers['documents']} documents, {numbers['sequences']} sentences, "
+                f"{numbers['tokens']} tokens, {numbers['words']} words, {tqdm.format_sizeof(speed)} tokens/s"
+            )
             ranks.stop_on([message for _, _, message in states])
             if not any(waiting for _, waiting, _ in states):
                 return
