@@ -20,7 +20,7 @@ from data_tools.text import Skipped, add_input_arguments, input_files
 from data_tools.workers import CONTEXT, KILLED, interrupts_blocked, worker_pool
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import InputFile, Manifest
-from elc_bert.data.segments import MIN_SEQUENCE_LENGTH, build_segments
+from elc_bert.data.segments import build_segments, check_sequence_length
 from elc_bert.data.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.errors import UserError, told
@@ -164,8 +164,8 @@ def build_dataset(
 def _check_options(lengths: list[int], workers: int | None, sentences: str, language: str) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use at least 1")
-    if too_short := [length for length in lengths if length < MIN_SEQUENCE_LENGTH]:
-        raise UserError(f"sequence length {too_short[0]} is too short; use {MIN_SEQUENCE_LENGTH} or more")
+    for length in lengths:
+        check_sequence_length(length)
     sentence_finder(sentences, language)
 
 

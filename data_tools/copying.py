@@ -13,7 +13,7 @@ from tqdm import tqdm
 from elc_bert import __version__
 from elc_bert.data.indexed import IndexedDataset, with_suffix
 from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import MAX_SEQUENCE_LENGTH, MIN_SEQUENCE_LENGTH, build_segments
+from elc_bert.data.segments import build_segments
 from elc_bert.data.writer import Written
 from elc_bert.errors import UserError
 
@@ -129,20 +129,6 @@ def add_lengths(parser: argparse.ArgumentParser, origin: str) -> None:
         metavar="T",
         help=f"sequence lengths to cut segments for (default: those of {origin})",
     )
-
-
-def check_lengths(lengths: Iterable[int] | None) -> None:
-    """Makes sure that segments can be cut for `--lengths`, before anything is written.
-
-    Raises:
-        UserError: one is out of range.
-    """
-    for length in lengths or ():
-        if not MIN_SEQUENCE_LENGTH <= length <= MAX_SEQUENCE_LENGTH:
-            raise UserError(
-                f"sequence length {length} is out of range; use one from {MIN_SEQUENCE_LENGTH} to "
-                f"{MAX_SEQUENCE_LENGTH}"
-            )
 
 
 def finish(

@@ -10,7 +10,6 @@ import numpy as np
 
 from data_tools.copying import (
     add_lengths,
-    check_lengths,
     check_outputs,
     finish,
     progress_bar,
@@ -19,7 +18,7 @@ from data_tools.copying import (
 from data_tools.output import new_dataset, summary
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY
+from elc_bert.data.segments import POLICY, check_sequence_length
 from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.errors import UserError
 
@@ -72,7 +71,8 @@ def merge_datasets(
         UserError: an input is damaged, of another tokenizer or the output, or the output is there.
     """
     check_outputs([prefix], inputs)
-    check_lengths(lengths)
+    for length in lengths or ():
+        check_sequence_length(length)
     datasets = [IndexedDataset(each) for each in inputs]
     manifests = [dataset.manifest for dataset in datasets]
     vocab_size = _common("vocab_size", inputs, manifests)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elc_bert.data.indexed import with_suffix
 from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY
+from elc_bert.data.segments import POLICY, segment_files
 from elc_bert.errors import UserError
 from elc_bert.files import sync_directory
 
@@ -79,13 +79,8 @@ def _publish(staged: Path, prefix: Path) -> None:
 
 
 def _files_of(prefix: Path) -> list[Path]:
-    named = {f"{prefix.name}{suffix}" for suffix in NAMED}
-    segments = f"{prefix.name}.segments-"
-    return [
-        path
-        for path in prefix.parent.iterdir()
-        if path.name in named or (path.name.startswith(segments) and path.suffix == ".npy")
-    ]
+    named = [with_suffix(prefix, suffix) for suffix in NAMED]
+    return [*filter(Path.exists, named), *segment_files(prefix)]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from data_tools.copying import (
     TOKENS_AT_ONCE,
     Part,
     add_lengths,
-    check_lengths,
     check_outputs,
     finish,
     progress_bar,
@@ -21,7 +20,7 @@ from data_tools.copying import (
 from data_tools.output import new_dataset, summary
 from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY
+from elc_bert.data.segments import POLICY, check_sequence_length
 from elc_bert.data.writer import IndexedDatasetWriter, Written
 from elc_bert.errors import UserError
 
@@ -111,7 +110,8 @@ def split_dataset(
         UserError: the source is damaged or an output, a side is empty, or an output is there already.
     """
     check_outputs([train, dev], [source])
-    check_lengths(lengths)
+    for length in lengths or ():
+        check_sequence_length(length)
     if not 0 < dev_fraction < 1:
         raise UserError(f"--dev-fraction is {dev_fraction}; use a share between 0 and 1, such as 0.02")
     if not 0 <= seed < 2**64:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from elc_bert.data.indexed import IndexedDataset, with_suffix
 from elc_bert.data.manifest import Manifest, SegmentsEntry
-from elc_bert.data.segments import open_segments, segments_command, segments_of
+from elc_bert.data.segments import open_segments, segment_files, segments_command, segments_of
 from elc_bert.data.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.errors import UserError
 
@@ -156,7 +156,7 @@ class _Verification:
 
     def _manifest(self) -> str | None:
         path = Manifest.path(self.prefix)
-        strays = {each.name for each in _segment_files(self.prefix)}
+        strays = {each.name for each in segment_files(self.prefix)}
         try:
             self.manifest = Manifest.load(self.prefix)
         except FileNotFoundError:
@@ -291,15 +291,8 @@ def _parts(count: int, size: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + size, count)
 
 
-def _segment_files(prefix: Path) -> list[Path]:
-    start = f"{prefix.name}.segments-"
-    if not prefix.parent.is_dir():
-        return []
-    return [each for each in prefix.parent.iterdir() if each.name.startswith(start) and each.suffix == ".npy"]
-
-
 def _bytes_to_read(prefix: Path, fast: bool) -> int:
     """What `verify` goes through: the tables, and without `fast` all files once more."""
-    tables = [with_suffix(prefix, ".idx"), *_segment_files(prefix)]
+    tables = [with_suffix(prefix, ".idx"), *segment_files(prefix)]
     files = tables if fast else [*tables, *tables, with_suffix(prefix, ".bin")]
     return sum(each.stat().st_size for each in files if each.is_file())

@@ -28,6 +28,28 @@ _NPY_HEADER = re.compile(
 )
 
 
+def check_sequence_length(sequence_length: int) -> None:
+    """Makes sure that segments can be cut for a sequence length.
+
+    Raises:
+        UserError: it is out of range.
+    """
+    if not MIN_SEQUENCE_LENGTH <= sequence_length <= MAX_SEQUENCE_LENGTH:
+        word = "short" if sequence_length < MIN_SEQUENCE_LENGTH else "long"
+        raise UserError(
+            f"sequence length {sequence_length} is too {word}; use {MIN_SEQUENCE_LENGTH} or more, up to "
+            f"{MAX_SEQUENCE_LENGTH}"
+        )
+
+
+def segment_files(prefix: Path) -> list[Path]:
+    """The files beside a dataset that are named as its segment indexes, whatever the manifest says."""
+    start = f"{prefix.name}.segments-"
+    if not prefix.parent.is_dir():
+        return []
+    return [each for each in prefix.parent.iterdir() if each.name.startswith(start) and each.suffix == ".npy"]
+
+
 def segments_of(
     dataset: IndexedDataset, sequence_length: int, policy: str = POLICY
 ) -> Iterator[NDArray[np.void]]:
@@ -36,12 +58,7 @@ def segments_of(
     Raises:
         UserError: the sequence length is out of range, there is no such policy, or the dataset is damaged.
     """
-    if not MIN_SEQUENCE_LENGTH <= sequence_length <= MAX_SEQUENCE_LENGTH:
-        word = "short" if sequence_length < MIN_SEQUENCE_LENGTH else "long"
-        raise UserError(
-            f"{dataset.prefix}: sequence length {sequence_length} is too {word}; "
-            f"use {MIN_SEQUENCE_LENGTH} or more, up to {MAX_SEQUENCE_LENGTH}"
-        )
+    check_sequence_length(sequence_length)
     if policy not in POLICIES:
         known = ", ".join(POLICIES)
         raise UserError(f"{dataset.prefix}: segments of policy {policy} are unknown; use one of: {known}")

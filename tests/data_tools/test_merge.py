@@ -188,7 +188,7 @@ def test_the_command(capsys, tmp_path):
     fails(capsys, ("merge", "--input", a, other, *output, "--overwrite"), f"{other}: built with another")
     fails(capsys, ("merge", "--input", a, tmp_path / "none", *output), "none.idx: cannot open the dataset")
     fails(capsys, ("merge", "--input", a, b, "--output", tmp_path / "new/../a"), f"is also the input {a}")
-    fails(capsys, ("merge", "--input", a, b, *output, "--lengths", 2), "sequence length 2 is out of range")
+    fails(capsys, ("merge", "--input", a, b, *output, "--lengths", 2), "sequence length 2 is too short")
     assert files(tmp_path / "new/ab") == kept
 
     Manifest.path(b).unlink()
