@@ -35,8 +35,8 @@ def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     folder = work_folder(prefix)
     folder.mkdir(exist_ok=True)
-    try:
-        with _lock(folder / "lock", prefix):
+    with _lock(folder / "lock", prefix):
+        try:
             check_absent(prefix, overwrite)
             staged = folder / prefix.name
             for path in (*folder.glob(".*.tmp"), *_files_of(staged)):  # of a process that was killed
@@ -49,9 +49,10 @@ def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
                 raise
             _publish(staged, prefix)
             shutil.rmtree(folder)
-    finally:
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock"}:
-            shutil.rmtree(folder)
+        finally:
+            # Under the lock: to another process that has only begun, the folder is not empty.
+            if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"lock"}:
+                shutil.rmtree(folder)
     sync_directory(prefix.parent)
 
 

@@ -1,0 +1,34 @@
+"""The place where a dataset is made before it appears."""
+
+import subprocess
+import sys
+
+import pytest
+
+from data_tools.output import new_dataset, work_folder
+from elc_bert.errors import UserError
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "a+") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_does_not_get_the_lock_leaves_the_other_ones_folder_alone(tmp_path):
+    prefix = tmp_path / "d"
+    lock = work_folder(prefix) / "lock"
+    lock.parent.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is writing"), new_dataset(prefix, False):
+            pass
+        assert lock.exists()
+        other.communicate("")
+    with pytest.raises(ZeroDivisionError), new_dataset(prefix, False) as staged:
+        staged.with_name("d.bin").write_bytes(b"half" * (1 // 0))
+    assert list(tmp_path.iterdir()) == []
