@@ -7,17 +7,16 @@ Shapes: ``B`` batch, ``T`` tokens, ``D`` hidden, ``L`` layers, ``M`` feed-forwar
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from elc_bert.config import ModelConfig
+from elc_bert.kernels import Choice, Kernels, Mixing, kernels_for
 from elc_bert.model.attention import DisentangledAttention
 from elc_bert.model.initialisation import initialise, truncated_normal_
-from elc_bert.model.positions import relative_buckets
+from elc_bert.model.positions import distance_buckets
 
 
 class LayerMixture(nn.Module):
@@ -35,12 +34,9 @@ class LayerMixture(nn.Module):
         """What each input counts for, float32, summing to 1."""
         return torch.softmax(self.weights.float(), dim=0)
 
-    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
-        """``hidden``: as many tensors ``[B, T, D]`` as there are weights -> ``[B, T, D]``."""
-        shares = self.shares().to(hidden[0].dtype)
-        return sum(
-            (share * h for share, h in zip(shares[1:], hidden[1:], strict=True)), shares[0] * hidden[0]
-        )
+    def forward(self, last: Tensor, mixing: Mixing) -> Tensor:
+        """``[B, T, D]``, from the newest output ``last [B, T, D]`` and the earlier ones in ``mixing``."""
+        return mixing.mix(last, self.shares())
 
 
 class FeedForward(nn.Module):
@@ -51,14 +47,14 @@ class FeedForward(nn.Module):
         d, m = config.hidden_size, config.intermediate_size
         self.pre_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
         self.expand = nn.Linear(d, 2 * m, bias=False)
-        self.inner_norm = nn.LayerNorm(m, eps=config.layer_norm_eps, elementwise_affine=False)
         self.contract = nn.Linear(m, d, bias=False)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.eps = config.layer_norm_eps
+        self.dropout = config.hidden_dropout_prob
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels) -> Tensor:
         """``[B, T, D] -> [B, T, D]``"""
-        value, gate = self.expand(self.pre_norm(x)).chunk(2, dim=-1)
-        return self.dropout(self.contract(self.inner_norm(value * F.gelu(gate, approximate="tanh"))))
+        inner = kernels.geglu_norm(self.expand(self.pre_norm(x)), self.eps)
+        return kernels.dropout(self.contract(inner), self.dropout if self.training else 0.0)
 
     @torch.no_grad()
     def shrink(self, factor: float) -> None:
@@ -82,11 +78,28 @@ class Layer(nn.Module):
             else nn.Identity()
         )
 
-    def forward(self, relative: Tensor, attention_mask: Tensor, buckets: Tensor, *hidden: Tensor) -> Tensor:
-        """``hidden``: outputs of the embedding and all earlier layers -> this layer's ``[B, T, D]``."""
-        x = self.mixture(hidden)
-        y = self.attention(x, relative, attention_mask, buckets)
-        return self.norm(y + self.feed_forward(x + y if self.feed_forward_sees_input else y))
+    def forward(
+        self,
+        last: Tensor,
+        mixing: Mixing,
+        relative: Tensor,
+        attention_mask: Tensor,
+        buckets: Tensor,
+        kernels: Kernels,
+    ) -> Tensor:
+        """This layer's output, ``[B, T, D]``.
+
+        Args:
+            last: output of the layer before, or of the embedding, ``[B, T, D]``.
+            mixing: has the earlier ones.
+            relative: relative embeddings ``[P, D]``.
+            attention_mask: bool or integer ``[B, T]``, see ``kernels.plain.visible``.
+            buckets: of distances, int64 ``[2 T - 1]``.
+            kernels: what to compute with.
+        """
+        x = self.mixture(last, mixing)
+        y = self.attention(x, relative, attention_mask, buckets, kernels)
+        return self.norm(y + self.feed_forward(x + y if self.feed_forward_sees_input else y, kernels))
 
 
 class Embedding(nn.Module):
@@ -121,29 +134,37 @@ class ElcBertEncoder(nn.Module):
         )
         #: Recompute each layer in the backward pass instead of keeping its activations.
         self.activation_checkpointing = False
+        #: Fast paths for the device or the plain definitions, see ``kernels_for``.
+        self.kernels: Choice = "auto"
         self.apply(lambda module: initialise(module, config.hidden_size))
         truncated_normal_(self.embedding.relative, config.hidden_size)
         for layer in self._typed_layers():
             layer.feed_forward.shrink(math.sqrt(1.0 / (2.0 * layer.mixture.inputs)))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """int64 ``[B, T]`` and bool ``[B, T]`` (True = real token) -> ``[B, T, D]``."""
-        embedded, relative = self.embedding(input_ids)
-        buckets = relative_buckets(
+        """Contextual vectors ``[B, T, D]``.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            attention_mask: bool ``[B, T]``, True for real tokens; or integer ``[B, T]``, 0 for padding, else the
+                number of the token's sequence among several in a row, which do not see each other.
+        """
+        last, relative = self.embedding(input_ids)
+        buckets = distance_buckets(
             input_ids.shape[1],
             self.config.position_bucket_size,
             self.config.max_position_embeddings,
             input_ids.device,
         )
-        key_mask = attention_mask[:, None, None, :]
-        hidden = [embedded]
+        kernels = kernels_for(input_ids.device.type, self.kernels)
+        mixing = kernels.mixing()
         for layer in self.layers:
+            inputs = (last, mixing, relative, attention_mask, buckets, kernels)
             if self.activation_checkpointing and self.training:
-                output = checkpoint(layer, relative, key_mask, buckets, *hidden, use_reentrant=False)
+                last = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                output = layer(relative, key_mask, buckets, *hidden)
-            hidden.append(output)
-        return hidden[-1] if self.output_mixture is None else self.output_mixture(hidden)
+                last = layer(*inputs)
+        return last if self.output_mixture is None else self.output_mixture(last, mixing)
 
     def layer_weights(self) -> dict[str, Tensor]:
         """Share that each layer takes of every earlier output, float32, summing to 1.

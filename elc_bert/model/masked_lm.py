@@ -43,7 +43,7 @@ class ElcBertForMaskedLM(nn.Module):
 
         Args:
             input_ids: int64 ``[B, T]``.
-            attention_mask: bool ``[B, T]``, True for real tokens, False for padding.
+            attention_mask: bool or integer ``[B, T]``, see ``ElcBertEncoder.forward``.
             positions: int64 ``[N]``, indices into the flattened ``[B * T]`` tokens.
         """
         hidden = self.encoder(input_ids, attention_mask)

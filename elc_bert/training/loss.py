@@ -1,11 +1,14 @@
 """The objective."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from elc_bert.kernels import Choice, kernels_for
 
-def masked_lm_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and number of right predictions.
+
+def masked_lm_loss(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, kernels: Choice = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy (float32, nats) and number of right predictions (int64), both scalars.
 
     Sums rather than means, so that every masked token of a global batch weighs the same however the
     batch is cut into micro-batches.
@@ -14,9 +17,6 @@ def masked_lm_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
         logits: ``[N, V]``, any floating type; computed on in float32.
         targets: int64 ``[N]``; N may be 0.
         label_smoothing: probability spread evenly over the vocabulary.
-
-    Returns:
-        float32 scalar in nats, int64 scalar.
+        kernels: see ``kernels_for``.
     """
-    loss = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-    return loss, (logits.detach().argmax(dim=-1) == targets).sum()
+    return kernels_for(logits.device.type, kernels).cross_entropy(logits, targets, label_smoothing)

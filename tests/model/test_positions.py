@@ -1,20 +1,19 @@
 import torch
 
-from elc_bert.model.positions import relative_buckets
+from elc_bert.model.positions import distance_buckets
 
 CPU = torch.device("cpu")
 
 
 def test_near_positions_have_buckets_of_their_own():
-    row = relative_buckets(41, 32, 512, CPU)[20]  # distances 20 to -20
-    assert row[4:37].tolist() == [31 + d for d in range(16, -17, -1)]
+    buckets = distance_buckets(41, 32, 512, CPU)  # distances -40 to 40
+    assert buckets[24:57].tolist() == [31 + d for d in range(-16, 17)]
 
 
 def test_far_positions_share_buckets_and_never_leave_the_table():
-    buckets = relative_buckets(2000, 32, 512, CPU)
-    first_column = buckets[:, 0].tolist()  # distances 0 to 1999
-    assert first_column == sorted(first_column)
+    buckets = distance_buckets(2000, 32, 512, CPU)  # distances -1999 to 1999
+    assert buckets.tolist() == sorted(buckets.tolist())
     assert buckets.min() == 0
     assert buckets.max() == 62
-    assert set(first_column[511:]) == {62}  # beyond the range all are the outermost
-    assert (buckets + buckets.T == 62).all()  # antisymmetric around the middle row 31
+    assert set(buckets[1999 + 511 :].tolist()) == {62}  # beyond the range all are the outermost
+    assert (buckets + buckets.flip(0) == 62).all()  # antisymmetric around the middle row 31
