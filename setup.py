@@ -10,16 +10,26 @@ MPI = ("openmpi", "mpi4py")
 DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "nltk", "ruff", "mypy")
 BUILD = ("setuptools",)
 
-# Loaded through ctypes: it needs a C compiler but no headers of Python. Where it cannot be built the package
-# is installed without it and LAMB takes its steps in PyTorch's operations.
-LAMB_KERNELS = Extension(
-    "elc_bert.optim._fused_cpu",
-    ["elc_bert/optim/fused_cpu.c"],
-    # No -march=native: the nodes of a cluster differ, so the code chooses its instructions at run time.
-    extra_compile_args=["-O3", "-fopenmp-simd", "-fno-math-errno", "-ffp-contract=fast"],
-    libraries=["m"],
-    optional=True,
-)
+
+def kernels(package: str) -> Extension:
+    """The C kernels of a package, loaded through ctypes: they need a C compiler but no headers of Python.
+
+    Where they cannot be built the package is installed without, and PyTorch's operations take their place.
+    """
+    return Extension(
+        f"elc_bert.{package}._fused_cpu",
+        [f"elc_bert/{package}/fused_cpu.c"],
+        # No -march=native: the nodes of a cluster differ, so the code chooses its instructions at run time.
+        extra_compile_args=[
+            "-O3",
+            "-fopenmp-simd",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-ffp-contract=fast",
+        ],
+        libraries=["m"],
+        optional=True,
+    )
 
 
 def read_pins() -> dict[str, str]:
@@ -45,7 +55,7 @@ setup(
     description="Pretraining of ELC-BERT masked language models over DeepSpeed",
     python_requires=">=3.11",
     packages=find_packages(include=["elc_bert*", "data_tools*"]),
-    ext_modules=[LAMB_KERNELS],
+    ext_modules=[kernels("kernels"), kernels("optim")],
     install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
     extras_require={
         # transformers has no pin yet: nothing that make installs or tests uses it, and whoever

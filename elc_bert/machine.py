@@ -1,7 +1,10 @@
 """What this machine has to offer."""
 
+import ctypes
 import os
+import resource
 import socket
+import sys
 
 #: Where implementations of MPI tell a process its rank.
 MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
@@ -15,6 +18,31 @@ def started_by_mpi() -> bool:
 def available_cores() -> int:
     """Processor cores that this process may use; on a cluster often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has had at once, shared pages included."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            (line,) = (line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
+    except OSError:
+        # Not on Linux. There it would not do: a process begins with the figure of the one that started it.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory that is freed, for the next tensors (glibc; elsewhere no effect).
+
+    By default it gives large blocks back at once, and every tensor of a training step is mapped and cleared
+    anew, page by page: a fifth of the time of a step on a CPU.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        m_trim_threshold, m_mmap_max = -1, -4
+        library.mallopt(m_trim_threshold, -1)
+        library.mallopt(m_mmap_max, 0)
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ RENAMED = {
     "attention.post_layer_norm": "attention.post_norm",
     "mlp.mlp.1": "feed_forward.expand",
     "mlp.mlp.4": "feed_forward.contract",
-    "classifier.nonlinearity.1": "head.transform.1",
+    "classifier.nonlinearity.1": "head.dense",
     "classifier.nonlinearity.5": "head.decoder",
     "embedding.relative_embedding": "encoder.embedding.relative",
     "embedding.relative_layer_norm": "encoder.embedding.relative_norm",

@@ -1,12 +1,15 @@
 """Which kernels a device gets."""
 
+import functools
 from typing import Literal
 
+from elc_bert.errors import UserError
 from elc_bert.kernels.plain import Kernels
 
 Choice = Literal["auto", "plain", "fused"]
 
 
+@functools.cache
 def kernels_for(device_type: str, choice: Choice = "auto") -> Kernels:
     """The kernels of a type of device, "cpu" or "cuda" (of which ROCm is one to PyTorch).
 
@@ -18,4 +21,23 @@ def kernels_for(device_type: str, choice: Choice = "auto") -> Kernels:
     Raises:
         UserError: ``fused`` where there are none.
     """
-    return Kernels()
+    if choice == "plain":
+        return Kernels()
+    try:
+        return _fused(device_type)
+    except UserError:
+        if choice == "fused":
+            raise
+        return Kernels()
+
+
+def _fused(device_type: str) -> Kernels:
+    # Imported here because Triton comes with torch's GPU builds only.
+    if device_type == "cpu":
+        from elc_bert.kernels.fused_cpu import CpuKernels
+
+        return CpuKernels()
+    raise UserError(
+        f"elc_bert.training.kernels: there are no fast paths for a device of type {device_type}: "
+        "set it to auto or plain"
+    )

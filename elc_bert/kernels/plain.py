@@ -37,11 +37,15 @@ class Mixing:
 
 
 class Kernels:
-    """One way to compute what the model is made of, besides matrix products with weights."""
+    """One way to compute what the model is made of."""
 
     def mixing(self) -> Mixing:
         """The mixtures of one forward pass."""
         return Mixing()
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x weight^T + bias``, ``[..., n]``, of ``x [..., m]`` and ``weight [n, m]``."""
+        return F.linear(x, weight, bias)
 
     def attention(
         self,
@@ -115,8 +119,8 @@ def visible(attention_mask: Tensor) -> Tensor:
 
     Args:
         attention_mask: bool or integer ``[B, T]``. 0 is padding, to which nothing attends. Tokens of the same
-            number attend to each other: one number where a row is one sequence, 1, 2, ... where it is several.
-            What padding attends to matters to nobody; here it is all real tokens, as in the reference.
+            number attend to each other: one number where a row is one sequence, 1, 2, ... where it is
+            several. What padding attends to matters to nobody; it is all real tokens, as in the reference.
     """
     key, query = attention_mask[:, None, None, :], attention_mask[:, None, :, None]
     return (key != 0) & ((query == key) | (query == 0))

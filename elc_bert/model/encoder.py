@@ -16,6 +16,7 @@ from elc_bert.config import ModelConfig
 from elc_bert.kernels import Choice, Kernels, Mixing, kernels_for
 from elc_bert.model.attention import DisentangledAttention
 from elc_bert.model.initialisation import initialise, truncated_normal_
+from elc_bert.model.linear import Linear
 from elc_bert.model.positions import distance_buckets
 
 
@@ -46,15 +47,15 @@ class FeedForward(nn.Module):
         super().__init__()
         d, m = config.hidden_size, config.intermediate_size
         self.pre_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
-        self.expand = nn.Linear(d, 2 * m, bias=False)
-        self.contract = nn.Linear(m, d, bias=False)
+        self.expand = Linear(d, 2 * m, bias=False)
+        self.contract = Linear(m, d, bias=False)
         self.eps = config.layer_norm_eps
         self.dropout = config.hidden_dropout_prob
 
     def forward(self, x: Tensor, kernels: Kernels) -> Tensor:
         """``[B, T, D] -> [B, T, D]``"""
-        inner = kernels.geglu_norm(self.expand(self.pre_norm(x)), self.eps)
-        return kernels.dropout(self.contract(inner), self.dropout if self.training else 0.0)
+        inner = kernels.geglu_norm(self.expand(self.pre_norm(x), kernels), self.eps)
+        return kernels.dropout(self.contract(inner, kernels), self.dropout if self.training else 0.0)
 
     @torch.no_grad()
     def shrink(self, factor: float) -> None:
@@ -110,13 +111,14 @@ class Embedding(nn.Module):
         d = config.hidden_size
         self.word = nn.Embedding(config.vocab_size, d)
         self.word_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
         self.relative = nn.Parameter(torch.empty(2 * config.position_bucket_size - 1, d))
         self.relative_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """int64 ``[B, T]`` -> word embeddings ``[B, T, D]`` and relative embeddings ``[P, D]``."""
-        return self.dropout(self.word_norm(self.word(input_ids))), self.relative_norm(self.relative)
+        words = kernels.dropout(self.word_norm(self.word(input_ids)), self.dropout if self.training else 0.0)
+        return words, self.relative_norm(self.relative)
 
 
 class ElcBertEncoder(nn.Module):
@@ -146,17 +148,17 @@ class ElcBertEncoder(nn.Module):
 
         Args:
             input_ids: int64 ``[B, T]``.
-            attention_mask: bool ``[B, T]``, True for real tokens; or integer ``[B, T]``, 0 for padding, else the
-                number of the token's sequence among several in a row, which do not see each other.
+            attention_mask: bool ``[B, T]``, True for real tokens; or integer ``[B, T]``, 0 for padding, else
+                the number of the token's sequence among several in a row, which do not see each other.
         """
-        last, relative = self.embedding(input_ids)
+        kernels = kernels_for(input_ids.device.type, self.kernels)
+        last, relative = self.embedding(input_ids, kernels)
         buckets = distance_buckets(
             input_ids.shape[1],
             self.config.position_bucket_size,
             self.config.max_position_embeddings,
             input_ids.device,
         )
-        kernels = kernels_for(input_ids.device.type, self.kernels)
         mixing = kernels.mixing()
         for layer in self.layers:
             inputs = (last, mixing, relative, attention_mask, buckets, kernels)

@@ -1,10 +1,13 @@
 """ELC-BERT with its masked-language-modelling head."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elc_bert.config import ModelConfig
+from elc_bert.kernels import Kernels, kernels_for
 from elc_bert.model.encoder import ElcBertEncoder
 from elc_bert.model.initialisation import initialise
+from elc_bert.model.linear import Linear
 
 
 class MaskedLMHead(nn.Module):
@@ -13,20 +16,18 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: ModelConfig, embedding: nn.Embedding):
         super().__init__()
         d = config.hidden_size
-        self.transform = nn.Sequential(
-            nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False),
-            nn.Linear(d, d),
-            nn.GELU(),
-            nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False),
-            nn.Dropout(config.hidden_dropout_prob),
-        )
-        self.decoder = nn.Linear(d, config.vocab_size)
+        self.pre_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
+        self.dense = Linear(d, d)
+        self.post_norm = nn.LayerNorm(d, eps=config.layer_norm_eps, elementwise_affine=False)
+        self.dropout = config.hidden_dropout_prob
+        self.decoder = Linear(d, config.vocab_size)
         self.apply(lambda module: initialise(module, d))
         self.decoder.weight = embedding.weight
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
         """``[N, D]`` -> logits ``[N, V]``"""
-        return self.decoder(self.transform(hidden))
+        inner = self.post_norm(F.gelu(self.dense(self.pre_norm(hidden), kernels)))
+        return self.decoder(kernels.dropout(inner, self.dropout if self.training else 0.0), kernels)
 
 
 class ElcBertForMaskedLM(nn.Module):
@@ -47,7 +48,8 @@ class ElcBertForMaskedLM(nn.Module):
             positions: int64 ``[N]``, indices into the flattened ``[B * T]`` tokens.
         """
         hidden = self.encoder(input_ids, attention_mask)
-        return self.head(hidden.flatten(0, 1).index_select(0, positions))
+        kernels = kernels_for(hidden.device.type, self.encoder.kernels)
+        return self.head(hidden.flatten(0, 1).index_select(0, positions), kernels)
 
     def num_parameters(self) -> int:
         """Trainable numbers; the tied output embedding counts once."""

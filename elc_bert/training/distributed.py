@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from elc_bert.errors import UserError
-from elc_bert.machine import MPI_RANKS, available_cores, free_port, started_by_mpi
+from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
 
 T = TypeVar("T")
 #: The environment of a process that no launcher started; a free port lets several runs share a machine.
@@ -66,6 +66,7 @@ def connect() -> World:
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         _share_cores()
+        keep_freed_memory()
         return World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     accelerator.set_device(local_rank)
     device = torch.device(accelerator.device_name(local_rank))

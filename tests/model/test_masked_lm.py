@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from elc_bert.config import ModelConfig
+from elc_bert.kernels import kernels_for
 from elc_bert.model import ElcBertForMaskedLM, flops_per_token
 from tests.golden_model import VARIANTS, GoldenModel, relative_error
 
@@ -21,15 +22,19 @@ def loaded(golden: GoldenModel, device: str = "cpu") -> ElcBertForMaskedLM:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "activation_checkpointing"])
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_matches_the_reference_in_hidden_states_loss_and_every_gradient(variant, checkpointing, device):
+def test_matches_the_reference_in_hidden_states_loss_and_every_gradient(
+    variant, checkpointing, kernels, device
+):
     golden = GoldenModel(variant)
     model = loaded(golden, device)
     model.encoder.activation_checkpointing = checkpointing
+    model.encoder.kernels = kernels
     ids, mask = golden.input_ids.to(device), golden.attention_mask.to(device)
 
-    embedded, _ = model.encoder.embedding(ids)
+    embedded, _ = model.encoder.embedding(ids, kernels_for(device, kernels))
     hidden = model.encoder(ids, mask)
     logits = model(ids, mask, golden.positions.to(device))
     loss = F.cross_entropy(logits, golden.targets.to(device))

@@ -16,6 +16,6 @@ def test_only_matrices_of_linear_layers_decay():
         "feed_forward.contract.weight",
     ]
     layers = {f"encoder.layers.{layer}.{name}" for layer in range(2) for name in per_layer}
-    assert found == layers | {"head.transform.1.weight"}  # the tied output matrix counts as embedding
+    assert found == layers | {"head.dense.weight"}  # the tied output matrix counts as embedding
     assert (decaying["weight_decay"], other["weight_decay"]) == (0.1, 0.0)
     assert len(decaying["params"]) + len(other["params"]) == len(names)
