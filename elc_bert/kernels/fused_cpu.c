@@ -107,10 +107,10 @@ struct row_key {
     uint32_t first, second;
 };
 
-INLINE struct row_key key_of_row(const struct dropout *d, uint64_t row)
+INLINE struct row_key key_of_row(struct dropout d, uint64_t row)
 {
     /* splitmix64 (Steele et al. 2014) */
-    uint64_t z = d->seed + (row + 1) * 0x9e3779b97f4a7c15u;
+    uint64_t z = d.seed + (row + 1) * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     z ^= z >> 31;
@@ -118,7 +118,7 @@ INLINE struct row_key key_of_row(const struct dropout *d, uint64_t row)
 }
 
 /* What the entry of a column is multiplied by: `scale`, or 0. */
-INLINE float kept(const struct dropout *d, struct row_key key, uint32_t column)
+INLINE float kept(struct dropout d, struct row_key key, uint32_t column)
 {
     /* A 32-bit mixer of three multiplications, the last of them under the second half of the key: rows that
      * happen to read overlapping stretches of the same sequence still differ. */
@@ -130,7 +130,7 @@ INLINE float kept(const struct dropout *d, struct row_key key, uint32_t column)
     h ^= (h >> 16) ^ key.second;
     h *= 0x9e3779b1u;
     h ^= h >> 15;
-    return (int32_t)(h >> 1) < (int32_t)d->threshold ? 0.0f : d->scale;
+    return (int32_t)(h >> 1) < (int32_t)d.threshold ? 0.0f : d.scale;
 }
 
 /* y = dropout(x); the gradient takes the same way. */
@@ -147,15 +147,16 @@ struct dropout_pass {
 
 KERNEL void dropout_pass(struct dropout_pass *a)
 {
+    const struct dropout dropout = a->dropout;
     float in[DROPOUT_ROW], out[DROPOUT_ROW];
     for (int64_t row; (row = next_task(&a->next)) < a->tasks;) {
         const int64_t start = row * DROPOUT_ROW, n = MIN(DROPOUT_ROW, a->elements - start);
-        const struct row_key key = key_of_row(&a->dropout, row);
+        const struct row_key key = key_of_row(dropout, row);
         const float *x = read_row(a->x, start, n, a->half, in);
         float *y = row_for(a->y, start, a->half, out);
 #pragma omp simd
         for (int64_t i = 0; i < n; i++)
-            y[i] = x[i] * kept(&a->dropout, key, i);
+            y[i] = x[i] * kept(dropout, key, i);
         write_row(a->y, start, n, a->half, out);
     }
 }
@@ -222,6 +223,7 @@ INLINE struct range next_range(const int32_t *sequences, int64_t length, int64_t
 KERNEL void attention_forward(struct attention *a)
 {
     const int64_t length = a->length, side = a->side;
+    const struct dropout dropout = a->dropout;
     float buffer[length];
     for (int64_t unit; (unit = next_task(&a->next)) < a->tasks;) {
         const int64_t number = a->first + unit;
@@ -237,6 +239,10 @@ KERNEL void attention_forward(struct attention *a)
             {
                 const float term = content_to_position[bucket];
                 const float *terms = position_to_content + bucket * side;
+                if (end - begin == 1) { /* as most runs are, for which a vector loop takes long to set up */
+                    scores[begin] += term + terms[begin];
+                    continue;
+                }
 #pragma omp simd
                 for (int64_t j = begin; j < end; j++)
                     scores[j] += term + terms[j];
@@ -257,17 +263,17 @@ KERNEL void attention_forward(struct attention *a)
             }
             const int64_t start = (number * length + i) * length;
             float *p = a->probabilities ? row_for(a->probabilities, start, a->half, buffer) : buffer;
-            const struct row_key key = key_of_row(&a->dropout, number * length + i);
+            const struct row_key key = key_of_row(dropout, number * length + i);
             const float scale = 1.0f / sum;
             memset(p, 0, range.begin * sizeof *p);
             memset(p + range.end, 0, (length - range.end) * sizeof *p);
             memset(scores, 0, range.begin * sizeof *scores);
             memset(scores + range.end, 0, (length - range.end) * sizeof *scores);
-            if (a->dropout.threshold) {
+            if (dropout.threshold) {
 #pragma omp simd
                 for (int64_t j = range.begin; j < range.end; j++) {
                     p[j] = scores[j] * scale;
-                    scores[j] = p[j] * kept(&a->dropout, key, j);
+                    scores[j] = p[j] * kept(dropout, key, j);
                 }
             } else {
 #pragma omp simd
@@ -283,6 +289,7 @@ KERNEL void attention_forward(struct attention *a)
 KERNEL void attention_backward(struct attention *a)
 {
     const int64_t length = a->length, side = a->side;
+    const struct dropout dropout = a->dropout;
     float buffer[length];
     for (int64_t unit; (unit = next_task(&a->next)) < a->tasks;) {
         const int64_t number = a->first + unit;
@@ -296,14 +303,14 @@ KERNEL void attention_backward(struct attention *a)
             float *scores = products + i * side, *content_to_position = scores + length;
             float *gradient = a->gradient + (unit * length + i) * length;
             const float *p = read_row(a->probabilities, (number * length + i) * length, length, a->half, buffer);
-            const struct row_key key = key_of_row(&a->dropout, number * length + i);
+            const struct row_key key = key_of_row(dropout, number * length + i);
             float mean = 0;
             memset(scores, 0, range.begin * sizeof *scores);
             memset(scores + range.end, 0, (side - range.end) * sizeof *scores);
-            if (a->dropout.threshold) {
+            if (dropout.threshold) {
 #pragma omp simd reduction(+ : mean)
                 for (int64_t j = range.begin; j < range.end; j++) {
-                    const float keep = kept(&a->dropout, key, j);
+                    const float keep = kept(dropout, key, j);
                     scores[j] = gradient[j] * keep;
                     mean += scores[j] * p[j];
                     gradient[j] = p[j] * keep;
@@ -324,6 +331,10 @@ KERNEL void attention_backward(struct attention *a)
             FOR_RUNS(a, i, range, begin, end, bucket)
             {
                 float sum = 0, *terms = position_to_content + bucket * side;
+                if (end - begin == 1) {
+                    terms[begin] += content_to_position[bucket] = scores[begin];
+                    continue;
+                }
 #pragma omp simd reduction(+ : sum)
                 for (int64_t j = begin; j < end; j++) {
                     sum += scores[j];
