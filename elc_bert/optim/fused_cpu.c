@@ -29,9 +29,15 @@ enum { BLOCK = 1024 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void walk(int pass, const struct flat *f, int64_t start, int64_t end, float ratio, double *squares)
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define KERNEL
+#endif
+
+INLINE void walk(int kind, const struct flat *f, int64_t start, int64_t end, float ratio, double *squares)
 {
-    const int moves_moments = pass != STEP, moves_weights = pass != UPDATE_MOMENTS;
+    const int moves_moments = kind != STEP, moves_weights = kind != UPDATE_MOMENTS;
     const float decay = f->decay, eps = f->eps, scale1 = f->scale1, scale2 = f->scale2;
     const float weight1 = f->weight1, beta2 = f->beta2, weight2 = f->weight2, stride = f->rate * ratio;
     float *restrict p = f->parameter, *restrict m = f->moment1, *restrict v = f->moment2;
@@ -66,48 +72,33 @@ INLINE void walk(int pass, const struct flat *f, int64_t start, int64_t end, flo
     squares[1] = updates;
 }
 
-INLINE void walk_all(int pass, const struct flat *flats, const struct chunk *chunks, int64_t first, int64_t last,
-                     const float *ratios, double *squares)
+/* A pass. Threads that are given the same one take chunks from it until none is left. */
+struct pass {
+    int64_t next, chunks; /* next: the first that nobody has taken */
+    int64_t kind;
+    const struct flat *flats;
+    const struct chunk *chunk;
+    const float *ratios; /* one per tensor, or NULL for 1 */
+    double *squares;     /* [chunks, 2], where the pass leaves the sums of the squares of weights and updates
+                            (0 from STEP) */
+};
+
+INLINE void walk_all(int kind, struct pass *pass)
 {
-    for (int64_t i = first; i < last; i++) {
-        const struct chunk *c = &chunks[i];
-        walk(pass, &flats[c->flat], c->start, c->end, ratios ? ratios[c->tensor] : 1.0f, &squares[2 * i]);
+    for (int64_t i; (i = __atomic_fetch_add(&pass->next, 1, __ATOMIC_RELAXED)) < pass->chunks;) {
+        const struct chunk *c = &pass->chunk[i];
+        const float ratio = pass->ratios ? pass->ratios[c->tensor] : 1.0f;
+        walk(kind, &pass->flats[c->flat], c->start, c->end, ratio, &pass->squares[2 * i]);
     }
 }
 
-/* `pass` must be a constant where `walk` is inlined, or its branches would stay in the loop. */
-#define VARIANT(name, attribute)                                                                             \
-    attribute static void name(int pass, const struct flat *flats, const struct chunk *chunks,               \
-                               int64_t first, int64_t last, const float *ratios, double *squares)            \
-    {                                                                                                        \
-        if (pass == UPDATE_MOMENTS)                                                                          \
-            walk_all(UPDATE_MOMENTS, flats, chunks, first, last, ratios, squares);                           \
-        else if (pass == STEP)                                                                               \
-            walk_all(STEP, flats, chunks, first, last, ratios, squares);                                     \
-        else                                                                                                 \
-            walk_all(UPDATE_MOMENTS_AND_STEP, flats, chunks, first, last, ratios, squares);                  \
-    }
-
-VARIANT(walk_baseline, )
-#if defined(__x86_64__)
-VARIANT(walk_avx2, __attribute__((target("avx2,fma"))))
-VARIANT(walk_avx512, __attribute__((target("avx512f"))))
-#endif
-
-/* Makes a pass over chunks[first] .. chunks[last - 1].
- *
- * ratios: one per tensor, or NULL for 1.
- * squares: [chunks, 2], where the pass leaves the sums of the squares of weights and updates (0 from STEP).
- */
-void lamb_pass(int pass, const struct flat *flats, const struct chunk *chunks, int64_t first, int64_t last,
-               const float *ratios, double *squares)
+KERNEL void lamb_pass(struct pass *pass)
 {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f"))
-        walk_avx512(pass, flats, chunks, first, last, ratios, squares);
-    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        walk_avx2(pass, flats, chunks, first, last, ratios, squares);
+    /* A constant where `walk` is inlined, or its branches would stay in the loop. */
+    if (pass->kind == UPDATE_MOMENTS)
+        walk_all(UPDATE_MOMENTS, pass);
+    else if (pass->kind == STEP)
+        walk_all(STEP, pass);
     else
-#endif
-        walk_baseline(pass, flats, chunks, first, last, ratios, squares);
+        walk_all(UPDATE_MOMENTS_AND_STEP, pass);
 }
