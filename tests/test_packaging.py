@@ -26,7 +26,10 @@ UNPINNED = {
     "pydantic_core": "part of pydantic",
 }
 # Modules that are themselves imported inside the function that needs them.
-LAZY = {ROOT / "elc_bert/optim/fused_gpu.py"}
+LAZY = {
+    ROOT / "elc_bert" / name
+    for name in ("optim/fused_gpu.py", "kernels/fused_gpu.py", "kernels/attention_gpu.py")
+}
 
 
 def is_type_checking(node: ast.AST) -> bool:

@@ -1,5 +1,7 @@
 """The definitions themselves."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -51,6 +53,13 @@ def test_gradients_of_the_mixture_are_its_slopes():
 def test_definitions_where_there_is_nothing_else(choice):
     assert type(kernels_for("meta", choice)) is Kernels
     assert type(kernels_for("cpu", "plain")) is Kernels
+
+
+@pytest.mark.skipif(find_spec("triton") is not None, reason="Triton is here")
+def test_gpu_kernels_without_triton_are_an_error():
+    with pytest.raises(UserError, match="need the package triton"):
+        kernels_for("cuda", "fused")
+    assert type(kernels_for("cuda", "auto")) is Kernels
 
 
 def test_fast_paths_that_are_insisted_on_but_missing_are_an_error(monkeypatch):
