@@ -108,6 +108,8 @@ class DataConfig(Section):
     """Share of masked spans left as they are."""
     short_probability: Probability = 0.1
     """Probability that a segment is cut to a uniformly random length."""
+    pack: bool = True
+    """Put several sequences into a row where they fit: no work on padding, and the same loss."""
     workers: int = Field(1, ge=0)
     """Processes per device that prepare batches; 0 prepares them in the training process."""
 
@@ -167,13 +169,17 @@ class TrainingConfig(Section):
     long_after: Probability = 0.9
     """Share of the run after which sequences are 4 times longer and the batch 4 times smaller; 1 = never."""
     max_micro_batch_size: Positive = 256
-    """Most sequences (of sequence_length) a device takes at once, if the micro-batch is not given."""
+    """Most rows (of sequence_length) a device takes at once, if the micro-batch is not given."""
     seed: int = Field(42, ge=0, lt=2**63)
     """Decides initialisation, data order, masks and dropout."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability spread evenly over the vocabulary in the training loss."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    kernels: Literal["auto", "fused", "plain"] = "auto"
+    """Fast paths of the model: fused to insist on them, plain for the definitions, auto for what there is."""
+    compile: bool = False
+    """Compile by torch.compile what has no fast path; the first steps then take minutes."""
     log_every: Positive = 1
     """Steps between entries of the log; loss and accuracy are averaged over the steps between."""
     log_every_tensor: bool = False
@@ -291,9 +297,10 @@ class RunConfig(BaseModel):
     train_batch_size: Positive
     """Sequences per optimizer step over all devices (the global batch), before the length switch."""
     train_micro_batch_size_per_gpu: Annotated[Positive | None, Auto] = None
-    """Sequences a device takes at once; worked out if absent (see elc_bert.training.max_micro_batch_size)."""
+    """Rows a device takes at once, at most where sequences are packed; worked out if absent (see
+    elc_bert.training.max_micro_batch_size)."""
     gradient_accumulation_steps: Annotated[Positive | None, Auto] = None
-    """Micro-batches per device and step; worked out if absent."""
+    """Micro-batches per device and step, at most where sequences are packed; worked out if absent."""
     gradient_clipping: float = Field(2.0, ge=0.0)
     """Largest norm of the gradient; 0 = no clipping."""
     optimizer: OptimizerConfig = OptimizerConfig()

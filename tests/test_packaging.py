@@ -17,8 +17,10 @@ SOURCES = sorted(
     for name in ("elc_bert", "data_tools", "launch", "benchmarks", "tests")
     for path in (ROOT / name).rglob("*.py")
 )
-# Scripts find modules beside them, such as benchmarks/reporting.py.
-OURS = {"elc_bert", "data_tools", "launch", "benchmarks", "reporting", "tests"}
+# Scripts find modules beside them.
+OURS = {"elc_bert", "data_tools", "launch", "benchmarks", "tests"} | {
+    path.stem for path in (ROOT / "benchmarks").glob("*.py")
+}
 # What pip brings with a pinned package or with an extra that is not installed by default.
 UNPINNED = {
     "triton": "part of torch's GPU builds",

@@ -4,7 +4,8 @@ Both are map-style and made for `DataLoader(dataset, batch_size=None, sampler=ra
 samples make up a global batch, and how they are masked, depends on neither the number of ranks, nor
 micro-batches, nor workers.
 
-Shapes: `m` samples of a micro-batch, `T` tokens of a sample, `M` tokens to predict in a micro-batch.
+Shapes: `m` rows of a micro-batch, `T` tokens of a row, `M` tokens to predict in a micro-batch. A row is a
+sample, or several of them side by side where samples are packed.
 """
 
 import dataclasses
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from elc_bert.data.batches import Batch
 from elc_bert.data.blend import Portion
 from elc_bert.data.masking import Masking
+from elc_bert.data.packing import Layout, lay_out, one_a_row, packed
 from elc_bert.data.schedule import LengthSchedule, Phase
 from elc_bert.data.stream import SampleStream
 from elc_bert.errors import UserError
@@ -27,7 +30,7 @@ from elc_bert.errors import UserError
 _HELD_OUT = 1 << 32
 """Stream of the held-out set, beyond the numbers of any phase."""
 TOKENS_AT_ONCE = 1 << 16
-"""Micro-batches are masked together up to so many tokens: few calls, in memory that does not grow."""
+"""Samples are masked together up to so many tokens: few calls, in memory that does not grow."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class MicroBatch:
     input_ids: Tensor
     """int64 [m, T]."""
     attention_mask: Tensor
-    """True where there is a real token, bool [m, T]."""
+    """True where there is a real token, bool [m, T]; or, where samples are packed, the number of the sample
+    in its row, 1, 2, ..., and 0 on padding, int32 [m, T]."""
     positions: Tensor
     """Where to predict, as b * T + t, int64 [M]: known here, so that the device need not be asked."""
     targets: Tensor
@@ -78,8 +82,9 @@ class MicroBatch:
 class TrainingSteps(Dataset[list[MicroBatch]]):
     """The micro-batches of one rank, by step: `steps[17]` holds those of step 17, in order.
 
-    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own stream of samples. In
-    it, micro-step k of rank r reads the m positions from (k * world_size + r) * m.
+    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own stream of samples.
+    `elc_bert.data.packing` says which of them each micro-batch of a rank reads. All ranks have equally many
+    micro-batches; where samples are packed, their number and that of their rows change from step to step.
 
     Args:
         portions: the datasets, and how much of each is read.
@@ -89,8 +94,9 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         vocab_size: of the model.
         rank: of this process.
         world_size: number of processes.
-        micro_batch_of: samples of a micro-batch, for each phase.
+        micro_batch_of: most rows of a micro-batch, for each phase.
         policy: how the datasets are cut into segments.
+        pack: put several samples into a row where they fit.
 
     Raises:
         UserError: a dataset or a segment index is missing or damaged, or a phase's batch is no multiple of
@@ -109,10 +115,12 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         world_size: int,
         micro_batch_of: Callable[[Phase], int],
         policy: str = "reference",
+        pack: bool = False,
     ):
         self.schedule = schedule
         self.rank = rank
         self.world_size = world_size
+        self.pack = pack
         self.streams: dict[int, SampleStream] = {}
         """What each phase reads, by its index."""
         self._micro_batches: dict[int, int] = {}
@@ -133,24 +141,35 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step; there are as many as gradients are accumulated."""
+        layout, samples = self.layout(step)
+        phase = self.schedule.phase_at(step)
+        batch = self.streams[phase.index].batch
+        at_once = max(1, TOKENS_AT_ONCE // phase.sequence_length)
+        parts = (
+            batch(*samples[:, begin : begin + at_once])
+            for begin in range(0, max(1, samples.shape[1]), at_once)
+        )
+        rows = lay_out(parts, layout, phase.sequence_length) if self.pack else Batch.join(parts)
+        ends = np.cumsum(layout.sizes).tolist()
+        return [
+            MicroBatch.from_batch(rows.rows(slice(begin, end)))
+            for begin, end in zip([0, *ends], ends, strict=False)
+        ]
+
+    def layout(self, step: int) -> tuple[Layout, NDArray[np.int64]]:
+        """Where this rank's samples of a step go, and which they are: see `SampleStream.samples`."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
         phase = self.schedule.phase_at(step)
         _, global_batch, first = self.schedule.at(step)
-        micro_batch = self._micro_batches[phase.index]
-        positions = np.arange(first, first + global_batch).reshape(-1, self.world_size, micro_batch)
-        stream = self.streams[phase.index]
-        samples = stream.samples(positions[:, self.rank].ravel())
-        at_once = max(1, TOKENS_AT_ONCE // (micro_batch * phase.sequence_length)) * micro_batch
-        batches = (
-            stream.batch(*samples[:, begin : begin + at_once])
-            for begin in range(0, samples.shape[1], at_once)
-        )
-        return [
-            MicroBatch.from_batch(batch.rows(slice(begin, begin + micro_batch)))
-            for batch in batches
-            for begin in range(0, len(batch.tokens), micro_batch)
-        ]
+        stream, micro_batch = self.streams[phase.index], self._micro_batches[phase.index]
+        if not self.pack:
+            layout = one_a_row(global_batch, self.world_size, micro_batch, self.rank)
+            return layout, stream.samples(first + layout.samples)
+        samples = stream.samples(first + np.arange(global_batch))
+        lengths = stream.batch.lengths(*samples)
+        layout = packed(lengths, phase.sequence_length, self.world_size, micro_batch, self.rank)
+        return layout, samples[:, layout.samples]
 
 
 class HeldOut(Dataset[MicroBatch]):

@@ -44,8 +44,8 @@ def _fused(device_type: str) -> Kernels:
             from elc_bert.kernels.fused_gpu import TritonKernels
         except ImportError as error:
             raise UserError(
-                "elc_bert.training.kernels: the GPU kernels need the package triton, which comes with torch's "
-                "GPU builds: install one, or set it to plain"
+                "elc_bert.training.kernels: the GPU kernels need the package triton, which comes with "
+                "torch's GPU builds: install one, or set it to plain"
             ) from error
         return TritonKernels()
     raise UserError(

@@ -137,7 +137,7 @@ class ElcBertEncoder(nn.Module):
         #: Recompute each layer in the backward pass instead of keeping its activations.
         self.activation_checkpointing = False
         #: Fast paths for the device or the plain definitions, see ``kernels_for``.
-        self.kernels: Choice = "auto"
+        self.kernels: Choice | Kernels = "auto"
         self.apply(lambda module: initialise(module, config.hidden_size))
         truncated_normal_(self.embedding.relative, config.hidden_size)
         for layer in self._typed_layers():

@@ -41,10 +41,10 @@ def plan_batch(
     if global_batch % world_size:
         raise UserError(
             f"{name}: {global_batch} sequences cannot be shared equally by {world_size} devices; "
-            f"possible numbers of devices: {_some(_divisors(global_batch))}"
+            f"possible numbers of devices: {_some(divisors(global_batch))}"
         )
     share = global_batch // world_size
-    possible = _divisors(share)
+    possible = divisors(share)
     if accumulation is not None and accumulation not in possible:
         raise UserError(
             f"gradient_accumulation_steps: {accumulation} micro-batches do not divide the {share} sequences "
@@ -69,7 +69,8 @@ def plan_batch(
     return BatchPlan(micro_batch, share // micro_batch, world_size)
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """All of them, in order."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
     return sorted({*small, *(number // d for d in small)})
 

@@ -6,6 +6,8 @@ from typing import Any
 from tqdm import tqdm
 
 from elc_bert.config import RunConfig
+from elc_bert.kernels import Kernels
+from elc_bert.kernels.compiled import left_plain
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim.zero_layout import whole_numel
 from elc_bert.training.distributed import World
@@ -37,6 +39,15 @@ def describe_devices(world: World) -> str:
 def describe_precision(config: RunConfig) -> str:
     where = ", optimizer in CPU memory" if config.offloads_optimizer else ""
     return f"{config.precision}, ZeRO stage {config.zero_stage}{where}"
+
+
+def describe_kernels(config: RunConfig, kernels: Kernels) -> str:
+    """What attention, layer mixing and the like are computed by."""
+    kind = "plain definitions" if type(kernels) is Kernels else f"fused ({type(kernels).__name__})"
+    if not config.elc_bert.training.compile:
+        return kind
+    rest = ", ".join(left_plain(kernels)).replace("_", " ")
+    return f"{kind}; torch.compile of {rest or 'nothing, since no definition is left to compile'}"
 
 
 def describe_schedule(config: RunConfig) -> str:

@@ -9,16 +9,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from elc_bert.config import RunConfig
 from elc_bert.errors import UserError
+from elc_bert.kernels import Choice, Kernels, kernels_for
+from elc_bert.kernels.compiled import check_compiler, compiled
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.optim import Lamb, parameter_groups, schedule_factor
-from elc_bert.optim.passes import kernels_for
+from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
 from elc_bert.optim.zero_layout import shard_lamb
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
 
 
-def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
+def build_engine(config: RunConfig, plan: BatchPlan, kernels: Choice | Kernels = "auto") -> Any:
     """A ``DeepSpeedEngine`` around a freshly initialised model, with optimizer and schedule. Collective.
+
+    Args:
+        kernels: of the model, see ``choose_kernels``.
 
     Raises:
         UserError: a layout in which LAMB would not be exact; on all ranks alike.
@@ -26,6 +30,7 @@ def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
     torch.manual_seed(config.elc_bert.training.seed)
     model = ElcBertForMaskedLM(config.elc_bert.model)
     model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
+    model.encoder.kernels = kernels
     settings = deepspeed_config(config, plan)
     if not config.optimizer.is_lamb:
         groups = parameter_groups(model, config.optimizer.params.get("weight_decay", 0.0))
@@ -38,6 +43,23 @@ def build_engine(config: RunConfig, plan: BatchPlan) -> Any:
     return engine
 
 
+def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
+    """What the model computes with on this device.
+
+    Raises:
+        UserError: there are no fast paths, or nothing can be compiled, and the configuration insists on it.
+    """
+    training = config.elc_bert.training
+    try:
+        kernels = kernels_for(device.type, training.kernels)
+        if not training.compile:
+            return kernels
+        check_compiler(device)
+    except UserError as error:
+        raise UserError(f"{config.origin}{error}") from None
+    return compiled(kernels)
+
+
 def missing_kernels(config: RunConfig, device: torch.device) -> str:
     """Why LAMB will take its steps by the plain definition although nobody asked for it; "" if it will not.
 
@@ -48,7 +70,7 @@ def missing_kernels(config: RunConfig, device: torch.device) -> str:
     if not config.optimizer.is_lamb or fused is False:
         return ""
     try:
-        kernels_for("cpu" if config.offloads_optimizer else device.type)
+        passes.kernels_for("cpu" if config.offloads_optimizer else device.type)
     except UserError as error:
         if fused:
             raise

@@ -8,13 +8,17 @@ from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
 from elc_bert.data.random import derive_seed
+from elc_bert.kernels.compiled import GraphCounts
 from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
 from elc_bert.training.console import human, progress_bar
 from elc_bert.training.distributed import connect
-from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, layer_weights, train_step
+
+#: After so many, every graph that a length needs is there, if batches of several sizes do not break it.
+STEPS_TO_COMPILE = 3
 
 
 def pretrain(config: RunConfig, resume: str = "never") -> None:
@@ -38,8 +42,9 @@ def train(run: Run) -> None:
     last = settings.training.max_steps
     since_log = _carried_totals(run)
     watch = Stopwatch()
+    compiled_by = min(progress.step + STEPS_TO_COMPILE, last)
     with progress_bar(last, progress.step, run.world) as bar:
-        for micro_batches in run.batches():
+        for micro_batches in watch.waiting_for(run.batches()):
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
             totals, gradient_norm = train_step(
@@ -49,6 +54,8 @@ def train(run: Run) -> None:
             progress.step += 1
             bar.update()
             step = progress.step
+            if settings.training.compile and step == compiled_by and run.world.is_main:
+                bar.write(f"torch.compile, first {STEPS_TO_COMPILE} steps: {GraphCounts.so_far()}")
             if step % settings.training.log_every == 0 or step == last:
                 bar.set_postfix(
                     log(run, since_log, learning_rate, float(gradient_norm), watch), refresh=False
@@ -71,7 +78,10 @@ def log(
     totals.reduce()
     progress, settings = run.progress, run.config.elc_bert
     progress.tokens_seen += totals.tokens
-    seconds = watch.read()  # after the sums are in, and with them the device's work
+    seconds, waited = watch.read()  # after the sums are in, and with them the device's work
+    data_wait, peak_memory_of_rank = largest_of_ranks(
+        [waited / seconds, peak_memory(run.world.device)], run.world.device
+    )
     sequence_length = run.schedule.at(progress.step - 1)[0]
     per_second = totals.tokens / seconds
     flops = flops_per_token(settings.model, sequence_length, settings.data.mask_probability)
@@ -83,10 +93,16 @@ def log(
         "train/sequence_length": sequence_length,
         "train/skipped_steps": run.engine.skipped_steps,
         "throughput/tokens_per_second": per_second,
+        "throughput/real_share": totals.real_share,
         "throughput/mfu": flops * per_second / run.peak_flops,
+        "throughput/data_wait": data_wait,
+        "memory/peak_gib": peak_memory_of_rank / 2**30,
         "data/words": run.words_seen(),
         **run.epochs_seen(),
     }
+    if settings.training.compile:
+        counts = GraphCounts.so_far()
+        entry |= {"compile/graph_breaks": counts.breaks, "compile/recompiles": counts.recompiles}
     if run.engine.fp16_enabled():
         entry["train/loss_scale"] = run.engine.optimizer.loss_scale  # of the next step
     if isinstance(run.engine.basic_optimizer, Lamb):
@@ -103,7 +119,8 @@ def log(
 
 def log_held_out(run: Run, bar) -> None:
     """Evaluate on the held-out set and write the result. Collective."""
-    micro_batches = DataLoader(run.data.held_out, batch_size=None)
+    pin_memory = run.world.device.type == "cuda"
+    micro_batches = DataLoader(run.data.held_out, batch_size=None, pin_memory=pin_memory)
     totals = evaluate(run.engine, micro_batches, run.world)
     entry = {"held_out/loss": totals.loss, "held_out/accuracy": totals.accuracy}
     run.monitor.scalars(run.progress.step, entry)

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from elc_bert.kernels import Choice, kernels_for
+from elc_bert.kernels import Choice, Kernels, kernels_for
 
 
 def masked_lm_loss(
-    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, kernels: Choice = "auto"
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, kernels: Choice | Kernels = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Summed cross entropy (float32, nats) and number of right predictions (int64), both scalars.
 

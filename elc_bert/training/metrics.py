@@ -3,43 +3,58 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from elc_bert.data.steps import MicroBatch
+from elc_bert.machine import peak_resident_bytes
 from elc_bert.optim.lamb import TensorNorms
+
+T = TypeVar("T")
 
 
 class Totals:
-    """Sums over micro-batches: loss, right predictions, predictions, real tokens.
+    """Sums over micro-batches: loss, right predictions, predictions, real tokens, all tokens.
 
-    They stay on the device in float64 until read, so that adding never waits for a GPU.
+    What the device computes stays there in float64 until read, and the host counts the rest, so that
+    adding never waits for a GPU.
     """
 
     def __init__(self, device: torch.device, values: list[float] | None = None):
         self.device = device
-        self._sums = torch.tensor(values or [0.0] * 4, dtype=torch.float64, device=device)
+        values = [*(values or []), *[0.0] * 5][:5]  # older checkpoints have 4
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        if any(values):
+            self._sums.copy_(torch.tensor(values[:2], dtype=torch.float64))
+        self._counts = values[2:]
 
     def add(self, loss: Tensor, correct: Tensor, micro: MicroBatch) -> None:
         """Add one micro-batch: its summed loss (nats) and number of right predictions."""
         self._sums[0] += loss.detach()
         self._sums[1] += correct
-        counts = torch.tensor([len(micro.targets), micro.tokens], dtype=torch.float64)
-        self._sums[2:] += counts.to(self._sums.device, non_blocking=True)
+        self._count([len(micro.targets), micro.tokens, micro.input_ids.numel()])
 
     def merge(self, other: "Totals") -> None:
         self._sums += other._sums
+        self._count(other._counts)
 
     def reduce(self) -> None:
         """Sum over all ranks. Collective."""
-        dist.all_reduce(self._sums)
+        everything = torch.tensor(self.values(), dtype=torch.float64, device=self.device)
+        dist.all_reduce(everything)
+        self._sums, self._counts = everything[:2], everything[2:].tolist()
 
     def values(self) -> list[float]:
-        return self._sums.tolist()
+        """All five sums; waits for the device."""
+        return [*self._sums.tolist(), *self._counts]
+
+    def _count(self, counts: Iterable[float]) -> None:
+        self._counts = [mine + more for mine, more in zip(self._counts, counts, strict=True)]
 
     @property
     def loss(self) -> float:
@@ -54,7 +69,12 @@ class Totals:
     @property
     def tokens(self) -> int:
         """Real tokens, padding not counted."""
-        return int(self.values()[3])
+        return int(self._counts[1])
+
+    @property
+    def real_share(self) -> float:
+        """Real tokens among the tokens that were computed on; the rest is padding."""
+        return self._counts[1] / max(1.0, self._counts[2])
 
 
 @dataclass
@@ -74,14 +94,42 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self._waited = 0.0
+
+    def waiting_for(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, while the time that each one takes to come is noted."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            item = next(iterator, None)
+            self._waited += time.perf_counter() - start
+            if item is None:
+                return
+            yield item
 
     def exclude(self, seconds: float) -> None:
         self._start += seconds
 
-    def read(self) -> float:
+    def read(self) -> tuple[float, float]:
+        """Seconds, and how many of them went by waiting for the next item."""
         now = time.perf_counter()
         elapsed, self._start = now - self._start, now
-        return elapsed
+        waited, self._waited = self._waited, 0.0
+        return elapsed, waited
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that PyTorch has had in use on a GPU, or this process in memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_resident_bytes()
+
+
+def largest_of_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Of each value the largest that any rank has. Collective."""
+    largest = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
 
 
 def lamb_scalars(norms: Mapping[str, TensorNorms], every_tensor: bool) -> dict[str, float]:

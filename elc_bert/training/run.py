@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
-from elc_bert.data.packing import PackedStep
 from elc_bert.data.schedule import LengthSchedule, Phase
 from elc_bert.data.steps import MicroBatch
+from elc_bert.data.transport import StepInTransit
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
 from elc_bert.training import console
@@ -20,7 +20,7 @@ from elc_bert.training.batch_plan import BatchPlan, plan_batch
 from elc_bert.training.checkpoint import Checkpoints, run_identity
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
-from elc_bert.training.engine import build_engine, missing_kernels
+from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
 from elc_bert.training.run_data import RunData, open_data
@@ -61,11 +61,11 @@ class Run:
             num_workers=settings.data.workers,
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if settings.data.workers else None,
-            collate_fn=PackedStep.pack,
+            collate_fn=StepInTransit.load,
         )
         try:
-            for packed in loader:
-                yield packed.unpack()
+            for step in loader:
+                yield step.unload()
         except UserError as error:
             # From a worker it comes with the worker's traceback wrapped around it.
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
@@ -100,6 +100,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     agree(lambda: check_deepspeed_sections(config))
     agree(lambda: check_monitors(config))
     missing = agree(lambda: missing_kernels(config, world.device))
+    kernels = agree(lambda: choose_kernels(config, world.device))
     training = config.elc_bert.training
     schedule = agree(
         lambda: LengthSchedule(
@@ -111,7 +112,7 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
     checkpoint = agree(lambda: checkpoints.find(resume))
     progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
-    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index]))
+    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels))
     if checkpoint is not None:
         agree(lambda: checkpoints.load(engine, checkpoint))
     agree(lambda: _save_config(config, world))
@@ -213,7 +214,9 @@ def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
         ("model", console.describe_model(run.engine.module)),
         ("devices", console.describe_devices(run.world)),
         ("precision", console.describe_precision(config)),
+        ("kernels", console.describe_kernels(config, run.engine.module.encoder.kernels)),
         *lines,
+        ("packing", _packing(config, data)),
         ("in total", f"{console.human(total_tokens)} tokens at most"),
         ("optimizer", console.describe_schedule(config)),
         *_datasets(config, data, positions),
@@ -225,6 +228,14 @@ def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
     if checkpoint is not None:
         rows.append(("resumed", f"after step {run.progress.step}, from {checkpoint}"))
     print(console.summary_table(rows), flush=True)
+
+
+def _packing(config: RunConfig, data: RunData) -> str:
+    """How full the rows are."""
+    if not config.elc_bert.data.pack:
+        return "off, a row for each sequence"
+    means = [f"{mean:.3g} sequences in a row of {length}" for length, mean in data.in_a_row.items()]
+    return f"on, about {', '.join(means)}; fewer micro-batches accordingly"
 
 
 def _datasets(config: RunConfig, data: RunData, positions: dict[int, int]) -> Iterator[tuple[str, str]]:

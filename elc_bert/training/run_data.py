@@ -33,6 +33,8 @@ class RunData:
     """Of the training datasets."""
     segment_tokens: dict[int, list[float]]
     """By phase index, mean tokens of a segment of each training dataset."""
+    in_a_row: dict[int, float]
+    """By sequence length, samples in a row of this rank in the first step of that length."""
     identity: dict[str, Any]
     """What makes the data of two runs the same; goes into a checkpoint as JSON."""
 
@@ -85,6 +87,7 @@ def open_data(
         rank=world.rank,
         world_size=world.size,
         policy=data.segments,
+        pack=data.pack,
     )
     names = [each.path.name for each in data.train]
     hashes = [manifest.bin_sha256 for manifest in manifests]
@@ -99,6 +102,9 @@ def open_data(
         segment_tokens={
             phase.index: [_segment_tokens(each, phase.sequence_length, data.segments) for each in manifests]
             for phase in schedule.phases
+        },
+        in_a_row={
+            phase.sequence_length: _samples_in_a_row(train, phase.first_step) for phase in schedule.phases
         },
         identity={
             "dev": dev.bin_sha256,
@@ -116,6 +122,11 @@ def _check_vocabulary(dataset: IndexedDataset, config: RunConfig) -> None:
             f"elc_bert.model.vocab_size is {size}, but {dataset.prefix} was built with {found} subwords; "
             "set it to that"
         )
+
+
+def _samples_in_a_row(train: TrainingSteps, step: int) -> float:
+    layout, _ = train.layout(step)
+    return len(layout.samples) / layout.num_rows
 
 
 def _segment_tokens(manifest: Manifest, sequence_length: int, policy: str) -> float:

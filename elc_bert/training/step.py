@@ -1,6 +1,7 @@
 """One optimizer step, and one look at held-out text."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,18 +32,17 @@ def train_step(
         overflow (fp16, bf16) made DeepSpeed skip the step.
     """
     torch.manual_seed(seed)
-    predicted = torch.tensor(sum(len(micro.targets) for micro in micro_batches), device=world.device)
+    # A tensor filled on the device; one copied there would have the host wait for it.
+    predicted = torch.full((), sum(len(micro.targets) for micro in micro_batches), device=world.device)
     dist.all_reduce(predicted)
     loss_scale = _loss_scale_left_to_us(engine)
     scale = world.size * loss_scale / predicted.clamp(min=1)
     totals = Totals(world.device)
-    for number, micro in enumerate(micro_batches, start=1):
+    for number, batch in enumerate(on_device(micro_batches, world.device), start=1):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-        batch = micro.to(world.device, non_blocking=True)
-        logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
-        loss, correct = masked_lm_loss(logits, batch.targets, label_smoothing)
+        loss, correct = _forward(engine, batch, label_smoothing)
         engine.backward(loss * scale, scale_wrt_gas=False)
-        totals.add(loss, correct, micro)
+        totals.add(loss, correct, batch)
         if number == len(micro_batches):
             gradient_norm = _norm_before_clipping(engine)
         engine.step()
@@ -51,6 +51,23 @@ def train_step(
         if type(engine.optimizer).__name__ == "FP16_UnfusedOptimizer":
             gradient_norm /= loss_scale  # all other wrappers have done so
     return totals, gradient_norm
+
+
+def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+    """Copies on the device; that of each is on its way before the one ahead of it is computed on.
+
+    From page-locked memory, which the loader provides for a GPU, nobody waits for them.
+    """
+    copies = (micro.to(device, non_blocking=True) for micro in micro_batches)
+    for batch, _ in itertools.pairwise(itertools.chain(copies, [None])):
+        assert batch is not None
+        yield batch
+
+
+def _forward(engine: Any, batch: MicroBatch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Summed loss and number of right predictions."""
+    logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
+    return masked_lm_loss(logits, batch.targets, label_smoothing, engine.module.encoder.kernels)
 
 
 def _loss_scale_left_to_us(engine: Any) -> float:
@@ -80,11 +97,8 @@ def evaluate(engine: Any, micro_batches: Iterable[MicroBatch], world: World) -> 
     """Totals over held-out micro-batches on all ranks. Collective; every rank gives equally many."""
     engine.eval()
     totals = Totals(world.device)
-    for micro in micro_batches:
-        batch = micro.to(world.device, non_blocking=True)
-        logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
-        loss, correct = masked_lm_loss(logits, batch.targets)
-        totals.add(loss, correct, micro)
+    for batch in on_device(micro_batches, world.device):
+        totals.add(*_forward(engine, batch), batch)
     engine.train()
     totals.reduce()
     return totals

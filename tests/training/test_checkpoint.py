@@ -107,6 +107,7 @@ def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
 def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoint, capsys):
     moved = [
         "elc_bert.data.train=elsewhere/tiny",
+        "elc_bert.data.pack=false",
         "elc_bert.training.log_every=5",
         "elc_bert.training.max_micro_batch_size=2",
         "tensorboard.enabled=false",
@@ -114,7 +115,7 @@ def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoi
     ]
     of(load_config(config, moved)).check(checkpoint)
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 5
+    assert len(printed) == 6
     assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in printed
     assert "changed since the checkpoint: tensorboard.enabled: true -> false" in printed
 

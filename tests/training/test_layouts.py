@@ -51,7 +51,21 @@ CASES = {
         "zero_optimization": {"stage": 2},
     },
     "zero fp32 micro-batches of 1": {"training": {"max_micro_batch_size": 1}},
+    "zero fp32 unpacked": {"data": {"pack": False}},
     "zero fp32 worker": {"data": {"workers": 1}},
+    # With micro-batches of one row, one rank has a row of padding in some of these steps.
+    "short unpacked": {
+        "data": {"short_probability": 1.0, "pack": False},
+        "training": {"max_steps": 8},
+    },
+    **{
+        f"short stage {stage}": {
+            "data": {"short_probability": 1.0},
+            "training": {"max_steps": 8, "max_micro_batch_size": 1},
+            "zero_optimization": {"stage": stage},
+        }
+        for stage in (0, 2, 3)
+    },
     "zero bf16 stage 0": BF16,
     "zero bf16 stage 1": {**BF16, **FP32_SUMS, "zero_optimization": {"stage": 1}},
     "zero bf16 stage 1 summed in bf16": {**BF16, "zero_optimization": {"stage": 1}},
@@ -125,10 +139,18 @@ def test_the_variants_differ(one_rank):
     assert len({losses(one_rank[variant])[20] for variant in VARIANTS}) == len(VARIANTS)
 
 
-@pytest.mark.parametrize("case", ["micro-batches of 1", "worker", "stage 1", "stage 2"])
+@pytest.mark.parametrize("case", ["micro-batches of 1", "unpacked", "worker", "stage 1", "stage 2"])
 def test_the_cut_into_micro_batches_workers_and_zero_do_not_matter(two_ranks, case):
     expected = losses(two_ranks["zero fp32 stage 0"])
     assert largest_difference(losses(two_ranks[f"zero fp32 {case}"]), expected) < 1e-5
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_packing_does_not_matter_and_leaves_little_padding(two_ranks, stage):
+    packed, unpacked = two_ranks[f"short stage {stage}"], two_ranks["short unpacked"]
+    assert largest_difference(losses(packed), losses(unpacked)) < 1e-5
+    shares = [sum(scalars(each, "throughput/real_share").values()) / 8 for each in (packed, unpacked)]
+    assert shares[0] > 1.3 * shares[1] > 0.5
 
 
 def test_zero_does_not_matter_to_another_variant(two_ranks):

@@ -1,6 +1,7 @@
 """Sums and means; that a whole step weighs every masked token alike is tested in test_layouts.py."""
 
 import time
+from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from elc_bert.data.steps import MicroBatch
 from elc_bert.optim.lamb import TensorNorms
 from elc_bert.training.loss import masked_lm_loss
-from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, measure_peak_flops
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, measure_peak_flops, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -50,17 +51,53 @@ def test_label_smoothing_spreads_probability_over_the_vocabulary():
 
 
 def test_sums_survive_a_checkpoint_exactly():
-    totals = Totals(CPU, [1.1, 2.0, 3.0, 1e15 + 1])
-    assert Totals(CPU, totals.values()).values() == [1.1, 2.0, 3.0, 1e15 + 1]
+    totals = Totals(CPU, [1.1, 2.0, 3.0, 1e15 + 1, 2e15])
+    assert Totals(CPU, totals.values()).values() == [1.1, 2.0, 3.0, 1e15 + 1, 2e15]
+
+
+def test_sums_of_a_checkpoint_without_the_number_of_all_tokens_still_add_up():
+    assert Totals(CPU, [1.1, 2.0, 3.0, 7.0]).tokens == 7
+
+
+def test_the_real_share_is_that_of_the_tokens_computed_on():
+    totals = Totals(CPU)
+    assert totals.real_share == 0.0
+    for real in (24, 32):
+        nothing, rows = torch.zeros(0, dtype=torch.int64), torch.zeros(2, 16)
+        totals.add(torch.tensor(0.0), torch.tensor(0), MicroBatch(rows, nothing, nothing, nothing, real))
+    assert totals.real_share == 56 / 64
 
 
 def test_the_stopwatch_leaves_out_what_is_excluded():
     watch = Stopwatch()
     time.sleep(0.05)
     watch.exclude(0.03)
-    first = watch.read()
+    first, _ = watch.read()
     assert first >= 0.02
-    assert watch.read() < first
+    assert watch.read()[0] < first
+
+
+def test_the_stopwatch_tells_waiting_from_the_rest():
+    def slow() -> Iterator[int]:
+        for item in range(2):
+            time.sleep(0.03)
+            yield item
+
+    watch = Stopwatch()
+    for _ in watch.waiting_for(slow()):
+        time.sleep(0.01)
+    seconds, waited = watch.read()
+    assert 0.06 <= waited <= seconds - 0.02
+    assert watch.read()[1] == 0.0
+
+
+def test_peak_memory_is_in_bytes_and_keeps_its_height():
+    before = peak_memory(CPU)
+    assert 1 << 26 < before < 1 << 40
+    array = torch.ones(1 << 26)
+    del array
+    # The peak of what this process did earlier may have been higher than what it has now.
+    assert peak_memory(CPU) >= before
 
 
 def test_the_peak_is_that_of_a_matrix_product():

@@ -21,7 +21,13 @@ STEPS = 20
 CHANGES = {
     "csv_monitor": {"enabled": True},
     "model": {"variant": "weighted_output"},
-    "training": {"max_steps": STEPS, "long_after": 0.5, "picture_every": 10, "log_every_tensor": True},
+    "training": {
+        "max_steps": STEPS,
+        "long_after": 0.5,
+        "picture_every": 10,
+        "log_every_tensor": True,
+        "kernels": "plain",
+    },
     "evaluation": {"every": 8, "sequences": 16},
 }
 
@@ -67,6 +73,12 @@ class TestScalars:
         assert all(0 < mfu < 1.5 for mfu in scalars(directory, "throughput/mfu").values())
         assert all(rate > 0 for rate in scalars(directory, "throughput/tokens_per_second").values())
         assert set(scalars(directory, "train/skipped_steps").values()) == {0}
+
+    def test_memory_and_waiting_for_data(self, directory):
+        memory = list(scalars(directory, "memory/peak_gib").values())
+        assert memory == sorted(memory)
+        assert 0.1 < memory[-1] < 4
+        assert all(0 < share < 1 for share in scalars(directory, "throughput/data_wait").values())
 
     def test_epochs_count_each_length_by_its_own_segments(self, directory):
         config = load_config(directory / "config.json")
@@ -165,6 +177,7 @@ class TestTerminal:
             "model": f"ELC-BERT weighted_output, 2 layers x 24, {parameters / 1000:.3g}k parameters",
             "devices": "2 x CPU process",
             "precision": "fp32, ZeRO stage 0",
+            "kernels": "plain definitions",
             "steps 1 to 10": f"8 sequences of 32 = 4 micro-batch {layout}",
             "steps 11 to 20": f"2 sequences of 128 = 1 micro-batch {layout}",
             "optimizer": "Lamb, peak learning rate 0.01, Cosine schedule",

@@ -123,6 +123,7 @@ def test_it_goes_on_where_the_checkpoint_was_made(story):
         "train/learning_rate",
         "train/gradient_norm",
         "train/sequence_length",
+        "throughput/real_share",
         "data/words",
         "data/epochs",
         "held_out/loss",
