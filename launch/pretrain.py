@@ -16,7 +16,14 @@ EXAMPLES = """examples:
                      mpirun -n 2 python launch/pretrain.py ...
   change one thing:  ... --set elc_bert.model.variant=base --set elc_bert.training.output_dir=runs/base
   go on after a stop: the same command with --resume auto
+  what fits?         the same command with --find-micro-batch
 """
+
+
+def positive(text: str) -> float:
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -42,6 +49,17 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         metavar="auto|never|DIR",
         help="auto: go on from this run's newest checkpoint, if there is one; DIR: from that checkpoint",
     )
+    parser.add_argument(
+        "--find-micro-batch",
+        action="store_true",
+        help="do not train: find the largest micro-batch that fits, by trying, and print it",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=positive,
+        metavar="GIB",
+        help="memory per device for --find-micro-batch (default: 95 %% of what is free)",
+    )
     # The deepspeed launcher passes it; the rank is read from the environment.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -52,9 +70,15 @@ def main(argv: list[str]) -> NoReturn:
 
     def command() -> None:
         config = load_config(arguments.deepspeed_config, arguments.set)
-        from elc_bert.training.loop import pretrain  # after the cheap checks: it loads DeepSpeed
+        # After the cheap checks: these load DeepSpeed.
+        if arguments.find_micro_batch:
+            from elc_bert.training.find_micro_batch import find_micro_batch
 
-        pretrain(config, arguments.resume)
+            find_micro_batch(config, arguments.memory_limit)
+        else:
+            from elc_bert.training.loop import pretrain
+
+            pretrain(config, arguments.resume)
 
     run_command(command)
 

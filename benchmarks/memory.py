@@ -1,0 +1,218 @@
+"""The planner's memory figure against what training really takes; see ``--help``."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from reporting import add_json, report_to_user
+from tqdm import tqdm
+
+from elc_bert.config import RunConfig
+from elc_bert.config_file import load_config
+from elc_bert.errors import UserError
+from elc_bert.files import atomic_write
+from elc_bert.machine import free_port
+
+MIB = 2**20
+BASE = [
+    "elc_bert.model.hidden_size=768",
+    "elc_bert.model.intermediate_size=2048",
+    "elc_bert.model.num_attention_heads=12",
+]
+#: Ranks, and what is changed in ds_configs/strict_small.json, besides all that makes a run short and fp32.
+RUNS: dict[str, tuple[int, list[str]]] = {
+    "activations: small, 32 x 128": (1, ["train_batch_size=32"]),
+    "outputs of layers: small, 8 x 512, activation checkpointing": (
+        1,
+        [
+            "train_batch_size=8",
+            "elc_bert.training.sequence_length=512",
+            "elc_bert.training.activation_checkpointing=true",
+        ],
+    ),
+    "optimizer and reduction: base, 4 x 128, ZeRO 1 on 2 ranks": (
+        2,
+        [*BASE, "train_batch_size=8", "zero_optimization.stage=1"],
+    ),
+}
+SHORT = [
+    "elc_bert.training.max_steps=3",
+    "elc_bert.training.long_after=1",
+    "elc_bert.evaluation.sequences=8",
+    "elc_bert.data.workers=0",
+    "elc_bert.data.pack=false",  # so that so small a batch fills its rows
+    "bf16.enabled=false",
+    "data_types={}",
+    "zero_optimization.stage=0",
+    "tensorboard.enabled=false",
+]
+EPILOG = """what is measured:
+  The most memory that any process of a run of three steps has had, through the project's own training
+  function and DeepSpeed: resident memory on a CPU, PyTorch's memory_allocated (plus nothing for the
+  context, which is left out of the prediction too) on a GPU.
+  On a CPU, tensors lie in the C library's heap, where what is freed between tensors that stay leaves
+  holes; how many depends on the order of allocations. The planner counts tensors. So each run is made
+  twice: with every tensor in pages of its own, which return when it is freed (MALLOC_MMAP_THRESHOLD_),
+  to compare; and as users run it, to see the holes.
+
+example:
+  python benchmarks/memory.py --train data/demo/train --dev data/demo/dev --tokenizer data/demo/tokenizer.json
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One configuration; bytes."""
+
+    name: str
+    predicted: float
+    measured: float
+    with_holes: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.measured
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What was measured."""
+
+    comparisons: list[Comparison]
+
+    def lines(self) -> list[str]:
+        width = max(len(each.name) for each in self.comparisons)
+        heading = f"{'':{width}}  {'planned':>9}  {'measured':>9}  {'ratio':>5}  {'as trained':>10}  MiB"
+        return [heading] + [
+            f"{each.name:{width}}  {each.predicted / MIB:9.0f}  {each.measured / MIB:9.0f}  "
+            f"{each.ratio:5.3f}  {each.with_holes / MIB:10.0f}"
+            for each in self.comparisons
+        ]
+
+
+def compare(arguments: argparse.Namespace) -> MemoryReport:
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=2 * len(RUNS), leave=False) as bar:
+        comparisons = []
+        for number, (name, (ranks, changes)) in enumerate(RUNS.items()):
+            overrides = [*SHORT, *changes, *_places(arguments, Path(folder) / str(number))]
+            file = Path(folder) / f"{number}.json"
+            config = load_config(arguments.config, overrides)
+            with atomic_write(file, "w") as stream:
+                stream.write(config.model_dump_json())
+            peaks = []
+            for holes in (False, True):
+                bar.set_description(name)
+                shutil.rmtree(config.elc_bert.training.output_dir, ignore_errors=True)
+                peaks.append(measured_peak(file, ranks, holes))
+                bar.update()
+            comparisons.append(Comparison(name, predicted_peak(config, ranks), *peaks))
+    return MemoryReport(comparisons)
+
+
+def _places(arguments: argparse.Namespace, output: Path) -> list[str]:
+    from elc_bert.data.vocabulary import load_tokenizer
+
+    data = {"train": arguments.train, "dev": arguments.dev, "tokenizer": arguments.tokenizer}
+    size = load_tokenizer(arguments.tokenizer).get_vocab_size()
+    return [
+        *(f"elc_bert.data.{key}={path.resolve()}" for key, path in data.items()),
+        f"elc_bert.model.vocab_size={size}",
+        f"elc_bert.training.output_dir={output}",
+    ]
+
+
+def predicted_peak(config: RunConfig, ranks: int) -> float:
+    import torch
+
+    from elc_bert.kernels import kernels_for
+    from elc_bert.kernels.plain import Kernels
+    from elc_bert.plan.devices import Device
+    from elc_bert.plan.report import Machine, make_plan
+
+    on_cpu = not torch.cuda.is_available()
+    chosen = kernels_for("cpu" if on_cpu else "cuda", config.elc_bert.training.kernels)
+    kernels = "plain" if type(chosen) is Kernels else "fused"
+    device = Device("this", 1.0, 1.0, 1.0, 1.0, is_cpu=on_cpu)
+    memory = make_plan(config, Machine(device, ranks, 1.0, 1.0, kernels)).worst.memory
+    return memory.total if on_cpu else memory.total - memory.baseline
+
+
+def measured_peak(file: Path, ranks: int, holes: bool) -> float:
+    """Of the rank that needs the most, in a run of its own."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    port = str(free_port())
+    command = [str(launcher), "--quiet", "--num_accelerators", str(ranks), "--master_port", port, __file__]
+    environment = dict(os.environ)
+    if not holes:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 17)
+    else:
+        command.append("--holes")
+    done = subprocess.run(
+        [*command, "--child", str(file)], env=environment, capture_output=True, text=True, check=False
+    )
+    peaks = [float(found) for found in re.findall(r"^peak (\d+)$", done.stdout, re.MULTILINE)]
+    if done.returncode or len(peaks) != ranks:
+        raise UserError(f"{shlex.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return max(peaks)
+
+
+def child(file: Path, holes: bool) -> NoReturn:
+    """A rank: train, and say the peak."""
+    import torch
+
+    from elc_bert.training import distributed
+    from elc_bert.training.loop import pretrain
+    from elc_bert.training.metrics import peak_memory
+
+    def command() -> None:
+        pretrain(load_config(file))
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        print(f"\npeak {peak_memory(torch.device(kind))}", flush=True)
+
+    if not holes:
+        distributed.keep_freed_memory = lambda: None
+    distributed.run_command(command)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="memory.py",
+        description="Compare the planner's memory figure with the peak of real training, for three\n"
+        "configurations in which different things weigh most.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root = Path(__file__).resolve().parents[1]
+    data = root / "data" / "demo"
+    parser.add_argument(
+        "--config", type=Path, default=root / "ds_configs" / "strict_small.json", metavar="FILE"
+    )
+    parser.add_argument(
+        "--train", type=Path, default=data / "train", metavar="PREFIX", help="(default: the demo's)"
+    )
+    parser.add_argument("--dev", type=Path, default=data / "dev", metavar="PREFIX")
+    parser.add_argument("--tokenizer", type=Path, default=data / "tokenizer.json", metavar="FILE")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--holes", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    add_json(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse_arguments(argv)
+    if arguments.child:
+        child(arguments.child, arguments.holes)
+    return report_to_user("memory.py", arguments, compare)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""Finding the largest micro-batch that fits."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from elc_bert.training.find_micro_batch import Trial, conclusion, search
+from tests.training.launching import run
+
+POWERS = [1, 2, 4, 8, 16, 32, 64]
+DIVISORS_OF_360 = [n for n in range(1, 361) if 360 % n == 0]
+
+
+def trials_of(sizes: list[int], limit: float, cost: Callable[[int], float]) -> tuple[list[int], list[int]]:
+    """Sizes that were tried, and those that were found to fit; a pass keeps at least 1 byte a sequence."""
+    tried = []
+
+    def attempt(size: int) -> Trial:
+        tried.append(size)
+        return Trial(size, cost(size), 1.0)
+
+    return tried, [trial.micro_batch for trial in search(sizes, limit, attempt, kept=float)]
+
+
+def test_sizes_double_and_stop_before_what_would_not_fit():
+    tried, good = trials_of(POWERS, limit=100, cost=lambda n: 20 + 4 * n)
+    assert tried == good == [1, 2, 4, 8, 16]
+
+
+def test_the_last_step_is_to_the_largest_divisor_that_fits():
+    tried, good = trials_of(DIVISORS_OF_360, limit=100, cost=lambda n: 20 + n)
+    assert good[-1] == 72  # of 72 and 90
+    assert max(tried) == 72
+    tried, good = trials_of(DIVISORS_OF_360, limit=111, cost=lambda n: 20 + n)
+    assert good[-1] == 90
+
+
+def test_all_fit():
+    assert trials_of(POWERS, limit=1000, cost=lambda n: 20 + n)[1] == POWERS
+
+
+def test_none_fits():
+    assert trials_of(POWERS, limit=10, cost=lambda n: 20 + n) == ([1], [])
+
+
+def test_memory_that_jumps_is_noticed_and_the_largest_below_is_found():
+    tried, good = trials_of(DIVISORS_OF_360, limit=100, cost=lambda n: 20 + n if n < 30 else 200 + n)
+    assert good[-1] == 24
+    assert [size for size in tried if size >= 30], "only trying could tell"
+
+
+def test_nothing_is_tried_that_grows_faster_than_it_should_but_steadily():
+    tried, good = trials_of(POWERS, limit=500, cost=lambda n: 20 + 10 * n)
+    # After one trial nothing but the least is known, after two the slope.
+    assert tried == good == [1, 2, 4, 8, 16, 32]
+
+
+def test_the_fastest_is_named_if_it_is_not_the_largest():
+    slow, fast, largest = Trial(1, 1, 50.0), Trial(2, 2, 2000.0), Trial(4, 3, 1500.0)
+    assert conclusion([slow, fast]) == ['"train_micro_batch_size_per_gpu": 2']
+    assert conclusion([slow, fast, largest]) == [
+        'largest: "train_micro_batch_size_per_gpu": 4',
+        'fastest: "train_micro_batch_size_per_gpu": 2  (2k against 1.5k tokens/s)',
+    ]
+
+
+@pytest.mark.launcher
+def test_through_the_launcher_two_ranks_agree_and_nothing_is_written(configure, tmp_path):
+    config = configure(tmp_path, train_batch_size=24, training={"long_after": 0.5})
+    result = run("torchrun", 2, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "4"])
+    assert result.status == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "at most 4.00 GiB per device; possible: 1, 2, 3, 4, 6, 12" in lines
+    trials = re.findall(
+        r"^micro-batch (\d+) \(as (\d+) x (\d+)\): ([\d.]+) GiB, \S+ tokens/s$", result.stdout, re.M
+    )
+    # In the second phase there are a quarter as many sequences, at least one, of four times the length.
+    assert [trial[:3] for trial in trials] == [
+        ("1", "1", "128"),
+        ("2", "1", "128"),
+        ("4", "1", "128"),
+        ("6", "1", "128"),
+        ("12", "3", "128"),
+    ]
+    assert any('"train_micro_batch_size_per_gpu": 12' in line for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.launcher
+def test_through_the_launcher_no_micro_batch_fits(configure, tmp_path):
+    config = configure(tmp_path)
+    result = run("python", 1, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "0.1"])
+    assert result.status == 1
+    (error,) = result.errors
+    assert error.startswith(f"{config}: no micro-batch fits into 0.10 GiB: use more devices")
