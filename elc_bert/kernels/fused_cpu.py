@@ -42,12 +42,17 @@ class CpuKernels(Kernels):
 
     def combine(self, shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """``sum_j shares_j t_j``; see ``mixing.Sums``."""
+        if tensors[0].dtype not in DTYPES:
+            pairs = zip(shares.to(tensors[0].dtype), tensors, strict=True)
+            return torch.stack([share * tensor for share, tensor in pairs]).sum(0)
         result = torch.empty_like(tensors[0])
         _run("combine", **_mix(tensors), shares=shares.float().contiguous(), sum=result)
         return result
 
     def inner_products(self, gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """``<gradient, t_j>`` for all j; see ``mixing.Sums``."""
+        if gradient.dtype not in DTYPES:
+            return torch.stack([(gradient.float() * tensor.float()).sum() for tensor in tensors])
         arguments = _mix(tensors)
         partial = torch.empty(arguments["tasks"], len(tensors), dtype=torch.float64)
         _run("inner_products", **arguments, gradient=gradient, products=partial)

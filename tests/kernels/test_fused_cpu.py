@@ -14,6 +14,7 @@ from tests.golden_model import relative_error
 
 PLAIN, FUSED = Kernels(), kernels_for("cpu", "fused")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCES = TOLERANCE | {torch.float16: 2e-3, torch.float64: 1e-5}
 both_types = pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "bf16"])
 
 
@@ -33,7 +34,7 @@ def assert_same(function: Callable, inputs: list[Tensor], dtype: torch.dtype) ->
     for ours, exact in zip(found, expected, strict=True):
         assert ours.dtype == dtype
         assert ours.shape == exact.shape
-        assert relative_error(ours.float(), exact) <= TOLERANCE[dtype]
+        assert relative_error(ours.float(), exact) <= TOLERANCES[dtype]
 
 
 def attention_inputs(batch: int, length: int, heads: int, size: int, positions: int) -> list[Tensor]:
@@ -149,7 +150,7 @@ def test_geglu_norm(shape, dtype):
     assert_same(lambda kernels, x: kernels.geglu_norm(x, 1e-5), [x.bfloat16().float()], dtype)
 
 
-@both_types
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16", "fp64"])
 def test_mixtures(dtype):
     """Three layers, of which the second also reads its input past the mixture."""
     torch.manual_seed(0)
@@ -267,3 +268,9 @@ def test_half_precision_and_double_precision_take_the_definitions():
         table = distance_buckets(6, 4, 16, torch.device("cpu"))
         arguments = (*inputs, table, MASKS["full"](1, 6), 0.0)
         assert torch.equal(FUSED.attention(*arguments), PLAIN.attention(*arguments))
+        x = torch.randn(3, 8).to(dtype)
+        assert torch.equal(FUSED.geglu_norm(x, 1e-3), PLAIN.geglu_norm(x, 1e-3))
+        assert torch.equal(FUSED.linear(x, x), PLAIN.linear(x, x))
+        assert FUSED.dropout(x, 0.5).dtype == dtype
+        targets = torch.tensor([1, 2, 3])
+        assert torch.equal(FUSED.cross_entropy(x, targets)[0], PLAIN.cross_entropy(x, targets)[0])

@@ -1,0 +1,334 @@
+"""The speed and the memory of training steps against the device's matrix products; see ``--help``."""
+
+import argparse
+import importlib
+import itertools
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matrix_peak import Peak
+from optimizer import SIZES
+from reporting import add_json, positive, report_to_user
+from tqdm import tqdm
+from training_report import COLOURS, Report, Speed, draw
+from training_step import (
+    DTYPES,
+    REST,
+    Memory,
+    Reader,
+    Training,
+    Watch,
+    measure_memory,
+    synchronize,
+)
+
+from elc_bert.config import ModelConfig
+from elc_bert.data.blend import Portion
+from elc_bert.data.masking import Masking
+from elc_bert.data.schedule import LengthSchedule
+from elc_bert.data.steps import MicroBatch, TrainingSteps
+from elc_bert.errors import UserError
+from elc_bert.kernels import kernels_for
+from elc_bert.kernels.compiled import check_compiler, compiled
+from elc_bert.machine import available_cores
+from elc_bert.model import flops_per_token
+
+MASKED = Masking().mask_p
+SETTINGS = ("size", "layers", "length", "batch", "precision", "rounds")
+EPILOG = """what is measured:
+  Whole training steps in one process: read, forward, backward and LAMB, with dropout as in training, without
+  DeepSpeed and gradient clipping. In bf16 the weights, activations and gradients are bfloat16, and LAMB steps
+  fp32 masters. All that is compared takes its steps in turn, A B A B, and so do the matrix products; figures
+  are medians over the rounds.
+  peak   the best speed of any matrix product, of square matrices and of the model's weights with its
+         activations. A CPU without instructions for bfloat16 multiplies fp32 faster: that is the peak then
+  MFU    the arithmetic that a step must do (elc_bert/model/flops.py) for the real tokens, at the peak, as
+         a share of the time it took
+  parts  of up to three more steps, in which every module is timed forward and every node of autograd's graph
+         backward (it belongs to the module that made it), scaled to the time of the steps without that
+  peak memory       during a step: of a process of its own on a CPU, of PyTorch's tensors on a GPU
+  peak activations  during forward and backward, beyond what is there before: weights, gradients, moments
+
+examples:
+  python benchmarks/train.py --compare
+  python benchmarks/train.py --length 512 --batch 8 --precision bf16 --compare --picture /tmp/train.png
+  python benchmarks/train.py --size base --length 512 --batch 2 --compare --memory-only
+  python benchmarks/train.py --length 512 --batch 8 --data data/strict_small/train
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to take the same steps."""
+
+    kernels: str
+    """``auto``, ``fused`` or ``plain``."""
+    compile: bool
+    pack: bool | None
+    """None where all rows are full."""
+
+    def __str__(self) -> str:
+        layout = {None: "", True: ", packed", False: ", padded"}[self.pack]
+        return self.kernels + (" compiled" if self.compile else "") + layout
+
+
+def read_synthetic(vocabulary: int, length: int, batch: int) -> Reader:
+    """Random tokens, full rows, and the mean share of them to predict."""
+    generator = torch.Generator().manual_seed(1)
+
+    def read() -> list[MicroBatch]:
+        ids = torch.randint(7, vocabulary, (batch, length), generator=generator)
+        places = torch.randperm(ids.numel(), generator=generator)[: max(1, round(MASKED * ids.numel()))]
+        places = places.sort().values
+        is_real = torch.ones(batch, length, dtype=torch.bool)
+        return [MicroBatch(ids, is_real, places, ids.view(-1)[places], ids.numel())]
+
+    return read
+
+
+def read_dataset(arguments: argparse.Namespace, pack: bool) -> Reader:
+    """Real samples, four times a micro-batch of them in a step; the same for every candidate."""
+    samples = 4 * arguments.batch
+    steps = TrainingSteps(
+        [Portion(arguments.data)],
+        LengthSchedule(arguments.rounds + 100, arguments.length, samples, 1.0),
+        seed=1,
+        masking=Masking(),
+        vocab_size=SIZES[arguments.size].vocab_size,
+        rank=0,
+        world_size=1,
+        micro_batch_of=lambda _: arguments.batch,
+        pack=pack,
+    )
+    numbers = itertools.count()
+    return lambda: steps[next(numbers) % len(steps)]
+
+
+def model_config(arguments: argparse.Namespace) -> ModelConfig:
+    return SIZES[arguments.size].model_copy(update={"num_hidden_layers": arguments.layers})
+
+
+def build(arguments: argparse.Namespace, candidate: Candidate, device: torch.device) -> Training:
+    config = model_config(arguments)
+    kernels = kernels_for(device.type, candidate.kernels)
+    if candidate.pack is None:
+        read = read_synthetic(config.vocab_size, arguments.length, arguments.batch)
+    else:
+        read = read_dataset(arguments, candidate.pack)
+    return Training(
+        config, compiled(kernels) if candidate.compile else kernels, arguments.precision, device, read
+    )
+
+
+def memory_of(arguments: argparse.Namespace, candidate: Candidate, device: torch.device) -> Memory:
+    torch.set_num_threads(arguments.threads)
+    return measure_memory(build(arguments, candidate, device))
+
+
+def memory_of_fresh_process(
+    arguments: argparse.Namespace, candidate: Candidate, device: torch.device
+) -> Memory:
+    """On a CPU, where a process keeps what it has freed, in one that has done nothing else."""
+    if device.type == "cuda":
+        return memory_of(arguments, candidate, device)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as process:
+            return process.submit(memory_of, arguments, candidate, device).result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"{candidate}: the process that measures memory was killed, most likely for want of memory; "
+            "use a smaller --batch"
+        ) from None
+
+
+def take_turns(
+    trainings: dict[str, Training], peak: Peak, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[tuple[int, int]]], dict[str, Counter[str]]]:
+    """Seconds of steps, their real and all tokens, and seconds of parts, by candidate."""
+    taken: dict[str, list[float]] = {name: [] for name in trainings}
+    tokens: dict[str, list[tuple[int, int]]] = {name: [] for name in trainings}
+    parts: dict[str, Counter[str]] = {name: Counter() for name in trainings}
+    with tqdm(total=(rounds + 1) * len(trainings), unit="", file=sys.stderr, leave=False) as bar:
+        for number in range(rounds + 1):
+            peak.measure()
+            for name, training in trainings.items():
+                bar.set_description(f"round {number} of {rounds}: {name}" if number else f"warm up: {name}")
+                seconds, counts = time_step(training, number)
+                if number:
+                    taken[name].append(seconds)
+                    tokens[name].append(counts)
+                if 0 < number <= 3:
+                    parts[name] += parts_of_step(training, number)
+                bar.update()
+    return taken, tokens, parts
+
+
+def time_step(training: Training, seed: int) -> tuple[float, tuple[int, int]]:
+    counts = [0, 0]
+    read = training.read
+
+    def counted() -> Sequence[MicroBatch]:
+        micro_batches = read()
+        counts[0] += sum(micro.tokens for micro in micro_batches)
+        counts[1] += sum(micro.input_ids.numel() for micro in micro_batches)
+        return micro_batches
+
+    training.read = counted
+    torch.manual_seed(seed)
+    synchronize(training.device)
+    start = time.perf_counter()
+    training.step()
+    synchronize(training.device)
+    seconds = time.perf_counter() - start
+    training.read = read
+    return seconds, (counts[0], counts[1])
+
+
+def parts_of_step(training: Training, seed: int) -> Counter[str]:
+    watch = Watch(training.device)
+    torch.manual_seed(seed)
+    synchronize(training.device)
+    with watch.instrument(training.model):
+        start = time.perf_counter()
+        training.step(watch)
+        synchronize(training.device)
+        whole = time.perf_counter() - start
+    parts = watch.seconds()
+    parts[REST] = whole - sum(seconds for part, seconds in parts.items() if part != REST)
+    return parts
+
+
+def benchmark(arguments: argparse.Namespace) -> Report:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.device == "cpu":
+        device = torch.device("cpu")
+    elif arguments.device == "cuda" and device.type == "cpu":
+        raise UserError("--device cuda: PyTorch sees no GPU here; leave the option away")
+    names = ["plain"] if arguments.compare else []
+    kinds = [(arguments.kernels, arguments.compile), *((name, False) for name in names)]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(
+            "--kernels plain --compare: compares the definitions with themselves; drop one of them"
+        )
+    candidates = [
+        Candidate(kernels, compile, pack)
+        for kernels, compile in kinds
+        for pack in ((True, False) if arguments.data else (None,))
+    ]
+    for candidate in candidates:
+        kernels_for(device.type, candidate.kernels)
+    if arguments.data:
+        read_dataset(arguments, pack=True)  # so that what is wrong with it is said now
+    # Before this process has threads or has asked for memory: the measurements are forked from it.
+    importlib.import_module("torch._dynamo")  # optimizers do it, so better once than in each of them
+    memory = {str(each): memory_of_fresh_process(arguments, each, device) for each in candidates}
+    torch.set_num_threads(arguments.threads)
+    rows = min(arguments.batch * arguments.length, 4096 if device.type == "cpu" else 65536)
+    peak = Peak(model_config(arguments), rows, round(MASKED * rows), arguments.precision, device)
+    speed = {}
+    if not arguments.memory_only:
+        if arguments.compile:
+            check_compiler(device)
+        speed = measure_speed(arguments, candidates, peak, device)
+    peak_of, peak_flops = peak.best if speed else ("", 0.0)
+    return Report(
+        machine={
+            "device": torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else platform.processor() or "CPU",
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+        },
+        settings={
+            name: str(getattr(arguments, name))
+            for name in ("size", "layers", "length", "batch", "precision", "rounds")
+        }
+        | {"data": str(arguments.data or "synthetic, full rows")},
+        peak_flops=peak_flops,
+        peak_of=peak_of,
+        product_flops=peak.flops,
+        speed=speed,
+        memory=memory,
+    )
+
+
+def measure_speed(
+    arguments: argparse.Namespace, candidates: Sequence[Candidate], peak: Peak, device: torch.device
+) -> dict[str, Speed]:
+    trainings = {str(each): build(arguments, each, device) for each in candidates}
+    taken, tokens, parts = take_turns(trainings, peak, arguments.rounds)
+    speed = {}
+    for name in trainings:
+        seconds = statistics.median(taken[name])
+        real, every = (statistics.fmean(column) for column in zip(*tokens[name], strict=True))
+        flops = flops_per_token(model_config(arguments), arguments.length, MASKED) * real
+        scale = seconds / parts[name].total()
+        speed[name] = Speed(
+            seconds,
+            real,
+            every,
+            flops / seconds / peak.best[1],
+            {part: parts[name][part] * scale for part in COLOURS},
+        )
+    return speed
+
+
+def measure_and_draw(arguments: argparse.Namespace) -> Report:
+    if arguments.picture and arguments.memory_only:
+        raise UserError("--picture shows times, which --memory-only does not measure; drop one of them")
+    report = benchmark(arguments)
+    if arguments.picture:
+        draw(report, arguments.picture)
+    return report
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Time training steps and their parts against what the device's matrix products allow, "
+        "and measure their memory.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = parser.add_argument
+    option(
+        "--size", choices=SIZES, default="small", help="model: small 24M weights, base 98M (default: small)"
+    )
+    option("--layers", type=positive, default=12, metavar="L", help="of the model (default: 12)")
+    option("--length", type=positive, default=128, metavar="T", help="tokens of a row (default: 128)")
+    option("--batch", type=positive, default=32, metavar="N", help="rows of a micro-batch (default: 32)")
+    option("--precision", choices=DTYPES, default="fp32", help="of weights and activations (default: fp32)")
+    option(
+        "--kernels", choices=("auto", "fused", "plain"), default="auto", help="of the model (default: auto)"
+    )
+    option("--compile", action="store_true", help="torch.compile what has no fast path among these kernels")
+    option("--compare", action="store_true", help="also take every step with the plain, eager definitions")
+    option(
+        "--data",
+        type=Path,
+        metavar="PREFIX",
+        help="real samples instead of random full rows, packed and padded, 4 N of them in a step",
+    )
+    option("--memory-only", action="store_true", help="measure no times")
+    option("--rounds", type=positive, default=5, metavar="N", help="steps of each (default: 5)")
+    option("--threads", type=positive, default=available_cores(), metavar="N", help="default: all cores")
+    option(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda also for ROCm (default: auto)"
+    )
+    option("--picture", type=Path, metavar="FILE", help="also draw where the time goes (PNG)")
+    add_json(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(report_to_user("train.py", parse_arguments(sys.argv[1:]), measure_and_draw))
