@@ -40,7 +40,7 @@ from elc_bert.data.steps import MicroBatch, TrainingSteps
 from elc_bert.errors import UserError
 from elc_bert.kernels import kernels_for
 from elc_bert.kernels.compiled import check_compiler, compiled
-from elc_bert.machine import available_cores
+from elc_bert.machine import available_cores, keep_freed_memory
 from elc_bert.model import flops_per_token
 
 MASKED = Masking().mask_p
@@ -265,6 +265,8 @@ def benchmark(arguments: argparse.Namespace) -> Report:
 def measure_speed(
     arguments: argparse.Namespace, candidates: Sequence[Candidate], peak: Peak, device: torch.device
 ) -> dict[str, Speed]:
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     trainings = {str(each): build(arguments, each, device) for each in candidates}
     taken, tokens, parts = take_turns(trainings, peak, arguments.rounds)
     speed = {}
