@@ -102,8 +102,6 @@ def test_peak_memory_is_in_bytes_and_keeps_its_height():
 
 def test_the_peak_is_that_of_a_matrix_product():
     assert 1e8 < measure_peak_flops(CPU, torch.float32) < 1e15
-    # Whether or not the processor has instructions for the type.
-    assert measure_peak_flops(CPU, torch.bfloat16) > 0.2 * measure_peak_flops(CPU, torch.float32)
 
 
 class TestLambScalars:
