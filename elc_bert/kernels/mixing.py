@@ -35,7 +35,9 @@ class FusedMixing(Mixing):
         """By number of the mixture: its shares, and its gradient."""
 
     def mix(self, last: Tensor, shares: Tensor) -> Tensor:
-        return _Mix.apply(last, shares, self)
+        # Under autocast outputs may be of different types; adding them up plainly gives the widest.
+        wide = torch.is_autocast_enabled(last.device.type)
+        return _Mix.apply(last.float() if wide else last, shares, self)
 
     def forward(self, last: Tensor, shares: Tensor) -> Tensor:
         # Detached: otherwise the graph, which refers to this object, would be referred to by it.

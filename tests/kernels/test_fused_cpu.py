@@ -167,6 +167,20 @@ def test_mixtures(dtype):
     assert_same(network, [h, *weights], dtype)
 
 
+def test_mixtures_under_autocast_take_outputs_of_different_types():
+    h, weights = torch.randn(3, 4), torch.tensor([0.3, -0.2])
+
+    def second_of_two(kernels, h, weights):
+        mixing = kernels.mixing()
+        mixed = mixing.mix(h.bfloat16().float(), torch.softmax(weights[:1], 0))
+        with torch.autocast("cpu", torch.bfloat16):
+            mixing.mix(h, torch.softmax(weights[:1], 0))
+            return mixing.mix(h.bfloat16(), torch.softmax(weights, 0)).float() + mixed
+
+    found, expected = (second_of_two(kernels, h, weights) for kernels in (FUSED, PLAIN))
+    assert relative_error(found, expected) <= 1e-2
+
+
 def test_a_mixture_that_nobody_reads_has_no_part_in_the_gradients():
     h, weights = torch.randn(3, 4), torch.zeros(2)
 
