@@ -97,7 +97,9 @@ class CpuKernels(Kernels):
     def cross_entropy(
         self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        if logits.dtype not in DTYPES:
+        # The definition says what a target outside of the vocabulary means; C would write there.
+        is_inside = bool(((targets >= 0) & (targets < logits.shape[-1])).all())
+        if logits.dtype not in DTYPES or not is_inside:
             return super().cross_entropy(logits, targets, label_smoothing)
         return _CrossEntropy.apply(logits, targets, label_smoothing)
 
@@ -364,6 +366,12 @@ class _AttentionPlan:
         room[:, :, self.length : self.length + self.positions] = positions.transpose(0, 1) * scale
         return room
 
+    def load(self, chunk: slice, inputs: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
+        """Put queries, scaled, keys and values of a chunk where there is room for them."""
+        n = chunk.stop - chunk.start
+        for tensor, room, scale in zip(inputs, rooms, (self.scale, 1.0, 1.0), strict=True):
+            torch.mul(tensor[chunk].transpose(1, 2), scale, out=room[:n, :, : self.length])
+
     def empty(self, *shape: int) -> Tensor:
         """float32 [c, H, ...]"""
         return torch.empty(self.chunk, self.heads, *shape)
@@ -425,9 +433,7 @@ class _Attention(torch.autograd.Function):
         values, products, context = plan.empty(length, size), plan.empty(side, side), plan.empty(length, size)
         for chunk in plan.chunks():
             n = chunk.stop - chunk.start
-            torch.mul(q[chunk].transpose(1, 2), plan.scale, out=queries[:n, :, :length])
-            keys[:n, :, :length] = k[chunk].transpose(1, 2)
-            values[:n] = v[chunk].transpose(1, 2)
+            plan.load(chunk, (q, k, v), (queries, keys, values))
             _product(queries[:n], keys[:n].mT, products[:n])
             plan.run("attention_forward", chunk, products=products, probabilities=probabilities)
             _product(products[:n, :, :length, :length], values[:n], context[:n])
@@ -455,9 +461,7 @@ class _Attention(torch.autograd.Function):
         of_position_q, of_position_k = torch.zeros(2, plan.heads, plan.positions, size).unbind()
         for chunk in plan.chunks():
             n = chunk.stop - chunk.start
-            torch.mul(q[chunk].transpose(1, 2), plan.scale, out=queries[:n, :, :length])
-            keys[:n, :, :length] = k[chunk].transpose(1, 2)
-            values[:n] = v[chunk].transpose(1, 2)
+            plan.load(chunk, (q, k, v), (queries, keys, values))
             context[:n] = gradient[chunk].transpose(1, 2)
             _product(context[:n], values[:n].mT, scores[:n])
             plan.run(

@@ -216,6 +216,13 @@ def test_cross_entropy(rows, smoothing, dtype):
         assert relative_error(found.grad.float(), expected.grad) <= TOLERANCE[dtype]
 
 
+def test_a_target_outside_of_the_vocabulary_is_what_it_is_by_definition():
+    logits, targets = torch.randn(3, 5), torch.tensor([1, -100, 4])  # -100: not counted
+    assert torch.equal(FUSED.cross_entropy(logits, targets)[0], PLAIN.cross_entropy(logits, targets)[0])
+    with pytest.raises(IndexError):
+        FUSED.cross_entropy(logits, torch.tensor([1, 5, 4]))
+
+
 @both_types
 @given(rate=st.floats(0.01, 0.99), size=st.integers(1, 30_000), seed=st.integers(0, 2**60))
 @settings(max_examples=25, deadline=None)
