@@ -1,5 +1,6 @@
 """The fastest matrix product of a device."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from training_step import DTYPES, synchronize
 
 from elc_bert.config import ModelConfig
 
+SECONDS = 0.2
+
 
 class Peak:
-    """Speeds of matrix products, the best of all times they were measured.
+    """Speeds of matrix products, each repeated for a while: what a device keeps up, as a training step must.
 
     Args:
         config: whose weights are multiplied.
@@ -22,31 +25,41 @@ class Peak:
 
     def __init__(self, config: ModelConfig, rows: int, predicted: int, precision: str, device: torch.device):
         self.device = device
-        self.flops: dict[str, float] = {}
+        self.burst = 0.0
+        """The fastest single product of all, operations per second."""
+        self._measured: dict[str, list[float]] = {}
         self._products: dict[str, tuple[float, Callable[[], Any]]] = {}
         for each in dict.fromkeys([*(["fp32"] if device.type == "cpu" else []), precision]):
             for name, product in matrix_products(config, rows, predicted, DTYPES[each], device).items():
                 self._products[f"{each} {name}"] = product
 
-    def measure(self) -> None:
-        """Each product once more; from the second time on only those that may be the best."""
-        for name, (operations, product) in self._products.items():
-            best = max(self.flops.values(), default=0.0)
-            if self.flops.get(name, best) < 0.7 * best:
-                continue
-            for _ in range(3):
-                synchronize(self.device)
-                start = time.perf_counter()
-                product()
-                synchronize(self.device)
-                speed = operations / (time.perf_counter() - start)
-                self.flops[name] = max(speed, self.flops.get(name, 0.0))
-                if speed < 0.2 * best:
-                    break
+    @property
+    def flops(self) -> dict[str, float]:
+        """Operations per second of each product, medians of all times they were measured."""
+        return {name: statistics.median(speeds) for name, speeds in self._measured.items()}
 
     @property
     def best(self) -> tuple[str, float]:
         return max(self.flops.items(), key=lambda item: item[1])
+
+    def measure(self) -> None:
+        """Each product for a fifth of a second; from the second time on only those that may be the best."""
+        for name, (operations, product) in self._products.items():
+            best = max(self.flops.values(), default=0.0)
+            if self.flops.get(name, best) < 0.7 * best:
+                continue
+            once = self._seconds(product, 1)  # not counted: it may allocate
+            repeats = max(1, round(SECONDS / once))
+            self._measured.setdefault(name, []).append(operations * repeats / self._seconds(product, repeats))
+            self.burst = max(self.burst, operations / min(once, self._seconds(product, 1)))
+
+    def _seconds(self, product: Callable[[], Any], repeats: int) -> float:
+        synchronize(self.device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            product()
+        synchronize(self.device)
+        return time.perf_counter() - start
 
 
 def matrix_products(

@@ -50,8 +50,9 @@ EPILOG = """what is measured:
   DeepSpeed and gradient clipping. In bf16 the weights, activations and gradients are bfloat16, and LAMB steps
   fp32 masters. All that is compared takes its steps in turn, A B A B, and so do the matrix products; figures
   are medians over the rounds.
-  peak   the best speed of any matrix product, of square matrices and of the model's weights with its
-         activations. A CPU without instructions for bfloat16 multiplies fp32 faster: that is the peak then
+  peak   the best speed that any matrix product keeps up for a fifth of a second, of square matrices and of
+         the model's weights with its activations; the fastest single product is named beside it. A CPU
+         without instructions for bfloat16 multiplies fp32 faster: that is the peak then
   MFU    the arithmetic that a step must do (elc_bert/model/flops.py) for the real tokens, at the peak, as
          a share of the time it took
   parts  of up to three more steps, in which every module is timed forward and every node of autograd's graph
@@ -97,8 +98,8 @@ def read_synthetic(vocabulary: int, length: int, batch: int) -> Reader:
 
 
 def read_dataset(arguments: argparse.Namespace, pack: bool) -> Reader:
-    """Real samples, four times a micro-batch of them in a step; the same for every candidate."""
-    samples = 4 * arguments.batch
+    """Real samples, the same for every candidate."""
+    samples = arguments.micro_batches * arguments.batch
     steps = TrainingSteps(
         [Portion(arguments.data)],
         LengthSchedule(arguments.rounds + 100, arguments.length, samples, 1.0),
@@ -256,6 +257,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
         | {"data": str(arguments.data or "synthetic, full rows")},
         peak_flops=peak_flops,
         peak_of=peak_of,
+        burst_flops=peak.burst,
         product_flops=peak.flops,
         speed=speed,
         memory=memory,
@@ -319,7 +321,14 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--data",
         type=Path,
         metavar="PREFIX",
-        help="real samples instead of random full rows, packed and padded, 4 N of them in a step",
+        help="real samples instead of random full rows, packed and padded",
+    )
+    option(
+        "--micro-batches",
+        type=positive,
+        default=4,
+        metavar="M",
+        help="with --data: a step has M x N samples, for packing in fewer micro-batches (default: 4)",
     )
     option("--memory-only", action="store_true", help="measure no times")
     option("--rounds", type=positive, default=5, metavar="N", help="steps of each (default: 5)")

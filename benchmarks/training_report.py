@@ -42,8 +42,10 @@ class Report:
     settings: dict[str, Any]
     peak_flops: float
     peak_of: str
+    burst_flops: float
+    """Of the fastest single product."""
     product_flops: dict[str, float]
-    """Best speed of each matrix product."""
+    """Speed that each matrix product keeps up."""
     speed: dict[str, Speed]
     memory: dict[str, Memory]
     """Without the optimizer's step in ``activations``."""
@@ -52,7 +54,9 @@ class Report:
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [", ".join(f"{name} {value}" for name, value in self.machine.items()), settings]
         if self.speed:
-            lines += ["", f"peak: {self.peak_flops / 1e9:,.1f} GFLOP/s, {self.peak_of}", *self._speeds()]
+            peak = f"peak: {self.peak_flops / 1e9:,.1f} GFLOP/s, {self.peak_of}"
+            burst = f"fastest single product: {self.burst_flops / 1e9:,.1f} GFLOP/s"
+            lines += ["", f"{peak} ({burst})", *self._speeds()]
         lines += ["", f"{'GiB':24}{'peak memory':>14}{'peak activations':>18}"]
         lines += [
             f"{name:24}{memory.peak / 2**30:14.3f}{memory.activations / 2**30:18.3f}"

@@ -33,13 +33,27 @@ def benchmark(*arguments) -> subprocess.CompletedProcess[str]:
 
 def test_real_samples_packed_and_padded(tiny_dataset, tmp_path):
     saved, picture = tmp_path / "train.json", tmp_path / "train.png"
-    result = benchmark(*("--data", tiny_dataset, "--kernels", "plain", "--json", saved, "--picture", picture))
+    result = benchmark(
+        *(
+            "--data",
+            tiny_dataset,
+            "--micro-batches",
+            5,
+            "--kernels",
+            "plain",
+            "--json",
+            saved,
+            "--picture",
+            picture,
+        )
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads(saved.read_text())
+    assert report["burst_flops"] > 0
     assert report["peak_flops"] == max(report["product_flops"].values()) > 0
     packed, padded = (report["speed"][f"plain, {layout}"] for layout in ("packed", "padded"))
     assert packed["real_tokens"] == padded["real_tokens"] < padded["all_tokens"]
-    assert padded["all_tokens"] == 4 * 2 * 32
+    assert padded["all_tokens"] == 5 * 2 * 32
     for speed in (packed, padded):
         assert 0 < speed["mfu"] < 1
         assert sum(speed["part_seconds"].values()) == pytest.approx(speed["seconds"])
