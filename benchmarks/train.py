@@ -50,8 +50,8 @@ EPILOG = """what is measured:
   DeepSpeed and gradient clipping. In bf16 the weights, activations and gradients are bfloat16, and LAMB steps
   fp32 masters. All that is compared takes its steps in turn, A B A B, and so do the matrix products; figures
   are medians over the rounds.
-  peak   the best speed that any matrix product keeps up for a fifth of a second, of square matrices and of
-         the model's weights with its activations; the fastest single product is named beside it. A CPU
+  peak   the best speed that any product of PyTorch's keeps up for a fifth of a second, of square matrices and
+         of the model's weights with its activations; the fastest single product is named beside it. A CPU
          without instructions for bfloat16 multiplies fp32 faster: that is the peak then
   MFU    the arithmetic that a step must do (elc_bert/model/flops.py) for the real tokens, at the peak, as
          a share of the time it took

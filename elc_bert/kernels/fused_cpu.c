@@ -531,3 +531,41 @@ KERNEL void cross_entropy_backward(struct cross_entropy *a)
         write_row(a->gradient, row * vocabulary, vocabulary, a->half, out);
     }
 }
+
+/* Matrix products, tile by tile */
+
+/* Fortran's: matrices by columns, everything by its address. */
+typedef void sgemm_function(const char *, const char *, const int *, const int *, const int *, const float *,
+                            const float *, const int *, const float *, const int *, const float *, float *,
+                            const int *);
+
+struct multiply {
+    int64_t next, tasks;
+    sgemm_function *sgemm; /* of one thread */
+    const float *a, *b, *bias;
+    float *c; /* c = a b + bias, [m, n] = [m, k] [k, n] + [n], `tasks / tiles` times */
+    int64_t m, n, k, rows, tiles; /* a task does so many rows of a product, which has so many tiles */
+    int64_t a_next, a_row, b_next, b_row, c_next, c_row; /* to the next matrix, to the next row */
+    int64_t a_turned, b_turned; /* stored as the transpose, whose rows are meant above */
+};
+
+void multiply(struct multiply *s)
+{
+    for (int64_t task; (task = next_task(&s->next)) < s->tasks;) {
+        const int64_t matrix = task / s->tiles, first = task % s->tiles * s->rows;
+        const int m = (int)MIN(s->rows, s->m - first), n = (int)s->n, k = (int)s->k;
+        const int a_row = (int)s->a_row, b_row = (int)s->b_row, c_row = (int)s->c_row;
+        const float one = 1.0f, zero = 0.0f;
+        const float *a = s->a + matrix * s->a_next + (s->a_turned ? first : first * s->a_row);
+        float *c = s->c + matrix * s->c_next + first * s->c_row;
+        /* By columns these are the transposes, so the product of the two is turned as well. */
+        s->sgemm(s->b_turned ? "T" : "N", s->a_turned ? "T" : "N", &n, &m, &k, &one,
+                 s->b + matrix * s->b_next, &b_row, a, &a_row, &zero, c, &c_row);
+        if (!s->bias)
+            continue;
+        for (int64_t i = 0; i < m; i++)
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++)
+                c[i * s->c_row + j] += s->bias[j];
+    }
+}

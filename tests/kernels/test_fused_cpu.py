@@ -129,7 +129,7 @@ def test_attention_drops_probabilities_and_their_gradients_alike(dtype):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_linear_without_instructions_for_the_type(autocast, bias, dtype, monkeypatch):
-    monkeypatch.setattr("elc_bert.kernels.fused_cpu._lacks_bf16_products", lambda: True)
+    monkeypatch.setattr("elc_bert.kernels.cpu_products.lacks_bf16_products", lambda: True)
     torch.manual_seed(0)
     inputs = [torch.randn(shape).bfloat16().float() for shape in ((2, 3, 8), (5, 8), (5,))][: 2 + bias]
     expected = outputs_and_gradients(PLAIN.linear, inputs)

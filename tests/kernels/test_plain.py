@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elc_bert.errors import UserError
-from elc_bert.kernels import Kernels, fused_cpu, kernels_for
+from elc_bert.kernels import Kernels, cpu_library, kernels_for
 from elc_bert.kernels.plain import by_pair, visible
 from elc_bert.model.positions import distance_buckets
 
@@ -66,8 +66,8 @@ def test_fast_paths_that_are_insisted_on_but_missing_are_an_error(monkeypatch):
     with pytest.raises(UserError, match=r"^elc_bert\.training\.kernels: .* type meta: set it to auto"):
         kernels_for("meta", "fused")
     kernels_for.cache_clear()
-    fused_cpu._library.cache_clear()
-    monkeypatch.setattr(fused_cpu, "find_spec", lambda name: None)
+    cpu_library.library.cache_clear()
+    monkeypatch.setattr(cpu_library, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="no C compiler"):
         kernels_for("cpu", "fused")
     assert type(kernels_for("cpu", "auto")) is Kernels

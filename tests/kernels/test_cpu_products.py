@@ -1,0 +1,93 @@
+"""Matrix products by OpenBLAS against PyTorch's own, whatever the processor."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elc_bert.kernels import cpu_products
+from elc_bert.kernels.cpu_products import linear, multiply
+
+sizes = st.integers(1, 300)
+
+
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch):
+    monkeypatch.setattr(cpu_products, "_is_amd", lambda: True)
+    cpu_products.sgemm_address.cache_clear()
+    yield
+    cpu_products.sgemm_address.cache_clear()
+
+
+def stored(shape: tuple[int, ...], turned: bool, padding: int) -> torch.Tensor:
+    """A random matrix, perhaps the transpose of one, and perhaps part of a wider one."""
+    *leading, rows, columns = shape
+    if turned:
+        return stored((*leading, columns, rows), False, padding).mT
+    return torch.randn(*leading, rows, columns + padding)[..., :columns]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes, sizes, sizes, st.sampled_from([(), (3,), (2, 5)]), st.booleans(), st.booleans(), st.integers(0, 3)
+)
+def test_any_shape_and_layout(m, n, k, leading, a_turned, b_turned, padding):
+    assert cpu_products.sgemm_address() is not None
+    a, b = stored((*leading, m, k), a_turned, padding), stored((*leading, k, n), b_turned, padding)
+    bias = torch.randn(n)
+    room = torch.full((*leading, m, n + padding), 7.0)
+
+    torch.testing.assert_close(multiply(a, b, bias=bias), a @ b + bias, rtol=1e-5, atol=1e-4)
+    multiply(a, b, out=room[..., :n])
+
+    torch.testing.assert_close(room[..., :n], a @ b, rtol=1e-5, atol=1e-4)
+    assert (room[..., n:] == 7.0).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0)])
+def test_empty_matrices(shape):
+    m, n, k = shape
+    assert torch.equal(multiply(torch.ones(m, k), torch.ones(k, n)), torch.zeros(m, n))
+
+
+def test_a_matrix_that_repeats_one_row_or_number():
+    ones = torch.ones(()).expand(300, 40)
+    assert torch.equal(multiply(ones, torch.ones(40, 5)), torch.full((300, 5), 40.0))
+    row = torch.arange(40.0).expand(300, 40)
+    assert torch.equal(multiply(row, torch.ones(40, 5)), torch.full((300, 5), 780.0))
+
+
+def test_the_same_to_the_bit_for_any_number_of_threads():
+    a, b, threads = torch.randn(700, 384), torch.randn(384, 333), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = multiply(a, b)
+        torch.set_num_threads(3)
+        assert torch.equal(multiply(a, b), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_and_its_gradients(bias):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((2, 130, 96), (33, 96), (33,))][: 2 + bias]
+    weights = torch.randn(2, 130, 33)
+    found, expected = linear(*inputs), torch.nn.functional.linear(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+
+
+def test_other_processors_and_installations_without_the_library_multiply_by_pytorch(monkeypatch):
+    a, b = torch.randn(50, 30), torch.randn(30, 20)
+    for name, value in (("_is_amd", lambda: False), ("_is_amd", lambda: True)):
+        monkeypatch.setattr(cpu_products, name, value)
+        monkeypatch.setitem(__import__("sys").modules, "scipy_openblas32", None)
+        cpu_products.sgemm_address.cache_clear()
+        assert cpu_products.sgemm_address() is None
+        assert torch.equal(multiply(a, b), a @ b)
