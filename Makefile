@@ -59,7 +59,7 @@ clean:
 # The stamp is written last and the environment always begins empty, so that whatever interrupted
 # an earlier setup leaves nothing behind. torch goes first and alone: the later steps find its pin met
 # by any build of that version and bring what that build needs.
-$(STAMP): requirements.txt setup.py $(wildcard elc_bert/*/fused_cpu.c)
+$(STAMP): requirements.txt tests/hub/transformers-4.txt setup.py $(wildcard elc_bert/*/fused_cpu.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "setup: $(PYTHON) is missing or older than 3.11; name a newer one: make setup PYTHON=python3.12" >&2; \
 	    exit 1; }
@@ -69,6 +69,8 @@ $(STAMP): requirements.txt setup.py $(wildcard elc_bert/*/fused_cpu.c)
 	@echo "setup: installing the other pinned packages"
 	@$(PIP) --requirement requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-deps \
+	    --target $(VENV)/transformers-4 --requirement tests/hub/transformers-4.txt
 	@echo "$(CURDIR)" > $@
 
 # With no NVIDIA driver, the CPU build: from the configured indexes where they have it, else from PyTorch's

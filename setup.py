@@ -7,7 +7,8 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 MPI = ("openmpi", "mpi4py")
-DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "nltk", "ruff", "mypy")
+HF = ("transformers", "accelerate")
+DEV = ("pytest", "pytest-timeout", "psutil", "hypothesis", "nltk", "ruff", "mypy", *HF)
 BUILD = ("setuptools",)
 
 
@@ -55,12 +56,11 @@ setup(
     description="Pretraining of ELC-BERT masked language models over DeepSpeed",
     python_requires=">=3.11",
     packages=find_packages(include=["elc_bert*", "data_tools*"]),
+    package_data={"elc_bert.hub": ["files/*.py"]},  # run by transformers, not imported here
     ext_modules=[kernels("kernels"), kernels("optim")],
     install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
     extras_require={
-        # transformers has no pin yet: nothing that make installs or tests uses it, and whoever
-        # exports to Hugging Face format will have a version of their own.
-        "hf": ["transformers", pins["safetensors"]],
+        "hf": [pins[name] for name in HF],
         "mpi": [pins[name] for name in MPI],
         "dev": [pins[name] for name in DEV],
     },

@@ -8,26 +8,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from elc_bert.config import ModelConfig
+from elc_bert.hub.reference import our_name
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("base", "zero", "normalized", "weighted_output")
-# Reference name -> ours, applied in this order.
-RENAMED = {
-    "transformer.prev_layer_weights": "encoder.output_mixture.weights",
-    "transformer.layers": "encoder.layers",
-    "prev_layer_weights": "mixture.weights",
-    "attention.in_proj_qk": "attention.query_key",
-    "attention.in_proj_v": "attention.value",
-    "attention.out_proj": "attention.output",
-    "attention.post_layer_norm": "attention.post_norm",
-    "mlp.mlp.1": "feed_forward.expand",
-    "mlp.mlp.4": "feed_forward.contract",
-    "classifier.nonlinearity.1": "head.dense",
-    "classifier.nonlinearity.5": "head.decoder",
-    "embedding.relative_embedding": "encoder.embedding.relative",
-    "embedding.relative_layer_norm": "encoder.embedding.relative_norm",
-    "embedding.word_embedding": "encoder.embedding.word",
-}
 
 
 class GoldenModel:
@@ -57,10 +41,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
-            name = name.removeprefix(prefix)
-            for reference, ours in RENAMED.items():
-                name = name.replace(reference, ours)
-            found[name] = tensor
+            found[our_name(name.removeprefix(prefix))] = tensor
     return found
 
 

@@ -1,6 +1,7 @@
 """The model of a checkpoint, without DeepSpeed and without unpickling anything."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -45,19 +46,34 @@ def load_checkpoint_model(directory: Path) -> ElcBertForMaskedLM:
     Raises:
         UserError: a file is missing or damaged, or they do not fit together.
     """
-    model = ElcBertForMaskedLM(_read_config(directory / "model.json"))
-    weights_file = directory / "model.safetensors"
-    weights = _read_weights(weights_file)
+    config, weights = directory / "model.json", directory / "model.safetensors"
+    return model_of(_read_config(config), _read_weights(weights), weights, config.name)
+
+
+def model_of(
+    config: ModelConfig, weights: Mapping[str, Tensor], origin: Path, config_name: str
+) -> ElcBertForMaskedLM:
+    """A model with these weights, float32 on the CPU, in evaluation mode.
+
+    Args:
+        weights: by the names of its parameters.
+        origin: file that they come from.
+        config_name: what the configuration is called in messages.
+
+    Raises:
+        UserError: they do not fit the configuration.
+    """
+    model = ElcBertForMaskedLM(config)
     parameters = dict(model.named_parameters())
     if odd := sorted(parameters.keys() ^ weights.keys()):
-        what = "lacks" if odd[0] in parameters else "holds, but no model of model.json has,"
-        raise UserError(f"{weights_file}: {what} {odd[0]}; use files of the same checkpoint")
+        what = "lacks" if odd[0] in parameters else f"holds, but no model of {config_name} has,"
+        raise UserError(f"{origin}: {what} {odd[0]}; use files of the same model")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if weights[name].shape != parameter.shape:
                 raise UserError(
-                    f"{weights_file}: {name} has shape {list(weights[name].shape)}, but model.json asks for "
-                    f"{list(parameter.shape)}; use files of the same checkpoint"
+                    f"{origin}: {name} has shape {list(weights[name].shape)}, but {config_name} asks for "
+                    f"{list(parameter.shape)}; use files of the same model"
                 )
             parameter.copy_(weights[name])
     return model.eval()

@@ -4,11 +4,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from elc_bert.config import RunConfig
 from elc_bert.errors import UserError
+from elc_bert.pictures import draw_layer_weights
 from elc_bert.training.deepspeed_config import MONITORS
 
 #: The package that each monitor needs beyond this project's own.
@@ -75,25 +75,6 @@ class RunMonitor:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def draw_layer_weights(weights: dict[str, Tensor]) -> Any:
-    """Heat map (a matplotlib figure) of the layer mixtures: each row a layer, each column a source."""
-    from matplotlib.figure import Figure
-
-    columns = max(len(shares) for shares in weights.values())
-    table = torch.full((len(weights), columns), float("nan"))
-    for row, shares in enumerate(weights.values()):
-        table[row, : len(shares)] = shares.cpu()
-    figure = Figure(figsize=(1.5 + 0.38 * columns, 1.2 + 0.34 * len(weights)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(table.numpy(), vmin=0.0, vmax=1.0, cmap="magma_r", aspect="auto")
-    axes.set_xticks(range(columns), ["emb", *(str(layer) for layer in range(1, columns))])
-    axes.set_yticks(range(len(weights)), [name.removeprefix("layer_").lstrip("0") for name in weights])
-    axes.set_xlabel("takes its input from layer")
-    axes.set_ylabel("layer")
-    figure.colorbar(image, ax=axes, label="share")
-    return figure
 
 
 def _supersede(writer: Any, start_step: int) -> None:

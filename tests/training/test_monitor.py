@@ -13,7 +13,7 @@ from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.segments import open_segments
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import parameter_groups, schedule_factor
-from elc_bert.training.monitor import draw_layer_weights
+from elc_bert.pictures import draw_layer_weights
 from tests.training.launching import Result, events, run, scalars
 
 launcher = [pytest.mark.launcher, pytest.mark.timeout(120)]

@@ -1,0 +1,149 @@
+"""A model as a folder that Hugging Face transformers loads."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from elc_bert.data.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
+from elc_bert.errors import UserError
+from elc_bert.files import sync_directory
+from elc_bert.hub.card import model_card
+from elc_bert.hub.loading import EXPORTED, Loaded
+from elc_bert.model import ElcBertForMaskedLM
+
+FILES = Path(__file__).with_name("files")
+"""The model's code as transformers runs it; it stands alone, so that exports need nothing of this project."""
+CODE = ("configuration_elc_bert.py", "modeling_elc_bert.py")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CLASSES = {
+    "AutoModel": "ElcBertModel",
+    **{
+        f"AutoModelFor{task}": f"ElcBertFor{task}"
+        for task in (
+            "MaskedLM",
+            "SequenceClassification",
+            "TokenClassification",
+            "QuestionAnswering",
+            "MultipleChoice",
+        )
+    },
+}
+
+
+def export(loaded: Loaded, tokenizer: Path, folder: Path, dtype: str = "fp32", force: bool = False) -> None:
+    """Write a model, its tokenizer, its code and its card; the folder appears whole or not at all.
+
+    Args:
+        loaded: the model.
+        tokenizer: its tokenizer file.
+        folder: to be written.
+        dtype: of the weights, ``fp32`` or ``bf16``.
+        force: replace the folder if it holds an earlier export.
+
+    Raises:
+        UserError: the folder is there, or the tokenizer is of another model.
+    """
+    words = load_tokenizer(tokenizer)
+    config = loaded.model.config
+    if words.get_vocab_size() > config.vocab_size:
+        raise UserError(
+            f"{tokenizer}: {words.get_vocab_size()} subwords, but the model has {config.vocab_size}; give "
+            "the tokenizer that it was trained with"
+        )
+    check_target(folder, force)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_files(loaded, words, partial, dtype)
+        for path in partial.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+        sync_directory(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(folder: Path, force: bool) -> None:
+    """Make sure that nothing is lost by writing to a folder.
+
+    Raises:
+        UserError: it holds something, and may not be replaced.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    is_export = folder.is_dir() and all((folder / name).is_file() for name in ("config.json", *CODE))
+    if not is_export:
+        raise UserError(f"{folder}: exists and is no earlier export; choose another name")
+    if not force:
+        raise UserError(f"{folder}: exists; choose another name, or replace it by --force")
+
+
+def _write_files(loaded: Loaded, words: Tokenizer, folder: Path, dtype: str) -> None:
+    config = {
+        "architectures": ["ElcBertForMaskedLM"],
+        "model_type": "elc-bert",
+        "auto_map": {
+            "AutoConfig": "configuration_elc_bert.ElcBertConfig",
+            **{auto: f"modeling_elc_bert.{name}" for auto, name in CLASSES.items()},
+        },
+        **loaded.model.config.model_dump(mode="json"),
+        "pad_token_id": PAD,
+        "cls_token_id": CLS,
+        "sep_token_id": SEP,
+        "mask_token_id": MASK,
+        "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
+    }
+    _write_json(folder / "config.json", config)
+    save_file(_weights(loaded.model, DTYPES[dtype]), folder / "model.safetensors", {"format": "pt"})
+    for name in CODE:
+        shutil.copyfile(FILES / name, folder / name)
+    _write_tokenizer(words, folder, loaded.model.config.max_position_embeddings)
+    model_card(loaded, folder, dtype)
+
+
+def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    names = {ours: theirs for theirs, ours in EXPORTED.items()}
+    return {
+        names.get(name, name): tensor.detach().to(dtype).contiguous()
+        for name, tensor in model.named_parameters()
+    }
+
+
+def _write_tokenizer(words: Tokenizer, folder: Path, longest: int) -> None:
+    """The tokenizer, which from now on puts [CLS] before and [SEP] behind each text."""
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+    )
+    (folder / "tokenizer.json").write_text(words.to_str(pretty=True), encoding="utf-8")
+    tokens = {
+        f"{name}_token": SPECIAL_TOKENS[identity]
+        for name, identity in (("unk", UNK), ("cls", CLS), ("sep", SEP), ("pad", PAD), ("mask", MASK))
+    }
+    _write_json(folder / "special_tokens_map.json", tokens)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": longest,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+            **tokens,
+        },
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,323 @@
+"""Exports, as transformers loads them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from elc_bert.config import ModelConfig
+from elc_bert.data.vocabulary import SPECIAL_TOKENS
+from elc_bert.errors import UserError
+from elc_bert.hub.export import export
+from elc_bert.hub.loading import Loaded, load_model
+from elc_bert.model import ElcBertForMaskedLM
+from tests.golden_model import GOLDEN, VARIANTS, GoldenModel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: Put there by `make setup`: transformers of the major version before, apart from everything else.
+OLDER = REPOSITORY / ".venv" / "transformers-4"
+VERSIONS = [
+    "pinned",
+    pytest.param(
+        "4", marks=pytest.mark.skipif(not OLDER.is_dir(), reason="make setup brings transformers 4")
+    ),
+]
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "position_bucket_size": 8,
+}
+#: Loads exports, one in each folder, and saves what they compute beside them.
+COMPUTE = """
+import sys, torch, transformers
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM
+
+def compute(place):
+    folder = str(place / "export")
+    given = load_file(place / "inputs.safetensors")
+    ids, mask = given["input_ids"], given["attention_mask"]
+    found = {"version": torch.tensor([int(transformers.__version__.split(".")[0])])}
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+    encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        padded = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        found["logits"] = padded.logits
+        found["last"] = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        found["embedded"] = padded.hidden_states[0]
+        found["unpadded"] = model(input_ids=ids[:1, : int(mask[0].sum())]).logits
+    found = {name: tensor.contiguous().float() for name, tensor in found.items()}
+    save_file(found, place / "outputs.safetensors")
+
+for place in map(Path, sys.argv[1:]):
+    compute(place)
+"""
+
+
+def random_model(variant: str, **changes) -> ElcBertForMaskedLM:
+    torch.manual_seed(3)
+    model = ElcBertForMaskedLM(ModelConfig(**{"variant": variant, **SIZES, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model.eval()
+
+
+def in_transformers(version: str, code: str, *arguments) -> subprocess.CompletedProcess[str]:
+    """Run code with a version of transformers, without a network and without this project."""
+    path = str(OLDER) if version == "4" else ""
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["HF_MODULES_CACHE"] = str(Path(arguments[0]).parent / f"modules-{version}")
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(
+        command, cwd=Path(arguments[0]).parent, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def computed(version: str, places: list[Path]) -> list[dict[str, torch.Tensor]]:
+    """What the exports in folders compute; starting transformers takes longer, so it is done once for all."""
+    in_transformers(version, COMPUTE, *places)
+    return [load_file(place / "outputs.safetensors") for place in places]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_same_logits_as_the_training_model(version, tiny_tokenizer, tmp_path):
+    ids = torch.randint(7, 512, (3, 90))  # longer than the positions that are told apart
+    lengths = torch.tensor([50, 90, 7])
+    mask = torch.arange(90) < lengths[:, None]
+    models = {variant: random_model(variant) for variant in VARIANTS}
+    for variant, model in models.items():
+        export(Loaded(model, None), tiny_tokenizer, tmp_path / variant / "export")
+        inputs = {"input_ids": ids, "attention_mask": mask.long()}
+        save_file(inputs, tmp_path / variant / "inputs.safetensors")
+
+    outputs = computed(version, [tmp_path / variant for variant in VARIANTS])
+
+    for model, found in zip(models.values(), outputs, strict=True):
+        assert int(found["version"]) == (4 if version == "4" else 5)
+        with torch.no_grad():
+            hidden = model.encoder(ids, mask)
+            logits = model(ids, mask, torch.arange(ids.numel())).view(3, 90, -1)
+            alone = model(ids[:1, :50], mask[:1, :50], torch.arange(50))
+        assert (found["last"] - hidden)[mask].abs().max() <= 1e-5, model.config.variant
+        assert (found["logits"] - logits)[mask].abs().max() <= 1e-5, model.config.variant
+        assert (found["unpadded"][0] - alone).abs().max() <= 1e-5, model.config.variant
+
+
+def reference_parameters(variant: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """The golden model's parameters and sizes under the reference's names."""
+    with safe_open(GOLDEN / f"model_{variant}.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith("param.")]  # noqa: SIM118
+        parameters = {name.removeprefix("param."): file.get_tensor(name) for name in names}
+        return parameters, json.loads(file.metadata()["config"])
+
+
+def word_tokenizer(path: Path, size: int) -> Path:
+    """A tokenizer of so many words, smaller than any of bytes can be."""
+    vocabulary = [*SPECIAL_TOKENS, *(f"w{number}" for number in range(size - len(SPECIAL_TOKENS)))]
+    model = WordLevel({word: number for number, word in enumerate(vocabulary)}, unk_token="[UNK]")
+    Tokenizer(model).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reference_figures_through_import_and_export(version, tmp_path):
+    tokenizer = word_tokenizer(tmp_path / "tokenizer.json", 96)
+    for variant in VARIANTS:
+        golden, place = GoldenModel(variant), tmp_path / variant
+        parameters, config = reference_parameters(variant)
+        published = place / "published"
+        published.mkdir(parents=True)
+        (published / "config.json").write_text(json.dumps({"model_type": "ltgbert", **config}))
+        prefixed = {f"model.{name}": tensor for name, tensor in parameters.items()}
+        save_file(prefixed, published / "model.safetensors")
+        export(load_model(published, variant), tokenizer, place / "export")
+        inputs = {"input_ids": golden.input_ids, "attention_mask": golden.attention_mask.long()}
+        save_file(inputs, place / "inputs.safetensors")
+
+    outputs = computed(version, [tmp_path / variant for variant in VARIANTS])
+
+    for golden, found in zip(map(GoldenModel, VARIANTS), outputs, strict=True):
+        variant = golden.config.variant
+        assert (found["embedded"] - golden.embedding_output).abs().max() <= 2e-5, variant
+        assert (found["last"] - golden.final_hidden).abs().max() <= 2e-5, variant
+        assert (found["logits"].flatten(0, 1)[golden.positions] - golden.logits).abs().max() <= 2e-5, variant
+
+
+#: What people do with an export, each with assertions of its own.
+USES = """
+import sys, torch
+from pathlib import Path
+from transformers import (AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification,
+    AutoTokenizer, pipeline)
+folder = sys.argv[1]
+trust = {"trust_remote_code": True}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+assert tokenizer.model_max_length == 64
+pair = tokenizer("Baden fi.", "Gor.", return_tensors="pt")
+ids = pair["input_ids"][0].tolist()
+assert ids[0] == 1 and ids[-1] == 2 and ids.count(2) == 2
+assert set(pair) == {"input_ids", "attention_mask"}
+
+guesses = pipeline("fill-mask", model=folder, **trust)("Baden [MASK] fi.")
+assert len(guesses) == 5 and all(0 < guess["score"] < 1 for guess in guesses)
+
+model = AutoModelForMaskedLM.from_pretrained(folder, **trust).eval()
+batch = tokenizer(["Baden fi gor.", "Fi."], padding=True, return_tensors="pt")
+labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+found = model(**batch, labels=labels, output_hidden_states=True, output_attentions=True)
+expected = torch.nn.functional.cross_entropy(found.logits.flatten(0, 1), labels.flatten())
+assert torch.allclose(found.loss, expected)
+assert len(found.hidden_states) == 4 and len(found.attentions) == 3
+assert torch.allclose(found.attentions[0].sum(-1), torch.ones(()), atol=1e-5)
+assert isinstance(model(**batch, return_dict=False), tuple)
+embedded = model(attention_mask=batch["attention_mask"],
+    inputs_embeds=model.get_input_embeddings()(batch["input_ids"]))
+assert torch.allclose(embedded.logits, found.logits, atol=1e-6)
+
+model.save_pretrained(folder + "-again")
+tokenizer.save_pretrained(folder + "-again")
+again = AutoModelForMaskedLM.from_pretrained(folder + "-again", **trust).eval()
+assert torch.equal(again(**batch).logits, found.logits)
+
+before = found.logits
+model.resize_token_embeddings(520)
+after = model(**batch).logits
+assert after.shape[-1] == 520 and torch.equal(after[..., :512], before)
+again = AutoModelForMaskedLM.from_pretrained(folder + "-again", **trust)
+again.resize_token_embeddings(520)
+again.save_pretrained(folder + "-resized")
+resized = AutoModelForMaskedLM.from_pretrained(folder + "-resized", **trust).eval()
+assert torch.equal(resized(**batch).logits[..., :512], before)
+
+model = AutoModelForMaskedLM.from_pretrained(folder, **trust)
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+gradients = []
+for keep in (True, False):
+    if not keep:
+        model.gradient_checkpointing_enable()
+    model.train().zero_grad()
+    model(**batch, labels=labels).loss.backward()
+    gradients.append([p.grad.clone() for p in model.parameters()])
+for kept, recomputed in zip(*gradients):
+    assert torch.allclose(kept, recomputed, atol=1e-6)
+
+def check(auto, inputs, shape, **labels):
+    model = auto.from_pretrained(folder, **trust)
+    trained = dict(AutoModel.from_pretrained(folder, **trust).named_parameters())
+    for name, parameter in model.encoder.named_parameters():
+        assert torch.equal(parameter, trained[name]), name
+    result = model(**inputs, **labels)
+    assert result[1].shape == shape and torch.isfinite(result.loss)
+    result.loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+length = batch["input_ids"].shape[1]
+check(AutoModelForSequenceClassification, batch, (2, 2), labels=torch.tensor([0, 1]))
+check(AutoModelForSequenceClassification, batch, (2, 2), labels=torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+check(AutoModelForTokenClassification, batch, (2, length, 2), labels=labels.clamp(-100, 1))
+check(AutoModelForQuestionAnswering, batch, (2, length), start_positions=torch.tensor([0, 1]),
+    end_positions=torch.tensor([1, 99]))
+choices = {name: tensor[None] for name, tensor in batch.items()}
+check(AutoModelForMultipleChoice, choices, (1, 2), labels=torch.tensor([1]))
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_people_do_with_an_export(version, tiny_tokenizer, tmp_path):
+    # The variant with all the parts that there are.
+    export(Loaded(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
+    in_transformers(version, USES, tmp_path / "export")
+
+
+FINE_TUNE = """
+import sys, torch
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+folder = sys.argv[1]
+torch.manual_seed(0)
+texts = torch.randint(7, 512, (64, 12))
+labels = torch.arange(64) % 2
+texts[:, 3] = 7 + labels  # the task: which of two words is there
+texts[:, 0] = 1
+data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": label}
+    for ids, label in zip(texts, labels)]
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+arguments = TrainingArguments(folder + "-trainer", max_steps=20, per_device_train_batch_size=16,
+    learning_rate=3e-3, logging_steps=1, report_to=[], use_cpu=True, save_strategy="no")
+trainer = Trainer(model, arguments, train_dataset=data)
+trainer.train()
+losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+assert len(losses) == 20
+assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+"""
+
+
+def test_the_trainer_fine_tunes_a_classifier(tiny_tokenizer, tmp_path):
+    export(Loaded(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
+    in_transformers("pinned", FINE_TUNE, tmp_path / "export")
+
+
+def test_half_the_size_in_bfloat16(tiny_tokenizer, tmp_path):
+    model = random_model("zero")
+    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export", dtype="bf16")
+    for name, tensor in load_file(tmp_path / "export/model.safetensors").items():
+        ours = model.get_parameter("head.decoder.bias" if name == "head.bias" else name)
+        assert torch.equal(tensor, ours.bfloat16()), name
+    assert json.loads((tmp_path / "export/config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_an_export_is_read_back(tiny_tokenizer, tmp_path):
+    model = random_model("weighted_output")
+    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export")
+    loaded = load_model(tmp_path / "export")
+    assert loaded.model.config == model.config
+    assert loaded.tokenizer == tmp_path / "export/tokenizer.json"
+    for name, parameter in loaded.model.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+
+
+def test_nothing_is_overwritten_without_being_told(tiny_tokenizer, tmp_path):
+    loaded = Loaded(random_model("zero"), None)
+    export(loaded, tiny_tokenizer, tmp_path / "export")
+    with pytest.raises(UserError, match="exists; choose another name, or replace it by --force"):
+        export(loaded, tiny_tokenizer, tmp_path / "export")
+    (tmp_path / "export/old").touch()
+    export(loaded, tiny_tokenizer, tmp_path / "export", force=True)
+    assert not (tmp_path / "export/old").exists()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/letter").touch()
+    with pytest.raises(UserError, match="exists and is no earlier export"):
+        export(loaded, tiny_tokenizer, tmp_path / "letters", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "letters"]
+
+
+def test_a_real_run_from_its_checkpoint_to_a_folder_with_a_card(tiny_run, tmp_path):
+    command = [sys.executable, "launch/export.py", tiny_run.directory, tmp_path / "export"]
+    result = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    card = (tmp_path / "export/README.md").read_text()
+    for fact in ("| steps |", "| tokens seen |", "| held-out loss |", "| words seen | about"):
+        assert fact in card
+    assert matplotlib.image.imread(tmp_path / "export/layer_weights.png").std() > 0
+    again = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stderr.count("\n") == 1
+    assert "--force" in again.stderr

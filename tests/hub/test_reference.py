@@ -1,0 +1,127 @@
+"""Checkpoints of the reference implementation, and files that only look like them."""
+
+import argparse
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from elc_bert.errors import UserError
+from elc_bert.hub.loading import load_model
+from tests.golden_model import VARIANTS, GoldenModel
+from tests.hub.test_export import reference_parameters
+
+
+def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -> Path:
+    """What the reference's training script saves; heads of 8 need the configuration beside it."""
+    parameters, config = reference_parameters(variant)
+    parameters["classifier.nonlinearity.5.weight"] = parameters["embedding.word_embedding.weight"]
+    for layer in range(4):
+        parameters[f"transformer.layers.{layer}.attention.position_indices"] = torch.zeros(
+            64, 64, dtype=torch.int64
+        )
+    parameters |= changes
+    content = {
+        "model": {prefix + name: tensor for name, tensor in parameters.items() if tensor is not None},
+        "optimizer": {"state": {0: {"step": 3}}},
+        "global_step": 31250,
+        "args": argparse.Namespace(seed=42, input_path="/data/babylm"),
+    }
+    torch.save(content, path)
+    path.with_name("sizes.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_checkpoint(variant, prefix, tmp_path):
+    path = training_checkpoint(variant, tmp_path / "model.bin", prefix)
+    said = None if variant == "weighted_output" else variant
+    loaded = load_model(path, said, tmp_path / "sizes.json")
+    golden = GoldenModel(variant)
+    assert loaded.model.config == golden.config
+    with torch.no_grad():
+        logits = loaded.model(golden.input_ids, golden.attention_mask, golden.positions)
+    assert (logits - golden.logits).abs().max() <= 2e-5
+
+
+def test_sizes_are_read_off_the_tensors(tmp_path):
+    path = training_checkpoint("weighted_output", tmp_path / "model.bin")
+    config = load_model(path).model.config
+    expected = GoldenModel("weighted_output").config
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
+        assert getattr(config, name) == getattr(expected, name)
+    assert config.position_bucket_size == expected.position_bucket_size
+    assert config.max_position_embeddings == expected.max_position_embeddings
+
+
+def test_variants_that_tensors_do_not_tell_apart_must_be_said(tmp_path):
+    path = training_checkpoint("zero", tmp_path / "model.bin")
+    with pytest.raises(UserError, match=r"base, zero and normalized have the same tensors; .* --variant"):
+        load_model(path)
+    with pytest.raises(UserError, match="has no weights for the output, so it is not of variant weighted"):
+        load_model(path, "weighted_output")
+    path = training_checkpoint("weighted_output", tmp_path / "model.bin")
+    with pytest.raises(UserError, match="has weights for the output, so it is not of variant zero"):
+        load_model(path, "zero")
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_of_code_is_not_run(tmp_path):
+    command = Command()
+    command.path = tmp_path / "ran"
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        save({"model": {"embedding.word_embedding.weight": command}}, tmp_path / "model.bin")
+        with pytest.raises(UserError, match=r"model\.bin: not loaded: .* only tensors") as error:
+            load_model(tmp_path / "model.bin", "zero")
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("missing", ["embedding.relative_embedding", "classifier.nonlinearity.1.bias"])
+def test_a_tensor_is_missing(missing, tmp_path):
+    path = training_checkpoint("zero", tmp_path / "model.bin", **{missing: None})
+    with pytest.raises(UserError, match=r"model\.bin: lacks .*; use files of the same model"):
+        load_model(path, "zero", tmp_path / "sizes.json")
+
+
+def test_what_is_something_else_says_so(tmp_path):
+    path = training_checkpoint("zero", tmp_path / "model.bin", extra=torch.zeros(2))
+    with pytest.raises(UserError, match="holds, but no model of its configuration has, extra"):
+        load_model(path, "zero", tmp_path / "sizes.json")
+    path = training_checkpoint(
+        "zero", tmp_path / "model.bin", **{"classifier.nonlinearity.5.weight": torch.zeros(96, 24)}
+    )
+    with pytest.raises(UserError, match="the head's last matrix is not the word embedding"):
+        load_model(path, "zero", tmp_path / "sizes.json")
+    layers = {f"transformer.layers.{layer}.prev_layer_weights": None for layer in range(4)}
+    path = training_checkpoint("zero", tmp_path / "model.bin", **layers)
+    with pytest.raises(UserError, match="an LTG-BERT without layer weights"):
+        load_model(path, "zero")
+    torch.save({"model": {"bert.embeddings.weight": torch.zeros(3, 2)}}, tmp_path / "model.bin")
+    with pytest.raises(UserError, match="no model of the reference implementation"):
+        load_model(tmp_path / "model.bin")
+    torch.save([1, 2], tmp_path / "model.bin")
+    with pytest.raises(UserError, match="neither tensors by name"):
+        load_model(tmp_path / "model.bin")
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"model\.bin: "):
+        load_model(tmp_path / "model.bin")
+    with pytest.raises(UserError, match="no such file"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no model"):
+        load_model(tmp_path / "empty")
+    whole = training_checkpoint("zero", tmp_path / "model.bin").read_bytes()
+    (tmp_path / "model.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model\.bin: .*"):
+        load_model(tmp_path / "model.bin", "zero")
