@@ -50,6 +50,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="auto: go on from this run's newest checkpoint, if there is one; DIR: from that checkpoint",
     )
     parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="MODEL",
+        help="a new run starts from the weights of this run, checkpoint, export, published ELC-BERT or "
+        "model.bin of the reference; a resumed one takes no notice",
+    )
+    parser.add_argument(
         "--find-micro-batch",
         action="store_true",
         help="do not train: find the largest micro-batch that fits, by trying, and print it",
@@ -78,7 +85,7 @@ def main(argv: list[str]) -> NoReturn:
         else:
             from elc_bert.training.loop import pretrain
 
-            pretrain(config, arguments.resume)
+            pretrain(config, arguments.resume, arguments.init_from)
 
     run_command(command)
 

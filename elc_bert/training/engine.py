@@ -18,17 +18,25 @@ from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
 
 
-def build_engine(config: RunConfig, plan: BatchPlan, kernels: Choice | Kernels = "auto") -> Any:
-    """A ``DeepSpeedEngine`` around a freshly initialised model, with optimizer and schedule. Collective.
+def build_engine(
+    config: RunConfig,
+    plan: BatchPlan,
+    kernels: Choice | Kernels = "auto",
+    initial: ElcBertForMaskedLM | None = None,
+) -> Any:
+    """A ``DeepSpeedEngine`` around a model, with optimizer and schedule. Collective.
 
     Args:
         kernels: of the model, see ``choose_kernels``.
+        initial: what the weights start as; None for a fresh initialisation.
 
     Raises:
         UserError: a layout in which LAMB would not be exact; on all ranks alike.
     """
     torch.manual_seed(config.elc_bert.training.seed)
     model = ElcBertForMaskedLM(config.elc_bert.model)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
     model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
     model.encoder.kernels = kernels
     settings = deepspeed_config(config, plan)

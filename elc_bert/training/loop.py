@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch.utils.data import DataLoader
 
@@ -21,17 +22,18 @@ from elc_bert.training.step import evaluate, layer_weights, train_step
 STEPS_TO_COMPILE = 3
 
 
-def pretrain(config: RunConfig, resume: str = "never") -> None:
+def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = None) -> None:
     """Pretrain from a configuration, on all processes that the launcher started.
 
     Args:
         config: the run.
         resume: ``never``, ``auto`` (go on with this run if it has been started) or a checkpoint's directory.
+        init_from: model whose weights a new run starts from, see ``hub.loading.load_model``.
 
     Raises:
         UserError: on all ranks alike; nothing has been overwritten.
     """
-    run = set_up(config, resume, connect())
+    run = set_up(config, resume, connect(), init_from)
     train(run)
     run.monitor.close()
 

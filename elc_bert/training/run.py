@@ -15,9 +15,11 @@ from elc_bert.data.steps import MicroBatch
 from elc_bert.data.transport import StepInTransit
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
+from elc_bert.hub.loading import load_model
+from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.training import console
 from elc_bert.training.batch_plan import BatchPlan, plan_batch
-from elc_bert.training.checkpoint import Checkpoints, run_identity
+from elc_bert.training.checkpoint import Checkpoints, differences, run_identity
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
 from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
@@ -91,7 +93,7 @@ class Run:
         }
 
 
-def set_up(config: RunConfig, resume: str, world: World) -> Run:
+def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None = None) -> Run:
     """Check everything that can be checked, then build the engine and load the checkpoint. Collective.
 
     Raises:
@@ -112,7 +114,10 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
     checkpoint = agree(lambda: checkpoints.find(resume))
     progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
-    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels))
+    initial = None
+    if init_from is not None and checkpoint is None:
+        initial = agree(lambda: initial_model(config, init_from))
+    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels, initial))
     if checkpoint is not None:
         agree(lambda: checkpoints.load(engine, checkpoint))
     agree(lambda: _save_config(config, world))
@@ -130,8 +135,26 @@ def set_up(config: RunConfig, resume: str, world: World) -> Run:
         _peak_flops(config, world),
     )
     if world.is_main:
-        _introduce(run, checkpoint, missing)
+        _introduce(run, checkpoint or init_from, missing)
     return run
+
+
+def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
+    """The model whose weights a new run starts from.
+
+    Raises:
+        UserError: it cannot be read, or has other sizes than the run's.
+    """
+    model = load_model(path, config.elc_bert.model.variant).model
+    not_of_weights = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+    theirs, ours = (
+        each.model_dump(mode="json", exclude=not_of_weights) for each in (model.config, config.elc_bert.model)
+    )
+    if changes := differences(theirs, ours, "elc_bert.model"):
+        raise UserError(
+            f"{path}: another model than this run's: {'; '.join(changes)}; set these as it has them"
+        )
+    return model
 
 
 def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) -> dict[int, BatchPlan]:
@@ -188,7 +211,7 @@ def _peak_flops(config: RunConfig, world: World) -> float:
     return total.item()
 
 
-def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
+def _introduce(run: Run, origin: Path | None, missing_kernels: str) -> None:
     """Print what is about to happen."""
     config, data = run.config, run.data
     training = config.elc_bert.training
@@ -225,8 +248,11 @@ def _introduce(run: Run, checkpoint: Path | None, missing_kernels: str) -> None:
     ]
     if missing_kernels:
         rows.append(("slower", f"LAMB without its kernels; {missing_kernels}"))
-    if checkpoint is not None:
-        rows.append(("resumed", f"after step {run.progress.step}, from {checkpoint}"))
+    if origin is not None:
+        step = run.progress.step
+        rows.append(
+            ("resumed", f"after step {step}, from {origin}") if step else ("starts from", str(origin))
+        )
     print(console.summary_table(rows), flush=True)
 
 

@@ -1,0 +1,37 @@
+"""New runs that start from a model that is there already."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from elc_bert.evaluation.loading import newest_checkpoint
+from tests.training.launching import run, write_config
+
+pytestmark = pytest.mark.launcher
+
+
+def test_a_run_goes_on_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+    origin = newest_checkpoint(tiny_run.directory)
+    model = json.loads((origin / "model.json").read_text())
+    standing_still = {"type": "Lamb", "params": {"lr": 0.0}}
+    changes = {"model": model, "training": {"max_steps": 1}, "optimizer": standing_still}
+    config = write_config(tmp_path, tiny_dataset, tiny_tokenizer, **changes)
+
+    result = run("python", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
+
+    assert result.status == 0, result.output
+    assert str(tiny_run.directory) in result.stdout
+    weights = load_file(newest_checkpoint(tmp_path / "run") / "model.safetensors")
+    for name, tensor in load_file(origin / "model.safetensors").items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_a_model_of_other_sizes_is_refused(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+    config = write_config(tmp_path, tiny_dataset, tiny_tokenizer)
+    result = run("python", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
+    assert result.status == 1
+    assert len(result.errors) == 1
+    assert "elc_bert.model.hidden_size: 32 -> 24" in result.errors[0]
+    assert not (tmp_path / "run").exists()
