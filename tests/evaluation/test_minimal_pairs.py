@@ -1,0 +1,137 @@
+"""Files of minimal pairs, and what comes of them."""
+
+import csv
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from elc_bert.errors import UserError
+from elc_bert.evaluation.accuracy import Results, compare
+from elc_bert.evaluation.minimal_pairs import read_paradigms
+from tests.training.launching import REPOSITORY, run
+
+EVALUATE = REPOSITORY / "launch" / "evaluate.py"
+
+
+def write_pairs(folder: Path, texts: list[str]) -> Path:
+    """Three paradigms of two phenomena: good sentences, and the same with two words exchanged."""
+    folder.mkdir()
+    for name, phenomenon in (("island", "syntax"), ("binding", "syntax"), ("agreement", "morphology")):
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
+            for text in texts:
+                first, second, *rest = text.split(" ")
+                bad = " ".join([second, first, *rest])
+                pair = {"sentence_good": text, "sentence_bad": bad, "linguistics_term": phenomenon}
+                file.write(json.dumps(pair) + "\n")
+    return folder
+
+
+@pytest.fixture
+def texts(tiny_text) -> list[str]:
+    return [line for line in tiny_text.read_text().splitlines() if line.count(" ") > 3][:6]
+
+
+def test_pairs_and_contexts(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"sentence_good": "A b.", "sentence_bad": "B a.", "field": "syntax"}\n\n'
+    )
+    contexts = {"Context1": "It is hot.", "Context2": "It is cold.", "Target1": "Sun.", "Target2": "Snow."}
+    (tmp_path / "b.jsonl").write_text(json.dumps({**contexts, "Domain": "weather"}))
+    pairs, ewok = read_paradigms(tmp_path)
+    assert (pairs.name, pairs.phenomenon) == ("a", "syntax")
+    assert (pairs.pairs[0].good.text, pairs.pairs[0].bad.text) == ("A b.", "B a.")
+    assert ewok.phenomenon == "weather"
+    assert [(pair.good.text, pair.bad.text) for pair in ewok.pairs] == [
+        ("It is hot. Sun.", "It is cold. Sun."),
+        ("It is cold. Snow.", "It is hot. Snow."),
+    ]
+    assert ewok.pairs[0].good.text[ewok.pairs[0].good.scored_from :] == " Sun."
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"sentence_good": "A."}', r"x\.jsonl:2: lacks sentence_bad"),
+        ('{"sentence_good": "A.", "sentence_bad": " "}', r"x\.jsonl:2: sentence_bad is empty"),
+        ("{", r"x\.jsonl:2: not JSON"),
+        ("[1]", r"x\.jsonl:2: no JSON object"),
+    ],
+)
+def test_bad_lines_are_named(line, message, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"sentence_good": "A.", "sentence_bad": "B."}\n' + line)
+    with pytest.raises(UserError, match=message):
+        read_paradigms(tmp_path)
+
+
+def test_no_files(tmp_path):
+    with pytest.raises(UserError, match=r"holds no \.jsonl files"):
+        read_paradigms(tmp_path)
+
+
+def test_ties_count_half_and_are_not_won_by_position():
+    good, bad = np.array([-5.0, -5.0, -7.0, -5.0]), np.array([-6.0, -5.0, -5.0, -5.0 - 1e-9])
+    result = compare("x", "syntax", good, bad, skipped=1)
+    assert (result.right, result.ties, result.pairs) == (1, 2, 4)
+    assert result.accuracy == 0.5
+    turned = compare("x", "syntax", bad, good, skipped=1)
+    assert turned.accuracy == 0.5
+    results = Results([result, compare("y", "morphology", good[:1], bad[:1], 0)])
+    assert results.overall == 0.75
+    assert results.by_phenomenon() == {"morphology": 1.0, "syntax": 0.5}
+
+
+@pytest.mark.launcher
+def test_two_ranks_score_resume_and_agree_with_one(tiny_run, texts, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", texts)
+    arguments = ["pairs", tiny_run.directory, pairs, "--output"]
+    alone = run("python", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
+    assert alone.status == 0, alone.output
+    both = run("deepspeed", 2, [*arguments, tmp_path / "both"], script=EVALUATE)
+    assert both.status == 0, both.output
+    content = json.loads((tmp_path / "both/results.json").read_text())
+    assert content == json.loads((tmp_path / "alone/results.json").read_text())
+    assert [each["pairs"] for each in content["paradigms"]] == [6, 6, 6]
+    assert content["phenomena"].keys() == {"syntax", "morphology"}
+    with open(tmp_path / "both/results.csv", encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 4
+    assert matplotlib.image.imread(tmp_path / "both/results.png").std() > 0
+    assert "overall" in both.stdout
+
+    kept = tmp_path / "alone/paradigms/island.json"
+    before = kept.stat().st_mtime_ns
+    (tmp_path / "alone/paradigms/binding.json").unlink()
+    again = run("python", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
+    assert again.status == 0, again.output
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "alone/results.json").read_text()) == content
+    other = run("python", 1, [*arguments, tmp_path / "alone", "--limit", 2], script=EVALUATE)
+    assert other.status == 0, other.output
+    assert kept.stat().st_mtime_ns != before, "scores of other settings are not taken for these"
+
+
+@pytest.mark.launcher
+def test_mistakes_are_one_line(tiny_run, tmp_path):
+    result = run("python", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
+    assert result.status == 1
+    assert result.errors == ["the text has 0 [MASK]; give it one"]
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs/x.jsonl").write_text("{}")
+    output = ["--output", tmp_path / "results"]
+    result = run("deepspeed", 2, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
+    assert result.status != 0
+    assert len(result.errors) == 1
+    assert "x.jsonl:1: lacks sentence_good" in result.errors[0]
+
+
+@pytest.mark.launcher
+def test_a_blank_is_filled(tiny_run):
+    result = run("python", 1, ["fill", tiny_run.directory, "Baden [MASK] fi."], script=EVALUATE)
+    assert result.status == 0, result.output
+    shares = [float(line.split("%")[0]) for line in result.stdout.splitlines() if "%" in line]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert torch.tensor(shares).sum() <= 100.01

@@ -1,0 +1,76 @@
+"""Pseudo-log-likelihoods against their definition, one masked token at a time."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from elc_bert.data.vocabulary import MASK, load_tokenizer
+from elc_bert.evaluation.minimal_pairs import Sentence
+from elc_bert.evaluation.pseudo_likelihood import encode, masked_copies, score_sentences
+from elc_bert.model import ElcBertForMaskedLM
+from tests.hub.test_export import random_model
+
+
+@pytest.fixture(scope="module")
+def model() -> ElcBertForMaskedLM:
+    return random_model("zero")
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer) -> Tokenizer:
+    return load_tokenizer(tiny_tokenizer)
+
+
+def sentences(tiny_text) -> list[str]:
+    lines = [line for line in tiny_text.read_text().splitlines() if line]
+    return [line[: 20 + 7 * number] for number, line in enumerate(lines[:12])]
+
+
+def one_at_a_time(model, encoded, method) -> float:
+    """The definition: a forward pass for each token."""
+    total = 0.0
+    for copy, place in zip(masked_copies(encoded, method), encoded.scored, strict=True):
+        ids = torch.from_numpy(copy)[None]
+        with torch.no_grad():
+            logits = model(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([place]))
+        total += torch.log_softmax(logits[0], dim=-1)[encoded.ids[place]].item()
+    return total
+
+
+@pytest.mark.parametrize("method", ["plain", "within-word"])
+@pytest.mark.parametrize("tokens_at_once", [1, 300, 8192])
+def test_batches_give_the_scores_of_one_sentence_at_a_time(
+    tokens_at_once, method, model, tokenizer, tiny_text
+):
+    encoded = [encode(tokenizer, Sentence(text)) for text in sentences(tiny_text)]
+    encoded.append(encoded[3])
+    done: list[int] = []
+
+    scores = score_sentences(model, encoded, method, tokens_at_once, done.append)
+
+    expected = [one_at_a_time(model, each, method) for each in encoded]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+    assert scores[-1] == scores[3]
+    assert sum(done) == len(encoded)
+
+
+def test_what_is_masked_along_with_a_token(tokenizer):
+    sentence = encode(tokenizer, Sentence("Zyxqv zyxqv."))
+    first_word = np.flatnonzero(sentence.words == 0)
+    assert len(first_word) > 2, "the made-up word is to have several subwords"
+
+    for copy, place in zip(masked_copies(sentence, "plain"), sentence.scored, strict=True):
+        assert np.flatnonzero(copy == MASK).tolist() == [place]
+    for copy, place in zip(masked_copies(sentence, "within-word"), sentence.scored, strict=True):
+        word = np.flatnonzero(sentence.words == sentence.words[place])
+        assert np.flatnonzero(copy == MASK).tolist() == [each for each in word if each >= place]
+
+
+def test_a_context_is_read_but_not_scored(model, tokenizer):
+    whole = encode(tokenizer, Sentence("Baden fi gor. Tu baden."))
+    target = encode(tokenizer, Sentence("Baden fi gor. Tu baden.", len("Baden fi gor.")))
+    assert np.array_equal(target.ids, whole.ids)
+    assert tokenizer.decode(target.ids[target.scored].tolist()).strip() == "Tu baden."
+    (score,) = score_sentences(model, [target], "plain")
+    assert abs(score - one_at_a_time(model, target, "plain")) <= 1e-4
