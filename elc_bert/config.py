@@ -195,6 +195,14 @@ class EvaluationConfig(Section):
     """Steps between evaluations; the last step is always evaluated."""
     sequences: Positive | None = 2048
     """Sequences of the held-out dataset used each time, always the same; null = all."""
+    minimal_pairs: Path | None = None
+    """Folder of minimal pairs (BLiMP's .jsonl files) to score while training; null = none."""
+    minimal_pairs_every: Positive = 1000
+    """Steps between scorings of minimal pairs; the last step is always scored."""
+    minimal_pairs_limit: Positive | None = 20
+    """Pairs of each file scored each time, from its beginning; null = all."""
+    babylm_checkpoints: bool = False
+    """Export the model at 1M, 2M, ... 10M, 20M, ... 100M, 200M, ... 1000M words, as BabyLM evaluates it."""
 
 
 class CheckpointConfig(Section):

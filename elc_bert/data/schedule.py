@@ -70,6 +70,11 @@ class LengthSchedule:
             return (short,)
         return (short, long) if self.switch_step > 0 else (long,)
 
+    def phases_with_ends(self) -> list[tuple[Phase, int]]:
+        """The phases, each with the step behind its last one."""
+        ends = [phase.first_step for phase in self.phases[1:]] + [self.max_steps]
+        return list(zip(self.phases, ends, strict=True))
+
     def phase_at(self, step: int) -> Phase:
         """The phase that a step belongs to."""
         return next(phase for phase in reversed(self.phases) if step >= phase.first_step)

@@ -25,6 +25,7 @@ from elc_bert.data.masking import Masking
 from elc_bert.data.packing import Layout, lay_out, one_a_row, packed
 from elc_bert.data.schedule import LengthSchedule, Phase
 from elc_bert.data.stream import SampleStream
+from elc_bert.data.words import WordCounter
 from elc_bert.errors import UserError
 
 _HELD_OUT = 1 << 32
@@ -48,9 +49,11 @@ class MicroBatch:
     """The tokens to predict, int64 [M]."""
     tokens: int
     """Real tokens, `[CLS]` and `[SEP]` included, padding not."""
+    words: int = 0
+    """Words of the text, if they are counted."""
 
     @classmethod
-    def from_batch(cls, batch: Batch) -> "MicroBatch":
+    def from_batch(cls, batch: Batch, count_words: WordCounter | None = None) -> "MicroBatch":
         """The tensors of a batch of arrays."""
         positions = np.flatnonzero(batch.predicted)
         return cls(
@@ -59,6 +62,7 @@ class MicroBatch:
             torch.from_numpy(positions),
             torch.from_numpy(batch.tokens.ravel()[positions].astype(np.int64)),
             int(np.count_nonzero(batch.attention_mask)),
+            0 if count_words is None else count_words(batch.tokens),
         )
 
     def pin_memory(self) -> "MicroBatch":
@@ -76,6 +80,7 @@ class MicroBatch:
             function(self.positions),
             function(self.targets),
             self.tokens,
+            self.words,
         )
 
 
@@ -97,6 +102,7 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         micro_batch_of: most rows of a micro-batch, for each phase.
         policy: how the datasets are cut into segments.
         pack: put several samples into a row where they fit.
+        count_words: counts those of the text; without it they are not counted.
 
     Raises:
         UserError: a dataset or a segment index is missing or damaged, or a phase's batch is no multiple of
@@ -116,11 +122,13 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         micro_batch_of: Callable[[Phase], int],
         policy: str = "reference",
         pack: bool = False,
+        count_words: WordCounter | None = None,
     ):
         self.schedule = schedule
         self.rank = rank
         self.world_size = world_size
         self.pack = pack
+        self.count_words = count_words
         self.streams: dict[int, SampleStream] = {}
         """What each phase reads, by its index."""
         self._micro_batches: dict[int, int] = {}
@@ -152,7 +160,7 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         rows = lay_out(parts, layout, phase.sequence_length) if self.pack else Batch.join(parts)
         ends = np.cumsum(layout.sizes).tolist()
         return [
-            MicroBatch.from_batch(rows.rows(slice(begin, end)))
+            MicroBatch.from_batch(rows.rows(slice(begin, end)), self.count_words)
             for begin, end in zip([0, *ends], ends, strict=False)
         ]
 

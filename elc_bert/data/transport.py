@@ -36,6 +36,8 @@ class StepInTransit:
     """Tokens to predict of each micro-batch; N altogether."""
     tokens: list[int]
     """Real tokens of each micro-batch."""
+    words: list[int]
+    """Words of each micro-batch."""
 
     @classmethod
     def load(cls, micro_batches: Sequence[MicroBatch]) -> StepInTransit:
@@ -48,6 +50,7 @@ class StepInTransit:
             [len(micro.input_ids) for micro in micro_batches],
             [len(micro.targets) for micro in micro_batches],
             [micro.tokens for micro in micro_batches],
+            [micro.words for micro in micro_batches],
         )
 
     def unload(self) -> list[MicroBatch]:
@@ -58,6 +61,7 @@ class StepInTransit:
             self.positions.split(self.predicted),
             self.targets.split(self.predicted),
             self.tokens,
+            self.words,
             strict=True,
         )
         return [MicroBatch(*part) for part in parts]

@@ -1,6 +1,7 @@
-"""Loss and accuracy on the masked held-out set of a run, in one process and without DeepSpeed."""
+"""Loss and accuracy on a masked held-out set, without DeepSpeed."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +22,29 @@ class Score:
     predictions: int
     """Masked tokens."""
 
+    @property
+    def perplexity(self) -> float:
+        """The number of equally likely tokens that one would be as unsure among: e to the loss."""
+        return math.exp(self.loss)
+
+
+def combined(parts: Sequence[Score]) -> Score:
+    """The score on several sets together."""
+    predictions = sum(part.predictions for part in parts)
+    loss, right = (
+        sum(getattr(part, name) * part.predictions for part in parts) / max(1, predictions)
+        for name in ("loss", "accuracy")
+    )
+    return Score(loss, right, predictions)
+
 
 @torch.no_grad()
 def score(model: ElcBertForMaskedLM, micro_batches: Iterable[MicroBatch]) -> Score:
-    """Loss and accuracy of a model in evaluation mode."""
+    """Loss and accuracy of a model in evaluation mode, on the device that it is on."""
+    device = model.encoder.embedding.word.weight.device
     loss, correct, predictions = 0.0, 0, 0
-    for micro in micro_batches:
+    for batch in micro_batches:
+        micro = batch.to(device)
         logits = model(micro.input_ids, micro.attention_mask, micro.positions)
         loss_sum, right = masked_lm_loss(logits, micro.targets)
         loss += loss_sum.item()

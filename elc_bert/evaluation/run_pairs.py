@@ -1,12 +1,11 @@
 """Scoring minimal pairs on all processes of a launcher, going on where an earlier try stopped."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from elc_bert.errors import UserError
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare
@@ -14,6 +13,7 @@ from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
 from elc_bert.evaluation.pseudo_likelihood import Method, encode, score_sentences
 from elc_bert.files import atomic_write, sha256_of
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.progress import progress_bar
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +28,28 @@ def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, method: Method, l
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def folder_in_run(checkpoint: Path, pairs: Path) -> Path:
+    """Where the results of a run's checkpoint go if nothing else is said.
+
+    Args:
+        checkpoint: its directory.
+        pairs: what is scored; of BLiMP's ``blimp/data`` the name of the folder around it is taken.
+    """
+    path = pairs.resolve()
+    name = path.parent.name if path.name == "data" else path.stem
+    return checkpoint.resolve().parent.parent / "minimal_pairs" / f"{name}-{checkpoint.resolve().name}"
+
+
+def scores_of_checkpoint(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """What ``Results.as_json`` gave for a run's checkpoint, by the name of the pairs."""
+    suffix = f"-{checkpoint.resolve().name}"
+    scores = {}
+    for file in sorted(checkpoint.resolve().parent.parent.glob(f"minimal_pairs/*{suffix}/results.json")):
+        with contextlib.suppress(OSError, ValueError):
+            scores[file.parent.name.removesuffix(suffix)] = json.loads(file.read_text(encoding="utf-8"))
+    return scores
 
 
 def score_paradigms(
@@ -50,21 +72,28 @@ def score_paradigms(
     """
     missing = [each for each in paradigms if _read(folder, each, key) is None]
     total = sum(2 * len(each.pairs[:limit]) for each in missing)
-    with tqdm(total=total, unit=" sentences", disable=not show_progress, smoothing=0.05) as bar:
+    with progress_bar(total, "sentence", shown=show_progress) as bar:
         for paradigm in missing:
             bar.set_description(paradigm.name[:32])
-            _write(folder, paradigm, key, score_paradigm(model, tokenizer, paradigm, method, limit, bar))
+            result = score_paradigm(model, tokenizer, paradigm, method, limit, bar.update)
+            _write(folder, paradigm, key, result)
 
 
 def score_paradigm(
     model: ElcBertForMaskedLM,
     tokenizer: "Tokenizer",
     paradigm: Paradigm,
-    method: Method,
-    limit: int | None,
-    bar: Any,
+    method: Method = "within-word",
+    limit: int | None = None,
+    advance: Callable[[int], object] = lambda sentences: None,
 ) -> ParadigmResult:
-    """Accuracy on the pairs of one file."""
+    """Accuracy on the pairs of one file.
+
+    Args:
+        model: in evaluation mode, float32.
+        limit: pairs, from the beginning; None for all.
+        advance: told how many sentences are done.
+    """
 
     def fits(pair: Pair) -> bool:
         return all(len(encoded[each].ids) <= longest for each in (pair.good, pair.bad))
@@ -73,9 +102,9 @@ def score_paradigm(
     pairs = paradigm.pairs[:limit]
     encoded = {each: encode(tokenizer, each) for pair in pairs for each in (pair.good, pair.bad)}
     kept = [pair for pair in pairs if fits(pair)]
-    bar.update(2 * (len(pairs) - len(kept)))
+    advance(2 * (len(pairs) - len(kept)))
     sentences: list[Sentence] = [each for pair in kept for each in (pair.good, pair.bad)]
-    scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=bar.update)
+    scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=advance)
     return compare(paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept))
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -14,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from elc_bert.data.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
 from elc_bert.errors import UserError
 from elc_bert.files import sync_directory
-from elc_bert.hub.card import model_card
+from elc_bert.hub.card import facts_of_checkpoint, model_card
 from elc_bert.hub.loading import EXPORTED, Loaded
 from elc_bert.model import ElcBertForMaskedLM
 
@@ -37,7 +39,14 @@ CLASSES = {
 }
 
 
-def export(loaded: Loaded, tokenizer: Path, folder: Path, dtype: str = "fp32", force: bool = False) -> None:
+def export(
+    loaded: Loaded,
+    tokenizer: Path,
+    folder: Path,
+    dtype: str = "fp32",
+    force: bool = False,
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """Write a model, its tokenizer, its code and its card; the folder appears whole or not at all.
 
     Args:
@@ -46,9 +55,10 @@ def export(loaded: Loaded, tokenizer: Path, folder: Path, dtype: str = "fp32", f
         folder: to be written.
         dtype: of the weights, ``fp32`` or ``bf16``.
         force: replace the folder if it holds an earlier export.
+        facts: what the card says of the run; None for what lies beside the checkpoint.
 
     Raises:
-        UserError: the folder is there, or the tokenizer is of another model.
+        UserError: the folder is there or cannot be written, or the tokenizer is of another model.
     """
     words = load_tokenizer(tokenizer)
     config = loaded.model.config
@@ -58,10 +68,13 @@ def export(loaded: Loaded, tokenizer: Path, folder: Path, dtype: str = "fp32", f
             "the tokenizer that it was trained with"
         )
     check_target(folder, force)
+    if facts is None:
+        facts = {} if loaded.checkpoint is None else facts_of_checkpoint(loaded.checkpoint)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         _write_files(loaded, words, partial, dtype)
+        model_card(loaded.model, partial, folder.name, dtype, facts)
         for path in partial.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -70,6 +83,8 @@ def export(loaded: Loaded, tokenizer: Path, folder: Path, dtype: str = "fp32", f
             shutil.rmtree(folder)
         os.replace(partial, folder)
         sync_directory(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written: {error}; choose another place") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -109,7 +124,6 @@ def _write_files(loaded: Loaded, words: Tokenizer, folder: Path, dtype: str) -> 
     for name in CODE:
         shutil.copyfile(FILES / name, folder / name)
     _write_tokenizer(words, folder, loaded.model.config.max_position_embeddings)
-    model_card(loaded, folder, dtype)
 
 
 def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.Tensor]:

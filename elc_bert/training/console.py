@@ -1,10 +1,5 @@
 """What a person sees on the terminal."""
 
-import sys
-from typing import Any
-
-from tqdm import tqdm
-
 from elc_bert.config import RunConfig
 from elc_bert.kernels import Kernels
 from elc_bert.kernels.compiled import left_plain
@@ -54,21 +49,6 @@ def describe_schedule(config: RunConfig) -> str:
     optimizer = config.optimizer
     return (
         f"{optimizer.type}, peak learning rate {optimizer.params.get('lr')}, {config.scheduler.type} schedule"
-    )
-
-
-def progress_bar(max_steps: int, start_step: int, world: World) -> Any:
-    """A tqdm bar on rank 0; in a log file (no terminal) a line now and then instead of a flicker."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        total=max_steps,
-        initial=start_step,
-        desc="pretraining",
-        unit="step",
-        mininterval=interval,
-        maxinterval=interval,
-        dynamic_ncols=sys.stderr.isatty(),
-        disable=not world.is_main,
     )
 
 

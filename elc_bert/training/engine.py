@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from elc_bert.config import RunConfig
 from elc_bert.errors import UserError
+from elc_bert.evaluation.loading import model_of
 from elc_bert.kernels import Choice, Kernels, kernels_for
 from elc_bert.kernels.compiled import check_compiler, compiled
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
-from elc_bert.optim.zero_layout import shard_lamb
+from elc_bert.optim.zero_layout import full_precision_weights, shard_lamb
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
 
@@ -49,6 +51,11 @@ def build_engine(
         engine = _initialize(config, model=model, optimizer=lamb, config=settings)
     shard_lamb(lamb, engine)
     return engine
+
+
+def current_model(engine: Any) -> ElcBertForMaskedLM:
+    """A copy of the model as it is now, float32 on the CPU of every rank, in evaluation mode. Collective."""
+    return model_of(engine.module.config, full_precision_weights(engine), Path("the engine"), "its model")
 
 
 def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:

@@ -12,9 +12,12 @@ from elc_bert.data.random import derive_seed
 from elc_bert.kernels.compiled import GraphCounts
 from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
-from elc_bert.training.console import human, progress_bar
+from elc_bert.progress import progress_bar
+from elc_bert.training.babylm import FOLDER, MilestoneExports
+from elc_bert.training.console import human
 from elc_bert.training.distributed import connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
+from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, layer_weights, train_step
 
@@ -43,9 +46,12 @@ def train(run: Run) -> None:
     settings, progress = run.config.elc_bert, run.progress
     last = settings.training.max_steps
     since_log = _carried_totals(run)
+    exports = (
+        MilestoneExports(run, _on_all_ranks(since_log)) if settings.evaluation.babylm_checkpoints else None
+    )
     watch = Stopwatch()
     compiled_by = min(progress.step + STEPS_TO_COMPILE, last)
-    with progress_bar(last, progress.step, run.world) as bar:
+    with progress_bar(last, "step", done=progress.step, title="pretraining", shown=run.world.is_main) as bar:
         for micro_batches in watch.waiting_for(run.batches()):
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
@@ -68,6 +74,11 @@ def train(run: Run) -> None:
                     run.monitor.layer_weights(step, layer_weights(run.engine))
                 if step % settings.evaluation.every == 0 or step == last:
                     log_held_out(run, bar)
+                if run.paradigms and (step % settings.evaluation.minimal_pairs_every == 0 or step == last):
+                    log_minimal_pairs(run, bar)
+                if exports is not None:
+                    for name in exports.after_step(_on_all_ranks(since_log)):
+                        bar.write(f"step {step}: exported {FOLDER}/{name}")
                 if step % settings.checkpoint.every == 0 or step == last:
                     progress.since_log = _on_all_ranks(since_log).values()
                     run.checkpoints.save(run.engine, progress)
@@ -80,6 +91,7 @@ def log(
     totals.reduce()
     progress, settings = run.progress, run.config.elc_bert
     progress.tokens_seen += totals.tokens
+    progress.words_seen += totals.words
     seconds, waited = watch.read()  # after the sums are in, and with them the device's work
     data_wait, peak_memory_of_rank = largest_of_ranks(
         [waited / seconds, peak_memory(run.world.device)], run.world.device
@@ -99,7 +111,7 @@ def log(
         "throughput/mfu": flops * per_second / run.peak_flops,
         "throughput/data_wait": data_wait,
         "memory/peak_gib": peak_memory_of_rank / 2**30,
-        "data/words": run.words_seen(),
+        "data/words": progress.words_seen,
         **run.epochs_seen(),
     }
     if settings.training.compile:
@@ -130,6 +142,15 @@ def log_held_out(run: Run, bar) -> None:
         bar.write(
             f"step {run.progress.step}: held-out loss {totals.loss:.4f}, accuracy {totals.accuracy:.4f}"
         )
+
+
+def log_minimal_pairs(run: Run, bar) -> None:
+    """Score minimal pairs and write the accuracy. Collective."""
+    results = score_minimal_pairs(run)
+    by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
+    run.monitor.scalars(run.progress.step, {"minimal_pairs/overall": results.overall, **by_phenomenon})
+    if run.world.is_main:
+        bar.write(f"step {run.progress.step}: minimal pairs {results.overall:.1%}")
 
 
 def _carried_totals(run: Run) -> Totals:

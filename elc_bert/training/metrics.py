@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Totals:
-    """Sums over micro-batches: loss, right predictions, predictions, real tokens, all tokens.
+    """Sums over micro-batches: loss, right predictions, predictions, real tokens, all tokens, words.
 
     What the device computes stays there in float64 until read, and the host counts the rest, so that
     adding never waits for a GPU.
@@ -27,7 +27,7 @@ class Totals:
 
     def __init__(self, device: torch.device, values: list[float] | None = None):
         self.device = device
-        values = [*(values or []), *[0.0] * 5][:5]  # older checkpoints have 4
+        values = [*(values or []), *[0.0] * 6][:6]  # older checkpoints have fewer
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
         if any(values):
             self._sums.copy_(torch.tensor(values[:2], dtype=torch.float64))
@@ -37,7 +37,7 @@ class Totals:
         """Add one micro-batch: its summed loss (nats) and number of right predictions."""
         self._sums[0] += loss.detach()
         self._sums[1] += correct
-        self._count([len(micro.targets), micro.tokens, micro.input_ids.numel()])
+        self._count([len(micro.targets), micro.tokens, micro.input_ids.numel(), micro.words])
 
     def merge(self, other: "Totals") -> None:
         self._sums += other._sums
@@ -50,7 +50,7 @@ class Totals:
         self._sums, self._counts = everything[:2], everything[2:].tolist()
 
     def values(self) -> list[float]:
-        """All five sums; waits for the device."""
+        """All sums; waits for the device."""
         return [*self._sums.tolist(), *self._counts]
 
     def _count(self, counts: Iterable[float]) -> None:
@@ -72,6 +72,11 @@ class Totals:
         return int(self._counts[1])
 
     @property
+    def words(self) -> int:
+        """Words of the text that was read."""
+        return int(self._counts[3])
+
+    @property
     def real_share(self) -> float:
         """Real tokens among the tokens that were computed on; the rest is padding."""
         return self._counts[1] / max(1.0, self._counts[2])
@@ -84,7 +89,9 @@ class Progress:
     step: int = 0
     """Optimizer steps taken."""
     tokens_seen: int = 0
-    """Real tokens read so far, over all ranks."""
+    """Real tokens read up to the last log entry, over all ranks."""
+    words_seen: int = 0
+    """Words read up to the last log entry, over all ranks, repeats included."""
     since_log: list[float] | None = None
     """Sums since the last log entry over all ranks, if the checkpoint fell between two entries."""
 

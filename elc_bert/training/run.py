@@ -10,19 +10,20 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
-from elc_bert.data.schedule import LengthSchedule, Phase
+from elc_bert.data.schedule import LengthSchedule
 from elc_bert.data.steps import MicroBatch
 from elc_bert.data.transport import StepInTransit
 from elc_bert.errors import UserError
+from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
 from elc_bert.files import atomic_write
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training import console
 from elc_bert.training.batch_plan import BatchPlan, plan_batch
 from elc_bert.training.checkpoint import Checkpoints, differences, run_identity
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
 from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
+from elc_bert.training.introduction import introduce
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
 from elc_bert.training.run_data import RunData, open_data
@@ -50,6 +51,8 @@ class Run:
     checkpoints: Checkpoints
     progress: Progress
     monitor: RunMonitor
+    paradigms: list[Paradigm]
+    """Minimal pairs to score while training."""
     peak_flops: float
     """Matrix-product operations per second of all devices together, measured at the start."""
 
@@ -79,17 +82,11 @@ class Run:
             return {"data/epochs": epochs[0]}
         return {f"data/epochs/{name}": value for name, value in zip(self.data.names, epochs, strict=True)}
 
-    def words_seen(self) -> float:
-        """Words of raw text that have been read, by the datasets' words per subword."""
-        positions = self._positions()
-        subwords = self.progress.tokens_seen - 2 * sum(positions.values())  # [CLS] and [SEP]
-        return subwords * self.data.words_per_token(positions)
-
     def _positions(self) -> dict[int, int]:
         """Sequences of each phase that have been read, by phase index."""
         return {
             phase.index: max(0, min(self.progress.step, end) - phase.first_step) * phase.global_batch
-            for phase, end in _phase_ends(self.schedule)
+            for phase, end in self.schedule.phases_with_ends()
         }
 
 
@@ -117,6 +114,8 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     initial = None
     if init_from is not None and checkpoint is None:
         initial = agree(lambda: initial_model(config, init_from))
+    pairs = config.elc_bert.evaluation.minimal_pairs
+    paradigms = agree(lambda: [] if pairs is None else read_paradigms(pairs))
     engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels, initial))
     if checkpoint is not None:
         agree(lambda: checkpoints.load(engine, checkpoint))
@@ -132,10 +131,11 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
         checkpoints,
         progress,
         monitor,
+        paradigms,
         _peak_flops(config, world),
     )
     if world.is_main:
-        _introduce(run, checkpoint or init_from, missing)
+        introduce(run, checkpoint or init_from, missing)
     return run
 
 
@@ -183,11 +183,6 @@ def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) ->
     return plans
 
 
-def _phase_ends(schedule: LengthSchedule) -> list[tuple[Phase, int]]:
-    ends = [phase.first_step for phase in schedule.phases[1:]] + [schedule.max_steps]
-    return list(zip(schedule.phases, ends, strict=True))
-
-
 def _save_config(config: RunConfig, world: World) -> None:
     """Leave the resolved configuration beside the checkpoints."""
     if not world.is_main:
@@ -209,68 +204,3 @@ def _peak_flops(config: RunConfig, world: World) -> float:
     total = torch.tensor(peak, dtype=torch.float64, device=world.device)
     dist.all_reduce(total)
     return total.item()
-
-
-def _introduce(run: Run, origin: Path | None, missing_kernels: str) -> None:
-    """Print what is about to happen."""
-    config, data = run.config, run.data
-    training = config.elc_bert.training
-    total_tokens = 0
-    lines = []
-    positions = {}
-    for phase, end in _phase_ends(run.schedule):
-        plan, steps = run.plans[phase.index], end - phase.first_step
-        layout = (
-            f"{plan.micro_batch} micro-batch x {plan.accumulation} accumulation x {run.world.size} devices"
-        )
-        per_step = phase.global_batch * phase.sequence_length
-        total_tokens += steps * per_step
-        positions[phase.index] = steps * phase.global_batch
-        lines.append(
-            (
-                f"steps {phase.first_step + 1} to {end}",
-                f"{phase.global_batch} sequences of {phase.sequence_length} = {layout}, "
-                f"{console.human(per_step)} tokens a step",
-            )
-        )
-    rows = [
-        ("model", console.describe_model(run.engine.module)),
-        ("devices", console.describe_devices(run.world)),
-        ("precision", console.describe_precision(config)),
-        ("kernels", console.describe_kernels(config, run.engine.module.encoder.kernels)),
-        *lines,
-        ("packing", _packing(config, data)),
-        ("in total", f"{console.human(total_tokens)} tokens at most"),
-        ("optimizer", console.describe_schedule(config)),
-        *_datasets(config, data, positions),
-        ("held out", f"{config.elc_bert.data.dev}, {data.held_out.sequences} sequences"),
-        ("output", str(training.output_dir)),
-    ]
-    if missing_kernels:
-        rows.append(("slower", f"LAMB without its kernels; {missing_kernels}"))
-    if origin is not None:
-        step = run.progress.step
-        rows.append(
-            ("resumed", f"after step {step}, from {origin}") if step else ("starts from", str(origin))
-        )
-    print(console.summary_table(rows), flush=True)
-
-
-def _packing(config: RunConfig, data: RunData) -> str:
-    """How full the rows are."""
-    if not config.elc_bert.data.pack:
-        return "off, a row for each sequence"
-    means = [f"{mean:.3g} sequences in a row of {length}" for length, mean in data.in_a_row.items()]
-    return f"on, about {', '.join(means)}; fewer micro-batches accordingly"
-
-
-def _datasets(config: RunConfig, data: RunData, positions: dict[int, int]) -> Iterator[tuple[str, str]]:
-    """A line about each training dataset and what the whole run reads of it."""
-    entries, shares = config.elc_bert.data.train, data.shares(positions)
-    for entry, manifest, share, epochs in zip(
-        entries, data.manifests, shares, data.epochs(positions), strict=True
-    ):
-        words = f" ({console.human(manifest.words)} words)" if manifest.words else ""
-        size = f"{console.human(manifest.tokens)} tokens{words}"
-        part = f"{share:.2%} of the sequences, " if len(entries) > 1 else ""
-        yield "dataset", f"{entry.path}, {size}, {part}{epochs:.3g} epochs"

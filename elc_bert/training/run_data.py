@@ -12,7 +12,8 @@ from elc_bert.data.indexed import IndexedDataset
 from elc_bert.data.manifest import Manifest
 from elc_bert.data.schedule import LengthSchedule
 from elc_bert.data.steps import HeldOut, TrainingSteps
-from elc_bert.data.vocabulary import check_tokenizer
+from elc_bert.data.vocabulary import check_tokenizer, load_tokenizer
+from elc_bert.data.words import WordCounter
 from elc_bert.errors import UserError
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.distributed import World
@@ -31,8 +32,6 @@ class RunData:
     """Of the training datasets, all different."""
     manifests: list[Manifest]
     """Of the training datasets."""
-    segment_tokens: dict[int, list[float]]
-    """By phase index, mean tokens of a segment of each training dataset."""
     in_a_row: dict[int, float]
     """By sequence length, samples in a row of this rank in the first step of that length."""
     identity: dict[str, Any]
@@ -52,16 +51,6 @@ class RunData:
             for phase, read in positions.items()
         ]
         return np.sum(by_phase, axis=0).tolist()
-
-    def words_per_token(self, positions: Mapping[int, int]) -> float:
-        """Words of the raw text per subword that was read; a dataset that does not say counts as without."""
-        tokens = words = 0.0
-        for phase, read in positions.items():
-            counts = self.train.streams[phase].blend.counts(read)
-            for manifest, mean, count in zip(self.manifests, self.segment_tokens[phase], counts, strict=True):
-                tokens += count * mean
-                words += count * mean * (manifest.words or 0) / manifest.tokens
-        return words / max(1.0, tokens)
 
 
 def open_data(
@@ -88,6 +77,7 @@ def open_data(
         world_size=world.size,
         policy=data.segments,
         pack=data.pack,
+        count_words=WordCounter(load_tokenizer(data.tokenizer).get_vocab()),
     )
     names = [each.path.name for each in data.train]
     hashes = [manifest.bin_sha256 for manifest in manifests]
@@ -99,10 +89,6 @@ def open_data(
         ),
         names=names if len(set(names)) == len(names) else [str(each.path) for each in data.train],
         manifests=manifests,
-        segment_tokens={
-            phase.index: [_segment_tokens(each, phase.sequence_length, data.segments) for each in manifests]
-            for phase in schedule.phases
-        },
         in_a_row={
             phase.sequence_length: _samples_in_a_row(train, phase.first_step) for phase in schedule.phases
         },
@@ -127,9 +113,3 @@ def _check_vocabulary(dataset: IndexedDataset, config: RunConfig) -> None:
 def _samples_in_a_row(train: TrainingSteps, step: int) -> float:
     layout, _ = train.layout(step)
     return len(layout.samples) / layout.num_rows
-
-
-def _segment_tokens(manifest: Manifest, sequence_length: int, policy: str) -> float:
-    entry = manifest.find_segments(sequence_length, policy)
-    assert entry is not None, "it has been opened"
-    return entry.tokens / entry.count

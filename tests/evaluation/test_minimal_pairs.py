@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -11,8 +12,11 @@ import torch
 
 from elc_bert.errors import UserError
 from elc_bert.evaluation.accuracy import Results, compare
+from elc_bert.evaluation.loading import newest_checkpoint
 from elc_bert.evaluation.minimal_pairs import read_paradigms
-from tests.training.launching import REPOSITORY, run
+from elc_bert.evaluation.run_pairs import folder_in_run, scores_of_checkpoint
+from elc_bert.hub.card import facts_of_checkpoint
+from tests.training.launching import REPOSITORY, run, scalars
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
 
@@ -135,3 +139,39 @@ def test_a_blank_is_filled(tiny_run):
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
     assert torch.tensor(shares).sum() <= 100.01
+
+
+@pytest.mark.launcher
+def test_held_out_loss_is_that_of_the_run_on_any_number_of_ranks(tiny_run, tiny_dataset, tmp_path):
+    arguments = ["loss", tiny_run.directory, "--output", tmp_path / "loss.json"]
+    two = run("deepspeed", 2, arguments, script=EVALUATE)
+    assert two.status == 0, two.output
+    figures = json.loads((tmp_path / "loss.json").read_text())
+    logged = scalars(tiny_run.directory, "held_out/loss")
+    assert figures["loss"] == pytest.approx(logged[max(logged)], rel=1e-5)
+    assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
+    assert f"loss        {figures['loss']:.4f} nats" in two.stdout
+    assert "45 sequences" in two.stdout
+
+    checkpoint = newest_checkpoint(tiny_run.directory)
+    alone = tmp_path / "alone"
+    shutil.copytree(checkpoint, alone / "run" / "checkpoints" / checkpoint.name)
+    (alone / "run" / "checkpoints" / "latest").write_text(checkpoint.name)
+    shutil.copy(tiny_run.directory / "config.json", alone / "run")
+    longer = [*("loss", alone / "run", "--data", tiny_dataset), *("--sequence-length", "128")]
+    one = run("python", 1, [*longer, "--sequences", "8"], script=EVALUATE)
+    assert one.status == 0, one.output
+    assert "8 sequences" in one.stdout
+
+
+def test_results_of_a_run_are_found_again(tiny_run):
+    checkpoint = newest_checkpoint(tiny_run.directory)
+    folder = folder_in_run(checkpoint, Path("somewhere/blimp/data"))
+    assert folder == tiny_run.directory / "minimal_pairs" / f"blimp-{checkpoint.name}"
+    folder.mkdir(parents=True)
+    Results([compare("x", "syntax", np.array([1.0]), np.array([0.0]), 0)]).save(folder)
+    try:
+        assert scores_of_checkpoint(checkpoint)["blimp"]["overall"] == 1.0
+        assert facts_of_checkpoint(checkpoint)["blimp"] == "100.0% of 1 minimal pairs"
+    finally:
+        shutil.rmtree(folder.parent)

@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from elc_bert.config import ModelConfig
 from elc_bert.data.vocabulary import SPECIAL_TOKENS
 from elc_bert.errors import UserError
+from elc_bert.evaluation.loading import newest_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import Loaded, load_model
 from elc_bert.model import ElcBertForMaskedLM
@@ -249,24 +250,35 @@ def test_what_people_do_with_an_export(version, tiny_tokenizer, tmp_path):
 
 
 FINE_TUNE = """
-import sys, torch
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+import argparse, inspect, sys, torch
+from pydoc_data.topics import topics
+from transformers import (AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer,
+    TrainingArguments)
 folder = sys.argv[1]
 torch.manual_seed(0)
-texts = torch.randint(7, 512, (64, 12))
-labels = torch.arange(64) % 2
-texts[:, 3] = 7 + labels  # the task: which of two words is there
-texts[:, 0] = 1
-data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": label}
-    for ids, label in zip(texts, labels)]
+# The task: English prose, or a program? Both come with every Python.
+paragraphs = [" ".join(part.split()) for text in topics.values() for part in text.split("\\n\\n")]
+prose = [each for each in paragraphs if 8 <= len(each.split()) <= 20 and each[0].isupper()]
+lines = [line for line in inspect.getsource(argparse).splitlines() if line.strip()]
+code = [" ".join(lines[i:i + 2]) for i in range(0, len(lines), 2)]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+def examples(part):
+    texts = [(text, label) for pair in zip(prose[part], code[part]) for text, label in zip(pair, (0, 1))]
+    return [{**tokenizer(text, truncation=True), "label": label} for text, label in texts]
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
 arguments = TrainingArguments(folder + "-trainer", max_steps=20, per_device_train_batch_size=16,
     learning_rate=3e-3, logging_steps=1, report_to=[], use_cpu=True, save_strategy="no")
-trainer = Trainer(model, arguments, train_dataset=data)
+trainer = Trainer(model, arguments, train_dataset=examples(slice(160)),
+    data_collator=DataCollatorWithPadding(tokenizer))
 trainer.train()
 losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 assert len(losses) == 20
-assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+assert sum(losses[-5:]) < 0.6 * sum(losses[:5]), losses
+held_out = examples(slice(160, 240))
+found = trainer.predict(held_out).predictions.argmax(-1)
+right = (torch.from_numpy(found) == torch.tensor([each["label"] for each in held_out])).float().mean()
+assert right > 0.9, right
+print(sum(losses[:5]) / 5, sum(losses[-5:]) / 5, right)
 """
 
 
@@ -314,7 +326,10 @@ def test_a_real_run_from_its_checkpoint_to_a_folder_with_a_card(tiny_run, tmp_pa
     result = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     card = (tmp_path / "export/README.md").read_text()
-    for fact in ("| steps |", "| tokens seen |", "| held-out loss |", "| words seen | about"):
+    record = json.loads((newest_checkpoint(tiny_run.directory) / "run.json").read_text())
+    words = record["progress"]["words_seen"]
+    assert words > 4 * 8
+    for fact in ("| steps |", "| tokens seen |", "| held-out loss |", f"| words seen | {words:,}, repeats"):
         assert fact in card
     assert matplotlib.image.imread(tmp_path / "export/layer_weights.png").std() > 0
     again = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)

@@ -51,12 +51,15 @@ def test_label_smoothing_spreads_probability_over_the_vocabulary():
 
 
 def test_sums_survive_a_checkpoint_exactly():
-    totals = Totals(CPU, [1.1, 2.0, 3.0, 1e15 + 1, 2e15])
-    assert Totals(CPU, totals.values()).values() == [1.1, 2.0, 3.0, 1e15 + 1, 2e15]
+    sums = [1.1, 2.0, 3.0, 1e15 + 1, 2e15, 7e14]
+    totals = Totals(CPU, sums)
+    assert Totals(CPU, totals.values()).values() == sums
+    assert totals.words == 7e14
 
 
-def test_sums_of_a_checkpoint_without_the_number_of_all_tokens_still_add_up():
-    assert Totals(CPU, [1.1, 2.0, 3.0, 7.0]).tokens == 7
+def test_sums_of_a_checkpoint_from_before_all_were_counted_still_add_up():
+    totals = Totals(CPU, [1.1, 2.0, 3.0, 7.0])
+    assert (totals.tokens, totals.words) == (7, 0)
 
 
 def test_the_real_share_is_that_of_the_tokens_computed_on():
