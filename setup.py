@@ -56,7 +56,10 @@ setup(
     description="Pretraining of ELC-BERT masked language models over DeepSpeed",
     python_requires=">=3.11",
     packages=find_packages(include=["elc_bert*", "data_tools*"]),
-    package_data={"elc_bert.hub": ["files/*.py"]},  # run by transformers, not imported here
+    package_data={
+        "elc_bert.hub": ["files/*.py"],  # run by transformers, not imported here
+        "elc_bert.report": ["*.j2"],
+    },
     ext_modules=[kernels("kernels"), kernels("optim")],
     install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
     extras_require={
