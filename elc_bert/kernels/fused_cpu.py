@@ -78,8 +78,11 @@ class CpuKernels(Kernels):
         tensors = (q, k, v, position_q, position_k)
         if q.dtype not in DTYPES or any(tensor.dtype != q.dtype for tensor in tensors):
             return super().attention(*tensors, distance_buckets, attention_mask, dropout)
+        # Buckets rise with the distance: short sequences need the middle ones alone.
+        used = slice(int(distance_buckets[0]), int(distance_buckets[-1]) + 1)
+        position_q, position_k = position_q[used], position_k[used]
         plan = _AttentionPlan(q, position_q, distance_buckets, attention_mask, dropout)
-        return _Attention.apply(*tensors, plan)
+        return _Attention.apply(q, k, v, position_q, position_k, plan)
 
     def geglu_norm(self, x: Tensor, eps: float) -> Tensor:
         return _GegluNorm.apply(x, eps) if x.dtype in DTYPES else super().geglu_norm(x, eps)
@@ -275,12 +278,12 @@ class _AttentionPlan:
 
 @functools.lru_cache(maxsize=16)
 def _runs(distance_buckets: Tensor) -> np.ndarray:
-    """Least and greatest distance and number of every bucket that occurs, int32 [runs, 3]."""
+    """Least and greatest distance and number of every bucket that occurs, from 0, int32 [runs, 3]."""
     buckets = distance_buckets.numpy()
     starts = np.flatnonzero(np.diff(buckets, prepend=-1))
     ends = np.append(starts[1:], len(buckets))
     shift = (len(buckets) - 1) // 2
-    return np.stack([starts - shift, ends - 1 - shift, buckets[starts]], axis=1).astype(np.int32)
+    return np.stack([starts - shift, ends - 1 - shift, buckets[starts] - buckets[0]], axis=1).astype(np.int32)
 
 
 class _Attention(torch.autograd.Function):
