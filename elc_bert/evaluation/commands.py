@@ -110,6 +110,7 @@ def evaluate_loss(
         UserError: on all ranks alike.
     """
     world = connect()
+    agree(lambda: _check_folder_of(output))
     loaded = agree(load)
     path = agree(lambda: _tokenizer(loaded, tokenizer))
     held_out = agree(lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
@@ -174,6 +175,12 @@ def _output(loaded: Loaded, given: Path | None, pairs: Path) -> Path:
             f"{folder}: cannot be written: {error.strerror}; name another folder by --output"
         ) from None
     return folder
+
+
+def _check_folder_of(output: Path | None) -> None:
+    """Before the model is run, not after."""
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"--output {output}: must be a file in a folder that is there; name another")
 
 
 def _held_out(

@@ -25,7 +25,10 @@ class Score:
     @property
     def perplexity(self) -> float:
         """The number of equally likely tokens that one would be as unsure among: e to the loss."""
-        return math.exp(self.loss)
+        try:
+            return math.exp(self.loss)
+        except OverflowError:  # of a model that has diverged
+            return math.inf
 
 
 def combined(parts: Sequence[Score]) -> Score:

@@ -122,6 +122,10 @@ def test_mistakes_are_one_line(tiny_run, tmp_path):
     result = run("python", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
     assert result.status == 1
     assert result.errors == ["the text has 0 [MASK]; give it one"]
+    nowhere = ["loss", tiny_run.directory, "--output", tmp_path / "nowhere" / "loss.json"]
+    result = run("python", 1, nowhere, script=EVALUATE)
+    assert (result.status, len(result.errors)) == (1, 1)
+    assert "nowhere/loss.json: must be a file in a folder that is there" in result.errors[0]
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/x.jsonl").write_text("{}")
     output = ["--output", tmp_path / "results"]
