@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from elc_bert.errors import UserError
 from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
+from elc_bert.training.statuses import DONE, FAILED
 
 T = TypeVar("T")
 #: The environment of a process that no launcher started; a free port lets several runs share a machine.
@@ -98,8 +99,9 @@ def agree(action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def run_command(command: Callable[[], None]) -> NoReturn:
-    """Run a command and end the process: with status 0, or 1 after a ``UserError`` printed in one line.
+def run_command(command: Callable[[], int | None]) -> NoReturn:
+    """Run a command and end the process: with the status it returns (None for 0), see ``training.statuses``,
+    or 1 after a ``UserError`` printed in one line.
 
     Any other exception passes through.
     """
@@ -117,9 +119,9 @@ def run_command(command: Callable[[], None]) -> NoReturn:
     os._exit(status)
 
 
-def _status_of(command: Callable[[], None]) -> int:
+def _status_of(command: Callable[[], int | None]) -> int:
     try:
-        command()
+        status = command() or DONE
     except UserError as error:
         rank, alone_in_it = _rank_from_environment(), not isinstance(error, SharedUserError)
         if rank != 0 and not dist.is_initialized():
@@ -131,11 +133,11 @@ def _status_of(command: Callable[[], None]) -> int:
             print(f"error{where}: {error}", file=sys.stderr, flush=True)
         if alone_in_it and dist.is_initialized():
             # The others wait in some collective; the launcher ends them, nothing here can.
-            os._exit(1)
+            os._exit(FAILED)
         leave()
-        return 1
+        return FAILED
     leave()
-    return 0
+    return status
 
 
 def _places_from_mpi() -> dict[str, str]:
