@@ -211,7 +211,13 @@ class CheckpointConfig(Section):
     every: Positive = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: Positive = 2
-    """Latest checkpoints kept; older ones are deleted."""
+    """Latest checkpoints kept; older ones are deleted, but for these:"""
+    keep_every: Positive | None = None
+    """Checkpoints of steps that are multiples of this stay for good; null = none."""
+    keep_best: bool = False
+    """The checkpoint with the lowest held-out loss measured at its step stays; the file best names it."""
+    background: bool = True
+    """Write while training goes on, from a copy of weights and optimizer state in CPU memory."""
 
 
 class ElcBertConfig(Section):

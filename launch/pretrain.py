@@ -75,17 +75,16 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> NoReturn:
     arguments = parse_arguments(argv)
 
-    def command() -> None:
+    def command() -> int | None:
         config = load_config(arguments.deepspeed_config, arguments.set)
         # After the cheap checks: these load DeepSpeed.
         if arguments.find_micro_batch:
             from elc_bert.training.find_micro_batch import find_micro_batch
 
-            find_micro_batch(config, arguments.memory_limit)
-        else:
-            from elc_bert.training.loop import pretrain
+            return find_micro_batch(config, arguments.memory_limit)
+        from elc_bert.training.loop import pretrain
 
-            pretrain(config, arguments.resume, arguments.init_from)
+        return pretrain(config, arguments.resume, arguments.init_from)
 
     run_command(command)
 

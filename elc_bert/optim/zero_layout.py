@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from elc_bert.errors import UserError
 from elc_bert.optim.lamb import Lamb, Partition
@@ -23,8 +24,69 @@ class _Content:
     """The model's parameters of which any rank holds a part."""
     fragments: list[Fragment]
     """The pieces on this rank."""
+    offsets: list[int]
+    """Of each piece, its first element's place in the tensor."""
     process_group: Any = None
     """Ranks that hold the other pieces; None if there are none."""
+
+
+class Piece(NamedTuple):
+    """A run of elements of one tensor of the model, within one parameter of the optimizer."""
+
+    parameter: int
+    """Number of the optimizer's parameter, as its ``state_dict`` counts them."""
+    name: str
+    """Of the model's tensor."""
+    offset: int
+    """First element within the tensor."""
+    start: int
+    """First element within the parameter."""
+    length: int
+    """Elements."""
+
+
+def pieces_of_rank(engine: Any) -> list[tuple[Tensor, Piece]] | None:
+    """The pieces of the model's tensors that this rank's optimizer holds, each with its flat parameter.
+
+    None where DeepSpeed's layout is not known.
+    """
+    contents = _contents(engine)
+    if contents is None:
+        return None
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    return [
+        (
+            content.parameter,
+            Piece(
+                number, names[id(content.tensors[fragment.tensor])], offset, fragment.start, fragment.length
+            ),
+        )
+        for number, content in enumerate(contents)
+        for fragment, offset in zip(content.fragments, content.offsets, strict=True)
+    ]
+
+
+def refresh_working_weights(engine: Any) -> None:
+    """Make the weights that the model computes with those of the optimizer's masters. Collective."""
+    wrapper = engine.optimizer
+    if hasattr(wrapper, "update_lp_params"):  # ZeRO 1 and 2
+        wrapper.update_lp_params()
+    elif hasattr(wrapper, "fp16_partitioned_groups_flat"):  # ZeRO 3
+        flats = zip(
+            wrapper.fp16_partitioned_groups_flat,
+            wrapper.fp32_partitioned_groups_flat,
+            wrapper.fp16_partitioned_groups,
+            strict=True,
+        )
+        for low, full, tensors in flats:
+            low.data.copy_(full.data)
+            for tensor, part in zip(tensors, wrapper.unflatten(low, tensors), strict=True):
+                tensor.data = part.data
+        wrapper.checkpoint_event_epilogue()  # parameters that every rank keeps whole
+    elif hasattr(wrapper, "fp32_groups"):  # 16 bits without ZeRO
+        for lows, fulls in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
+            for low, full in zip(lows, fulls, strict=True):
+                low.data.copy_(full.data)
 
 
 def shard_lamb(lamb: Lamb, engine: Any) -> None:
@@ -37,15 +99,15 @@ def shard_lamb(lamb: Lamb, engine: Any) -> None:
     Raises:
         UserError: a layout in which LAMB would not be exact; on all ranks alike.
     """
-    wrapper = type(engine.optimizer).__name__
-    if wrapper not in _LAYOUTS:
+    contents = _contents(engine)
+    if contents is None:
         raise UserError(
-            f"optimizer.type Lamb: would not be exact in {wrapper}, whose layout is not known; use the "
-            "pinned DeepSpeed, or other keys in zero_optimization"
+            f"optimizer.type Lamb: would not be exact in {type(engine.optimizer).__name__}, whose layout is "
+            "not known; use the pinned DeepSpeed, or other keys in zero_optimization"
         )
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     partitions = {}
-    for content in _LAYOUTS[wrapper](lamb, engine.optimizer):
+    for content in contents:
         _check_complete(content, engine.device)
         partitions[content.parameter] = Partition(
             names=tuple(names[id(tensor)] for tensor in content.tensors),
@@ -57,48 +119,58 @@ def shard_lamb(lamb: Lamb, engine: Any) -> None:
     lamb.shard(partitions)
 
 
-def _whole_tensors(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+def _contents(engine: Any) -> Iterator[_Content] | None:
+    """What the optimizer's parameters consist of; None where the layout is not known."""
+    optimizer, wrapper = engine.basic_optimizer, engine.optimizer
+    if wrapper is optimizer:
+        return _whole_tensors(optimizer, wrapper)
+    layout = _LAYOUTS.get(type(wrapper).__name__)
+    return layout(optimizer, wrapper) if layout is not None else None
+
+
+def _whole_tensors(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
     """ZeRO 0: every rank has all. In 16 bits the optimizer holds fp32 copies in the order of the model's."""
-    for number, group in enumerate(lamb.param_groups):
-        tensors = group["params"] if wrapper is lamb else wrapper.fp16_groups[number]
+    for number, group in enumerate(optimizer.param_groups):
+        tensors = group["params"] if wrapper is optimizer else wrapper.fp16_groups[number]
         for parameter, tensor in zip(group["params"], tensors, strict=True):
-            yield _Content(parameter, [tensor], [Fragment(0, 0, tensor.numel())])
+            yield _Content(parameter, [tensor], [Fragment(0, 0, tensor.numel())], [0])
 
 
-def _flat_partitions(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+def _flat_partitions(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
     """ZeRO 1 and 2: a group's tensors end to end in one buffer, of which each rank has an equal share."""
     # The wrapper that sums bf16 gradients in fp32 has another name for the same thing.
     groups = wrapper.bit16_groups if hasattr(wrapper, "bit16_groups") else wrapper.bf16_groups
-    for group, tensors in zip(lamb.param_groups, groups, strict=True):
+    for group, tensors in zip(optimizer.param_groups, groups, strict=True):
         (flat,) = group["params"]
-        fragments = []
+        fragments, offsets = [], []
         for number, tensor in enumerate(tensors):
             # The mapping that DeepSpeed keeps for its checkpoints; None where this rank has no part.
             if tensor._hp_mapping is not None:
                 address = tensor._hp_mapping.get_hp_fragment_address()
                 fragments.append(Fragment(number, address.start, address.numel))
-        yield _Content(flat, tensors, fragments, wrapper.dp_process_group)
+                offsets.append(tensor._hp_mapping.lp_fragment_address.start)
+        yield _Content(flat, tensors, fragments, offsets, wrapper.dp_process_group)
 
 
-def _sub_groups(lamb: Lamb, wrapper: Any) -> Iterator[_Content]:
+def _sub_groups(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
     """ZeRO 3: each rank has an equal share of each tensor; those of a sub-group lie end to end."""
     for sub_group, tensors in enumerate(wrapper.fp16_groups):
         process_group = wrapper.sub_group_process_groups[sub_group]
         rank = dist.get_rank(process_group)
-        fragments = []
+        fragments, offsets = [], []
         for number, tensor in enumerate(tensors):
             _, start, share = wrapper.grad_position[wrapper.get_param_id(tensor)]
             # The shares of the last ranks are filled up with padding, to the whole if need be.
             real = min(share, tensor.ds_numel - rank * share)
             if real > 0:
                 fragments.append(Fragment(number, start, real))
+                offsets.append(rank * share)
         flat = wrapper.fp32_partitioned_groups_flat[sub_group]
-        yield _Content(flat, tensors, fragments, process_group)
+        yield _Content(flat, tensors, fragments, offsets, process_group)
 
 
 #: By the class that DeepSpeed wraps around the optimizer; in fp32 at stage 0 there is none.
-_LAYOUTS: dict[str, Callable[[Lamb, Any], Iterator[_Content]]] = {
-    "Lamb": _whole_tensors,
+_LAYOUTS: dict[str, Callable[[Optimizer, Any], Iterator[_Content]]] = {
     "FP16_UnfusedOptimizer": _whole_tensors,
     "DeepSpeedZeroOptimizer": _flat_partitions,
     "BF16_Optimizer": _flat_partitions,
@@ -125,6 +197,11 @@ def _check_complete(content: _Content, device: torch.device) -> None:
 def whole_numel(parameter: Tensor) -> int:
     """Elements of a parameter of the model; ZeRO 3 leaves an empty tensor in its place."""
     return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """Shape of a parameter of the model; ZeRO 3 leaves an empty tensor in its place."""
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 @contextmanager
@@ -156,6 +233,5 @@ def full_precision_weights(engine: Any) -> dict[str, Tensor]:
     for name, parameter in engine.module.named_parameters():
         full = safe_get_full_fp32_param(parameter)
         full = masters.get(id(parameter), parameter) if full is None else full
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        weights[name] = full.detach().float().reshape(shape).cpu().contiguous()
+        weights[name] = full.detach().float().reshape(whole_shape(parameter)).cpu().contiguous()
     return weights

@@ -1,264 +1,258 @@
-"""Saving a run and going on with it.
+"""Saving a run and going on with it: what all ranks do together.
 
-``<output_dir>/checkpoints/step-000500/`` holds DeepSpeed's own files (weights, optimizer, schedule), the
-weights alone as ``model.safetensors`` with ``model.json`` (what evaluation reads) and ``run.json``: who the
-run is, how far it got, and which files belong to it. A checkpoint is written under a hidden name and
-renamed when it is complete; the file ``latest`` beside it names the newest.
+Files are written while training goes on (``checkpoint_files`` has the format). Nothing of random generators
+needs saving: order and masks are functions of (seed, epoch, sample), and dropout is seeded by (seed, step,
+rank) at every step.
 """
 
-import contextlib
-import json
-import os
+import functools
 import pickle
-import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from safetensors.torch import save_file
+from torch import Tensor
 
 from elc_bert.config import RunConfig
 from elc_bert.errors import UserError
-from elc_bert.files import atomic_write, sha256_of, sync_directory
-from elc_bert.optim.zero_layout import full_precision_weights
-from elc_bert.training.distributed import World
+from elc_bert.optim.zero_layout import full_precision_weights, pieces_of_rank, whole_shape
+from elc_bert.training import checkpoint_files as files
+from elc_bert.training.distributed import SharedUserError, World, agree, from_main
+from elc_bert.training.identity import differences, layout_of
 from elc_bert.training.metrics import Progress
 
-RUN_FILE = "run.json"
-STEP_DIRECTORY = re.compile(r"step-\d{6,}")
-#: Keys of ``zero_optimization`` that move tensors within DeepSpeed's buffers, which it does not notice.
-CUTTING_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
+IDLE, WRITING, FAILED = 0, 1, 2
 
 
-def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run; a resumed run must agree in all of it.
+@dataclass
+class _Unfinished:
+    """A checkpoint that is being written."""
 
-    Args:
-        config: the run.
-        data: what identifies the data, wherever they lie.
-    """
-    ours = config.elc_bert
-    training = ours.training
-    return {
-        "model": ours.model.model_dump(mode="json"),
-        "data": {
-            **data,
-            # Not how the samples are laid out: any layout gives the same loss.
-            **ours.data.model_dump(mode="json", exclude={"train", "dev", "tokenizer", "pack", "workers"}),
-        },
-        "seed": training.seed,
-        "schedule": {
-            "train_batch_size": config.train_batch_size,
-            "max_steps": training.max_steps,
-            "sequence_length": training.sequence_length,
-            "long_after": training.long_after,
-            # Not by which kernels the step is taken.
-            "optimizer": config.optimizer.model_dump(mode="json", exclude={"params": {"fused"}}),
-            "scheduler": config.scheduler.model_dump(mode="json"),
-        },
-    }
+    final: Path
+    record: dict[str, Any]
+    shapes: dict[str, Sequence[int]]
+    weights: dict[str, Tensor] | None
+    began: float
+    work: Future
+    """What this rank does in the background: writing its files, on rank 0 then publishing."""
+    publishing: bool = False
+    """Whether the files of all ranks are on disk."""
 
 
 class Checkpoints:
-    """The checkpoints of one run. Methods that touch the engine are collective."""
+    """The checkpoints of one run. Methods are collective unless they say otherwise."""
 
     def __init__(self, config: RunConfig, world: World, identity: dict[str, Any]):
         self.directory = config.elc_bert.training.output_dir / "checkpoints"
         self._config = config
         self._world = world
         self._identity = identity
+        self._layout = layout_of(config, world.size)
+        self._unfinished: _Unfinished | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
-    def find(self, resume: str) -> Path | None:
-        """The checkpoint to go on from, or None for a new run.
+    def find(self, resume: str) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint to go on from and its record, or None for a new run; what was changed is printed.
+
+        Every file has been compared with its checksum. If the newest is damaged, the one before is taken.
 
         Args:
             resume: ``auto`` (the newest of this run, if any), ``never``, or a checkpoint's directory.
 
         Raises:
-            UserError: no such checkpoint, or a new run would overwrite one.
+            UserError: none can be used, it is another run's, or a new run would overwrite one. On all ranks.
         """
-        latest = self.directory / "latest"
-        if resume not in ("auto", "never"):
-            return self._existing(Path(resume))
-        if not latest.is_file():
-            return None
-        if resume == "never":
-            raise UserError(
-                f"{self.directory}: holds a run already; go on with it by --resume auto, or choose another "
-                "--set elc_bert.training.output_dir=DIR"
-            )
-        return self._existing(self.directory / latest.read_text(encoding="utf-8").strip())
+        problems: list[str] = []
+        for path in from_main(lambda: self._candidates(resume)):
+            try:
+                record = from_main(functools.partial(files.read_record, path))
+                mine = sorted(record["files"].items())[self._world.rank :: self._world.size]
+                agree(functools.partial(files.check_files, path, dict(mine)))
+            except SharedUserError as damage:
+                problems.append(str(damage))
+                continue
+            agree(functools.partial(self._check_identity, path, record))
+            self._tell(f"{problem}; going on from {path.name}" for problem in problems)
+            changes = differences(record["config"], self._config.model_dump(mode="json"))
+            changes += differences(record["layout"], self._layout, "layout")
+            self._tell(f"changed since the checkpoint: {change}" for change in changes)
+            return path, record
+        if problems:
+            instead = "resume from another checkpoint, or start anew in another elc_bert.training.output_dir"
+            raise SharedUserError(f"{'; '.join(problems)}; {instead}")
+        return None
 
-    def check(self, path: Path) -> Progress:
-        """Make sure, before anything is built, that ``path`` is this run's and whole; print what changed.
+    def load(self, engine: Any, path: Path, record: Mapping[str, Any]) -> None:
+        """Put the state saved in ``path``, which ``find`` has checked, into the engine.
+
+        In the layout that it was written in (devices, ZeRO stage, precision), DeepSpeed loads its own files;
+        in another one they are read tensor by tensor. Both give the saved state to the bit.
 
         Raises:
-            UserError: another run's checkpoint, another layout, or a missing or damaged file.
+            UserError: a file would run code when loaded, or the layout is not known. On all ranks alike.
         """
-        record = self._read_record(path)
-        if self._world.is_main:
-            _check_files(path, record["files"])
-            for change in differences(record["config"], self._config.model_dump(mode="json")):
-                print(f"changed since the checkpoint: {change}", flush=True)
-        return Progress(**record["progress"])
+        from elc_bert.training.saved_state import SavedState, load_into
 
-    def load(self, engine: Any, path: Path) -> None:
-        """Put the state saved in ``path``, which has been checked, into the engine.
-
-        Raises:
-            UserError: a file would run code when loaded. All ranks read the same files and so all raise.
-        """
         try:
-            with _no_unpickling_of_code():
+            if differences(record["layout"], self._layout):
+                load_into(engine, SavedState(path))
+            else:
                 engine.load_checkpoint(str(path.parent), tag=path.name)
         except pickle.UnpicklingError as error:
+            # All ranks read files of the same making and so all raise.
             raise UserError(
                 f"{path}: holds more than tensors and plain values, and is not loaded because that could run "
                 f"code ({str(error).splitlines()[0]}); resume from a checkpoint that this project wrote"
             ) from None
 
-    def save(self, engine: Any, progress: Progress) -> Path:
-        """Write a checkpoint, drop old ones, and return its directory."""
-        final = self.directory / f"step-{progress.step:06d}"
-        partial = self.directory / f".{final.name}.partial"
-        if self._world.is_main:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
-        dist.barrier()
+    def save(self, engine: Any, progress: Progress) -> float:
+        """Begin to write a checkpoint; ``advance`` and ``finish`` end it.
+
+        Returns:
+            Seconds that training had to wait.
+
+        Raises:
+            UserError: it, or the one before, cannot be written. On all ranks alike.
+        """
+        began = time.perf_counter()
+        self.finish()
+        final = self.directory / files.name_of(progress.step)
+        partial = files.partial_of(final)
+        agree(lambda: self._told(final, lambda: self._make(partial)))
         engine.save_checkpoint(str(self.directory), tag=partial.name, save_latest=False)
-        weights = full_precision_weights(engine)
-        _sync_files(partial)
-        dist.barrier()
-        if self._world.is_main:
-            save_file(weights, partial / "model.safetensors")
-            model = self._config.elc_bert.model.model_dump(mode="json")
-            (partial / "model.json").write_text(json.dumps(model, indent=2), encoding="utf-8")
-            self._write_record(partial, progress)
-            _sync_files(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-            sync_directory(self.directory)
-            with atomic_write(self.directory / "latest", "w") as file:
-                file.write(final.name)
-            self._drop_old(final)
-        dist.barrier()
-        return final
+        pieces = pieces_of_rank(engine)
+        self._unfinished = _Unfinished(
+            final,
+            record={
+                "identity": self._identity,
+                "layout": self._layout,
+                "progress": asdict(progress),
+                "config": self._config.model_dump(mode="json"),
+            },
+            shapes={name: whole_shape(parameter) for name, parameter in engine.module.named_parameters()},
+            weights=full_precision_weights(engine) if pieces is None else None,
+            began=began,
+            work=self._thread.submit(
+                files.write_rank,
+                partial / f"rank-{self._world.rank:05d}.json",
+                engine.checkpoint_engine.write,
+                None if pieces is None else [piece for _, piece in pieces],
+            ),
+        )
+        if not self._config.elc_bert.checkpoint.background:
+            self.finish()
+        return time.perf_counter() - began
 
-    def _existing(self, path: Path) -> Path:
-        if not (path / RUN_FILE).is_file():
-            raise UserError(
-                f"{path}: no checkpoint there ({RUN_FILE} is missing); give a step-NNNNNN directory"
-            )
-        return path
+    @property
+    def state(self) -> int:
+        """What this rank's background work is at: IDLE, WRITING or FAILED. Not collective."""
+        if self._unfinished is None:
+            return IDLE
+        work = self._unfinished.work
+        return WRITING if not work.done() else IDLE if work.exception() is None else FAILED
 
-    def _layout(self) -> dict[str, Any]:
-        """What DeepSpeed's own files depend on: partitions are per device."""
-        stage = self._config.zero_stage
-        extras = self._config.deepspeed_extras
-        zero, types = extras.get("zero_optimization") or {}, extras.get("data_types") or {}
-        return {
-            "zero_stage": stage,
-            "precision": self._config.precision,
-            "devices": self._world.size if stage > 0 else "any",
-            **{key: zero.get(key) for key in CUTTING_KEYS},
-            "grad_accum_dtype": types.get("grad_accum_dtype"),
-        }
+    def advance(self, highest: int) -> float | None:
+        """Take the checkpoint that is being written a stage further, if all ranks are ready. Without waiting.
 
-    def _write_record(self, directory: Path, progress: Progress) -> None:
-        files = {file.name: sha256_of(file) for file in sorted(directory.iterdir())}
-        record = {
-            "identity": self._identity,
-            "layout": self._layout(),
-            "progress": asdict(progress),
-            "config": self._config.model_dump(mode="json"),
-            "files": files,
-        }
-        (directory / RUN_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        Args:
+            highest: of the ``state`` of all ranks.
 
-    def _read_record(self, path: Path) -> dict[str, Any]:
+        Returns:
+            Seconds that it took altogether, once, when it is complete.
+
+        Raises:
+            UserError: it cannot be written. On all ranks alike.
+        """
+        unfinished = self._unfinished
+        if unfinished is None or highest == WRITING:
+            return None
+        if highest == FAILED or unfinished.publishing:
+            return self.finish()
+        self._publish(unfinished)
+        return None
+
+    def finish(self) -> float | None:
+        """Wait until the checkpoint that is being written, if any, is complete.
+
+        Returns:
+            Seconds that it took altogether, if there was one.
+
+        Raises:
+            UserError: it cannot be written. On all ranks alike.
+        """
+        unfinished = self._unfinished
+        if unfinished is None:
+            return None
         try:
-            record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-            saved_identity, saved_layout = record["identity"], record["layout"]
-            Progress(**record["progress"]), record["config"], record["files"].items()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            agree(lambda: self._told(unfinished.final, unfinished.work.result))
+            if not unfinished.publishing:
+                self._publish(unfinished)
+                agree(lambda: self._told(unfinished.final, unfinished.work.result))
+        except SharedUserError:
+            if self._world.is_main:
+                shutil.rmtree(files.partial_of(unfinished.final), ignore_errors=True)
+            raise
+        finally:
+            self._unfinished = None
+        return time.perf_counter() - unfinished.began
+
+    def _publish(self, unfinished: _Unfinished) -> None:
+        unfinished.publishing = True
+        if self._world.is_main:
+            unfinished.work = self._thread.submit(
+                files.publish,
+                unfinished.final,
+                unfinished.record,
+                unfinished.shapes,
+                unfinished.weights,
+                self._config.elc_bert.checkpoint,
+            )
+
+    def _candidates(self, resume: str) -> list[Path]:
+        """Directories to try, in order."""
+        if resume not in ("auto", "never"):
+            path = Path(resume)
+            if not path.is_dir():
+                raise UserError(f"{path}: no checkpoint there; give a {files.name_of(500)} directory")
+            return [path]
+        candidates = files.newest_first(self.directory)
+        if candidates and resume == "never":
             raise UserError(
-                f"{path / RUN_FILE}: cannot be read ({error}); choose another checkpoint"
-            ) from None
-        changes = differences(saved_identity, self._identity)
+                f"{self.directory}: holds a run already; go on with it by --resume auto, or choose another "
+                "--set elc_bert.training.output_dir=DIR"
+            )
+        return candidates
+
+    def _check_identity(self, path: Path, record: Mapping[str, Any]) -> None:
+        changes = differences(record["identity"], self._identity)
         if changes:
             raise UserError(
                 f"{path}: is a checkpoint of another run: {'; '.join(changes)}; use that run's settings, or "
                 "start a new run in another elc_bert.training.output_dir"
             )
-        changes = differences(saved_layout, self._layout())
-        if changes:
+
+    def _tell(self, lines: Iterable[str]) -> None:
+        if self._world.is_main:
+            for line in lines:
+                print(line, flush=True)
+
+    def _make(self, partial: Path) -> None:
+        if self._world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    def _told(self, final: Path, action: Callable[[], Any]) -> Any:
+        """Turn an error of the disk into one for the user."""
+        try:
+            return action()
+        except OSError as error:
+            good = files.newest_first(self.directory)
             raise UserError(
-                f"{path}: its optimizer state cannot be read with {'; '.join(changes)}; keep these"
-            )
-        return record
-
-    def _drop_old(self, newest: Path) -> None:
-        """Leave ``newest`` and those before it that are to be kept.
-
-        Later ones, of a run that went on from here before, stay: they are overwritten when it is their turn.
-        """
-        names = [path.name for path in self.directory.iterdir() if STEP_DIRECTORY.fullmatch(path.name)]
-        names.sort(key=lambda name: (len(name), name))
-        before = names[: names.index(newest.name) + 1]
-        for old in before[: -self._config.elc_bert.checkpoint.keep]:
-            shutil.rmtree(self.directory / old)
-        for unfinished in self.directory.glob(".step-*.partial"):
-            shutil.rmtree(unfinished)
-
-
-def differences(before: Any, after: Any, key: str = "") -> list[str]:
-    """Leaves in which two JSON values differ, as ``key.path: before -> after``."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for name in [*before, *(name for name in after if name not in before)]:
-            found += differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-        return found
-    return [] if before == after else [f"{key}: {json.dumps(before)} -> {json.dumps(after)}"]
-
-
-def _check_files(directory: Path, sha256: dict[str, str]) -> None:
-    for name, expected in sha256.items():
-        path = directory / name
-        if not path.is_file() or sha256_of(path) != expected:
-            what = "is damaged" if path.is_file() else "is missing"
-            raise UserError(f"{path}: {what}; resume from an older checkpoint in {directory.parent}")
-
-
-def _sync_files(directory: Path) -> None:
-    for path in directory.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    sync_directory(directory)
-
-
-@contextlib.contextmanager
-def _no_unpickling_of_code() -> Iterator[None]:
-    """Make DeepSpeed's ``torch.load`` refuse files that would run code.
-
-    DeepSpeed asks for full unpickling; torch lets the environment overrule that. The classes that
-    DeepSpeed itself puts into its checkpoints are allowed by name.
-    """
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+                f"{error.filename or self.directory}: {error.strerror or error}; {final.name} could not be "
+                f"written, the last good one is {good[0].name if good else 'none'}; mend that and go on "
+                "with --resume auto"
+            ) from None

@@ -99,6 +99,21 @@ def agree(action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def from_main(action: Callable[[], T]) -> T:
+    """What rank 0 finds, on all ranks: they may see a shared file system at different times. Collective.
+
+    Args:
+        action: its result must be picklable.
+
+    Raises:
+        UserError: on all ranks, if rank 0 raises it.
+    """
+    result = agree(lambda: action() if dist.get_rank() == 0 else None)
+    found = [result]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]
+
+
 def run_command(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process: with the status it returns (None for 0), see ``training.statuses``,
     or 1 after a ``UserError`` printed in one line.

@@ -96,9 +96,15 @@ def missing_kernels(config: RunConfig, device: torch.device) -> str:
 def _initialize(run: RunConfig, **arguments: Any) -> Any:
     import deepspeed
 
+    from elc_bert.training.background import BackgroundWriter
+
     # Some of its optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
-        return deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+        engine = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+    engine.checkpoint_engine = BackgroundWriter()
+    # It would copy two scripts beside the checkpoints, on one rank, where a full disk is told to nobody.
+    engine._copy_recovery_script = lambda save_path: None
+    return engine
 
 
 def _schedule(config: RunConfig) -> Any:

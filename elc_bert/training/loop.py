@@ -19,13 +19,14 @@ from elc_bert.training.distributed import connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.run import Run, set_up
+from elc_bert.training.statuses import DONE, PREEMPTED
 from elc_bert.training.step import evaluate, layer_weights, train_step
 
 #: After so many, every graph that a length needs is there, if batches of several sizes do not break it.
 STEPS_TO_COMPILE = 3
 
 
-def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = None) -> None:
+def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = None) -> int:
     """Pretrain from a configuration, on all processes that the launcher started.
 
     Args:
@@ -33,15 +34,19 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
         resume: ``never``, ``auto`` (go on with this run if it has been started) or a checkpoint's directory.
         init_from: model whose weights a new run starts from, see ``hub.loading.load_model``.
 
+    Returns:
+        The exit status: ``DONE``, or ``PREEMPTED`` by a signal, with a checkpoint of the last step.
+
     Raises:
         UserError: on all ranks alike; nothing has been overwritten.
     """
     run = set_up(config, resume, connect(), init_from)
-    train(run)
+    status = train(run)
     run.monitor.close()
+    return status
 
 
-def train(run: Run) -> None:
+def train(run: Run) -> int:
     """Take the remaining steps, with logs, evaluations and checkpoints when they are due."""
     settings, progress = run.config.elc_bert, run.progress
     last = settings.training.max_steps
@@ -52,6 +57,8 @@ def train(run: Run) -> None:
     watch = Stopwatch()
     compiled_by = min(progress.step + STEPS_TO_COMPILE, last)
     with progress_bar(last, "step", done=progress.step, title="pretraining", shown=run.world.is_main) as bar:
+        if run.control.stopping() or (progress.evaluation_due and not catch_up(run, bar, since_log)):
+            return PREEMPTED
         for micro_batches in watch.waiting_for(run.batches()):
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
@@ -59,7 +66,7 @@ def train(run: Run) -> None:
                 run.engine, micro_batches, run.world, settings.training.label_smoothing, seed
             )
             since_log.merge(totals)
-            progress.step += 1
+            progress.step, progress.held_out_loss = progress.step + 1, None
             bar.update()
             step = progress.step
             if settings.training.compile and step == compiled_by and run.world.is_main:
@@ -70,18 +77,57 @@ def train(run: Run) -> None:
                 )
                 since_log = Totals(run.world.device)
             with _not_counted(watch):
-                if step % settings.training.picture_every == 0 or step in (1, last):
-                    run.monitor.layer_weights(step, layer_weights(run.engine))
-                if step % settings.evaluation.every == 0 or step == last:
-                    log_held_out(run, bar)
-                if run.paradigms and (step % settings.evaluation.minimal_pairs_every == 0 or step == last):
-                    log_minimal_pairs(run, bar)
                 if exports is not None:
                     for name in exports.after_step(_on_all_ranks(since_log)):
                         bar.write(f"step {step}: exported {FOLDER}/{name}")
-                if step % settings.checkpoint.every == 0 or step == last:
-                    progress.since_log = _on_all_ranks(since_log).values()
-                    run.checkpoints.save(run.engine, progress)
+                progress.evaluation_due = not look_at_model(run, bar)
+                stopping, state = run.control.highest(run.control.signalled, run.checkpoints.state)
+                log_written(run, run.checkpoints.advance(state))
+                if stopping or step % settings.checkpoint.every == 0 or step == last:
+                    save(run, since_log, wait=bool(stopping) or step == last)
+            if stopping:
+                bar.write(f"step {step}: stopped by a signal, with a checkpoint; --resume auto goes on")
+                return DONE if step == last and not progress.evaluation_due else PREEMPTED
+    return DONE
+
+
+def look_at_model(run: Run, bar) -> bool:
+    """Pictures and evaluations that are due after this step; False if a signal cut them short. Collective."""
+    settings, step = run.config.elc_bert, run.progress.step
+    last = step == settings.training.max_steps
+    if step % settings.training.picture_every == 0 or step == 1 or last:
+        run.monitor.layer_weights(step, layer_weights(run.engine))
+    if (step % settings.evaluation.every == 0 or last) and not log_held_out(run, bar):
+        return False
+    if run.paradigms and (step % settings.evaluation.minimal_pairs_every == 0 or last):
+        if run.control.stopping():
+            return False
+        log_minimal_pairs(run, bar)
+    return True
+
+
+def catch_up(run: Run, bar, since_log: Totals) -> bool:
+    """Evaluate what a signal had cut short; False if another one does so again. Collective."""
+    if not look_at_model(run, bar):
+        return False
+    run.progress.evaluation_due = False
+    save(run, since_log, wait=True)
+    return True
+
+
+def save(run: Run, since_log: Totals, wait: bool) -> None:
+    """Write a checkpoint, to its end or in the background. Collective."""
+    run.progress.since_log = _on_all_ranks(since_log).values()
+    stall = run.checkpoints.save(run.engine, run.progress)
+    run.monitor.scalars(run.progress.step, {"checkpoint/stall_seconds": stall})
+    if wait:
+        log_written(run, run.checkpoints.finish())
+
+
+def log_written(run: Run, seconds: float | None) -> None:
+    """Log how long the checkpoint took that has become complete, if one has."""
+    if seconds is not None:
+        run.monitor.scalars(run.progress.step, {"checkpoint/write_seconds": seconds})
 
 
 def log(
@@ -131,17 +177,21 @@ def log(
     }
 
 
-def log_held_out(run: Run, bar) -> None:
-    """Evaluate on the held-out set and write the result. Collective."""
+def log_held_out(run: Run, bar) -> bool:
+    """Evaluate on the held-out set and write the result; False if a signal cut it short. Collective."""
     pin_memory = run.world.device.type == "cuda"
     micro_batches = DataLoader(run.data.held_out, batch_size=None, pin_memory=pin_memory)
-    totals = evaluate(run.engine, micro_batches, run.world)
+    totals = evaluate(run.engine, micro_batches, run.world, run.control.stopping)
+    if totals is None:
+        return False
+    run.progress.held_out_loss = totals.loss
     entry = {"held_out/loss": totals.loss, "held_out/accuracy": totals.accuracy}
     run.monitor.scalars(run.progress.step, entry)
     if run.world.is_main:
         bar.write(
             f"step {run.progress.step}: held-out loss {totals.loss:.4f}, accuracy {totals.accuracy:.4f}"
         )
+    return True
 
 
 def log_minimal_pairs(run: Run, bar) -> None:

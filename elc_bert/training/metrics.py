@@ -94,6 +94,10 @@ class Progress:
     """Words read up to the last log entry, over all ranks, repeats included."""
     since_log: list[float] | None = None
     """Sums since the last log entry over all ranks, if the checkpoint fell between two entries."""
+    held_out_loss: float | None = None
+    """In nats per masked token, if it was measured after this step."""
+    evaluation_due: bool = False
+    """Whether what follows this step but the step itself was cut short by a signal."""
 
 
 class Stopwatch:

@@ -19,10 +19,13 @@ from elc_bert.files import atomic_write
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.training.batch_plan import BatchPlan, plan_batch
-from elc_bert.training.checkpoint import Checkpoints, differences, run_identity
+from elc_bert.training.checkpoint import Checkpoints
+from elc_bert.training.checkpoint_files import clean_up
+from elc_bert.training.control import Control, ignore_signals
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
 from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
+from elc_bert.training.identity import differences, run_identity
 from elc_bert.training.introduction import introduce
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
@@ -43,6 +46,7 @@ class Run:
 
     config: RunConfig
     world: World
+    control: Control
     schedule: LengthSchedule
     plans: dict[int, BatchPlan]
     """By phase index."""
@@ -67,6 +71,7 @@ class Run:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if settings.data.workers else None,
             collate_fn=StepInTransit.load,
+            worker_init_fn=ignore_signals,
         )
         try:
             for step in loader:
@@ -96,6 +101,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     Raises:
         UserError: on all ranks alike, if anything does not fit on any rank.
     """
+    control = Control(world)
     agree(lambda: check_deepspeed_sections(config))
     agree(lambda: check_monitors(config))
     missing = agree(lambda: missing_kernels(config, world.device))
@@ -109,8 +115,9 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     plans = agree(lambda: plan_phases(config, schedule, world.size))
     data = agree(lambda: open_data(config, schedule, plans, world))
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
-    checkpoint = agree(lambda: checkpoints.find(resume))
-    progress = Progress() if checkpoint is None else agree(lambda: checkpoints.check(checkpoint))
+    found = checkpoints.find(resume)
+    checkpoint, record = found or (None, {})
+    progress = Progress(**record.get("progress", {}))
     initial = None
     if init_from is not None and checkpoint is None:
         initial = agree(lambda: initial_model(config, init_from))
@@ -118,12 +125,15 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     paradigms = agree(lambda: [] if pairs is None else read_paradigms(pairs))
     engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels, initial))
     if checkpoint is not None:
-        agree(lambda: checkpoints.load(engine, checkpoint))
+        agree(lambda: checkpoints.load(engine, checkpoint, record))
     agree(lambda: _save_config(config, world))
+    if world.is_main:
+        clean_up(checkpoints.directory)
     monitor = RunMonitor(config, progress.step)
     run = Run(
         config,
         world,
+        control,
         schedule,
         plans,
         data,

@@ -1,7 +1,7 @@
 """One optimizer step, and one look at held-out text."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -93,12 +93,23 @@ def layer_weights(engine: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate(engine: Any, micro_batches: Iterable[MicroBatch], world: World) -> Totals:
-    """Totals over held-out micro-batches on all ranks. Collective; every rank gives equally many."""
+def evaluate(
+    engine: Any, micro_batches: Iterable[MicroBatch], world: World, stopping: Callable[[], bool]
+) -> Totals | None:
+    """Totals over held-out micro-batches on all ranks. Collective; every rank gives equally many.
+
+    Args:
+        stopping: asked before each micro-batch on all ranks; once it says yes the result is None.
+    """
     engine.eval()
     totals = Totals(world.device)
+    stopped = False
     for batch in on_device(micro_batches, world.device):
+        if stopped := stopping():
+            break
         totals.add(*_forward(engine, batch), batch)
     engine.train()
+    if stopped:
+        return None
     totals.reduce()
     return totals
