@@ -14,6 +14,7 @@ replaced by one that names it, and ``best`` likewise where the best is kept.
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -76,7 +77,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         record = json.loads(text)
-        intact = _sealed(record) == text
+        intact = sealed(record) == text
         Progress(**record["progress"]), record["config"], record["layout"], record["files"].items()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
@@ -85,6 +86,12 @@ def read_record(path: Path) -> dict[str, Any]:
     if not intact:
         raise UserError(f"{file}: is damaged (its checksum is another)")
     return record
+
+
+def sealed(record: Mapping[str, Any]) -> str:
+    """A record as JSON with its own checksum, which changes with any byte of it."""
+    blank = json.dumps({**record, "sha256": None}, indent=1)
+    return json.dumps({**record, "sha256": hashlib.sha256(blank.encode()).hexdigest()}, indent=1)
 
 
 def check_files(path: Path, files: Mapping[str, str]) -> None:
@@ -143,7 +150,7 @@ def publish(
         files |= json.loads(path.read_text(encoding="utf-8"))["files"]
     files |= _write_model(partial, record["config"]["elc_bert"]["model"], shapes, weights)
     with atomic_write(partial / RUN_FILE, "w") as file:
-        file.write(_sealed({**record, "files": files}))
+        file.write(sealed({**record, "files": files}))
     aside = final.with_name(f".{final.name}.old")
     if final.exists():
         os.replace(final, aside)
@@ -165,12 +172,10 @@ def drop_old(newest: Path, settings: CheckpointConfig) -> None:
     if settings.keep_every is not None:
         kept += [path for path in before if int(path.name[5:]) % settings.keep_every == 0]
     if settings.keep_best:
-        measured = {path: loss for path in before if (loss := _held_out_loss(path)) is not None}
-        if measured:
-            best = min(measured, key=measured.__getitem__)
-            kept.append(best)
-            with atomic_write(newest.with_name("best"), "w") as file:
-                file.write(best.name)
+        best = min(before, key=_held_out_loss)
+        kept.append(best)
+        with atomic_write(newest.with_name("best"), "w") as file:
+            file.write(best.name)
     for path in before:
         if path not in kept:
             # Renamed first: what is half removed must not look like a checkpoint.
@@ -186,18 +191,13 @@ def clean_up(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sealed(record: Mapping[str, Any]) -> str:
-    """A record as JSON with its own checksum, which changes with any byte of it."""
-    blank = json.dumps({**record, "sha256": None}, indent=1)
-    return json.dumps({**record, "sha256": hashlib.sha256(blank.encode()).hexdigest()}, indent=1)
-
-
-def _held_out_loss(path: Path) -> float | None:
-    """Of the model in a checkpoint, if it was measured at that step."""
+def _held_out_loss(path: Path) -> float:
+    """Of the model in a checkpoint; infinite if it was not measured at that step, or is no number."""
     try:
-        return read_record(path)["progress"]["held_out_loss"]
+        loss = read_record(path)["progress"].get("held_out_loss")
     except UserError:
-        return None
+        loss = None
+    return loss if loss is not None and math.isfinite(loss) else math.inf
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -69,8 +69,8 @@ def train(run: Run) -> int:
             progress.step, progress.held_out_loss = progress.step + 1, None
             bar.update()
             step = progress.step
-            if settings.training.compile and step == compiled_by and run.world.is_main:
-                bar.write(f"torch.compile, first {STEPS_TO_COMPILE} steps: {GraphCounts.so_far()}")
+            if settings.training.compile and step == compiled_by:
+                tell(run, bar, f"torch.compile, first {STEPS_TO_COMPILE} steps: {GraphCounts.so_far()}")
             if step % settings.training.log_every == 0 or step == last:
                 bar.set_postfix(
                     log(run, since_log, learning_rate, float(gradient_norm), watch), refresh=False
@@ -79,14 +79,14 @@ def train(run: Run) -> int:
             with _not_counted(watch):
                 if exports is not None:
                     for name in exports.after_step(_on_all_ranks(since_log)):
-                        bar.write(f"step {step}: exported {FOLDER}/{name}")
+                        tell(run, bar, f"step {step}: exported {FOLDER}/{name}")
                 progress.evaluation_due = not look_at_model(run, bar)
                 stopping, state = run.control.highest(run.control.signalled, run.checkpoints.state)
                 log_written(run, run.checkpoints.advance(state))
                 if stopping or step % settings.checkpoint.every == 0 or step == last:
                     save(run, since_log, wait=bool(stopping) or step == last)
             if stopping:
-                bar.write(f"step {step}: stopped by a signal, with a checkpoint; --resume auto goes on")
+                tell(run, bar, f"step {step}: stopped by a signal, with a checkpoint; --resume auto goes on")
                 return DONE if step == last and not progress.evaluation_due else PREEMPTED
     return DONE
 
@@ -187,10 +187,11 @@ def log_held_out(run: Run, bar) -> bool:
     run.progress.held_out_loss = totals.loss
     entry = {"held_out/loss": totals.loss, "held_out/accuracy": totals.accuracy}
     run.monitor.scalars(run.progress.step, entry)
-    if run.world.is_main:
-        bar.write(
-            f"step {run.progress.step}: held-out loss {totals.loss:.4f}, accuracy {totals.accuracy:.4f}"
-        )
+    tell(
+        run,
+        bar,
+        f"step {run.progress.step}: held-out loss {totals.loss:.4f}, accuracy {totals.accuracy:.4f}",
+    )
     return True
 
 
@@ -199,8 +200,13 @@ def log_minimal_pairs(run: Run, bar) -> None:
     results = score_minimal_pairs(run)
     by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
     run.monitor.scalars(run.progress.step, {"minimal_pairs/overall": results.overall, **by_phenomenon})
+    tell(run, bar, f"step {run.progress.step}: minimal pairs {results.overall:.1%}")
+
+
+def tell(run: Run, bar, line: str) -> None:
+    """Print a line, on one rank, above the progress bar."""
     if run.world.is_main:
-        bar.write(f"step {run.progress.step}: minimal pairs {results.overall:.1%}")
+        bar.write(line)
 
 
 def _carried_totals(run: Run) -> Totals:

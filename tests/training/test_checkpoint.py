@@ -1,21 +1,35 @@
 """Which checkpoints are taken for this run's; saving and loading are tested in test_resume.py."""
 
 import json
+import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from elc_bert.config import RunConfig
+from elc_bert.config import CheckpointConfig, RunConfig
 from elc_bert.config_file import load_config
 from elc_bert.errors import UserError
 from elc_bert.files import sha256_of
-from elc_bert.training.checkpoint import Checkpoints, differences, run_identity
+from elc_bert.training.checkpoint import Checkpoints
+from elc_bert.training.checkpoint_files import clean_up, drop_old, newest_first, read_record, sealed
 from elc_bert.training.distributed import World
-from elc_bert.training.metrics import Progress
+from elc_bert.training.identity import differences, layout_of, run_identity
 
 DATA = {"train": "1f", "dev": "2e", "tokenizer": "3d"}
+PROGRESS = {"step": 4, "tokens_seen": 1000, "since_log": None}
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture
@@ -29,28 +43,39 @@ def checkpoint(config: Path) -> Path:
     directory = config.parent / "run" / "checkpoints" / "step-000004"
     directory.mkdir(parents=True)
     (directory / "weights.pt").write_bytes(b"weights")
-    checkpoints = of(load_config(config))
-    record = {
-        "identity": run_identity(load_config(config), DATA),
-        "layout": checkpoints._layout(),
-        "progress": {"step": 4, "tokens_seen": 1000, "since_log": None},
-        "config": load_config(config).model_dump(mode="json"),
-        "files": {"weights.pt": sha256_of(directory / "weights.pt")},
-    }
-    (directory / "run.json").write_text(json.dumps(record))
+    rewrite(
+        directory,
+        identity=run_identity(load_config(config), DATA),
+        layout=layout_of(load_config(config), devices=2),
+        progress=PROGRESS,
+        config=load_config(config).model_dump(mode="json"),
+        files={"weights.pt": sha256_of(directory / "weights.pt")},
+    )
     (directory.parent / "latest").write_text(directory.name)
     return directory
 
 
-def of(config: RunConfig, devices: int = 2, data: dict[str, Any] = DATA) -> Checkpoints:
-    return Checkpoints(config, World(0, devices, torch.device("cpu")), run_identity(config, data))
+def rewrite(directory: Path, **changes: Any) -> None:
+    """Change run.json and its seal."""
+    path = directory / "run.json"
+    record = read_record(directory) if path.exists() else {}
+    path.write_text(sealed({**record, **changes}))
+
+
+def of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
+    return Checkpoints(config, World(0, 1, torch.device("cpu")), run_identity(config, data))
+
+
+def found(checkpoints: Checkpoints, resume: str = "auto") -> Path:
+    """The checkpoint that is taken, which is the one after step 4."""
+    path, record = checkpoints.find(resume)
+    assert record["progress"] == PROGRESS
+    return path
 
 
 def test_the_newest_is_found_and_accepted(config, checkpoint):
-    checkpoints = of(load_config(config))
-    assert checkpoints.find("auto") == checkpoint
-    assert checkpoints.find(str(checkpoint)) == checkpoint
-    assert checkpoints.check(checkpoint) == Progress(step=4, tokens_seen=1000)
+    assert found(of(load_config(config))) == checkpoint
+    assert found(of(load_config(config)), str(checkpoint)) == checkpoint
 
 
 def test_a_new_run_begins_where_there_is_none(config):
@@ -73,13 +98,13 @@ def test_a_new_run_begins_where_there_is_none(config):
 )
 def test_the_identity_must_agree(config, checkpoint, override, difference):
     with pytest.raises(UserError, match="is a checkpoint of another run") as error:
-        of(load_config(config, [override])).check(checkpoint)
+        of(load_config(config, [override])).find("auto")
     assert difference in str(error.value)
 
 
 def test_the_data_must_be_the_same(config, checkpoint):
     with pytest.raises(UserError, match=r'another run: data\.train: "1f" -> "4c"'):
-        of(load_config(config), data=DATA | {"train": "4c"}).check(checkpoint)
+        of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
 
 
 BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
@@ -94,14 +119,12 @@ BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
     ],
 )
 def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
-    record = json.loads((checkpoint / "run.json").read_text())
-    record["identity"] = run_identity(load_config(config), BLEND)
-    (checkpoint / "run.json").write_text(json.dumps(record))
+    rewrite(checkpoint, identity=run_identity(load_config(config), BLEND))
     parts = [{"path": "elsewhere/a", "weight": 0.7}, {"path": "elsewhere/b", "weight": 0.3}]
     moved = load_config(config, [f"elc_bert.data.train={json.dumps(parts)}"])
-    assert of(moved, data=BLEND).check(checkpoint) == Progress(step=4, tokens_seen=1000)
+    assert found(of(moved, data=BLEND)) == checkpoint
     with pytest.raises(UserError, match=difference):
-        of(moved, data=data).check(checkpoint)
+        of(moved, data=data).find("auto")
 
 
 def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoint, capsys):
@@ -112,45 +135,78 @@ def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoi
         "elc_bert.training.max_micro_batch_size=2",
         "tensorboard.enabled=false",
         "optimizer.params.fused=false",
+        "zero_optimization.stage=1",
     ]
-    of(load_config(config, moved)).check(checkpoint)
+    assert found(of(load_config(config, moved))) == checkpoint
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 6
+    assert len(printed) == 9
+    assert "changed since the checkpoint: layout.zero_stage: 0 -> 1" in printed
+    assert 'changed since the checkpoint: layout.devices: "any" -> 1' in printed
     assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in printed
     assert "changed since the checkpoint: tensorboard.enabled: true -> false" in printed
-
-
-def test_the_number_of_devices_matters_to_zero_only(config, checkpoint):
-    of(load_config(config), devices=16).check(checkpoint)
-    sharded = load_config(config, ["zero_optimization.stage=1"])
-    with pytest.raises(UserError, match=r'zero_stage: 0 -> 1; devices: "any" -> 2'):
-        of(sharded).check(checkpoint)
-    with pytest.raises(UserError, match='precision: "fp32" -> "bf16"'):
-        of(load_config(config, ["bf16.enabled=true"])).check(checkpoint)
-
-
-def test_the_order_in_buffers_must_agree(config, checkpoint):
-    """DeepSpeed would put each tensor's state into another one's place."""
-    reordered = load_config(config, ["zero_optimization.round_robin_gradients=true"])
-    with pytest.raises(UserError, match="round_robin_gradients: null -> true; keep these"):
-        of(reordered).check(checkpoint)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
 def test_a_damaged_record_is_named(config, checkpoint, content):
     (checkpoint / "run.json").write_text(content)
     with pytest.raises(UserError) as error:
-        of(load_config(config)).check(checkpoint)
+        of(load_config(config)).find("auto")
     assert str(checkpoint / "run.json") in str(error.value)
 
 
-def test_damaged_and_missing_files_are_named(config, checkpoint):
+def test_every_byte_of_a_record_counts(checkpoint):
+    path = checkpoint / "run.json"
+    whole = path.read_bytes()
+    for place in random.Random(1).sample(range(len(whole)), 300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="is damaged"):
+            read_record(checkpoint)
+        path.write_bytes(whole[:place])
+        with pytest.raises(UserError, match="is damaged"):
+            read_record(checkpoint)
+    path.write_bytes(whole)
+    assert read_record(checkpoint)["progress"] == PROGRESS
+
+
+def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config, checkpoint, capsys):
+    newer = checkpoint.with_name("step-000006")
+    shutil.copytree(checkpoint, newer)
+    (checkpoint.parent / "latest").write_text(newer.name)
+    (newer / "weights.pt").write_bytes(b"weighty")
+    assert found(of(load_config(config))) == checkpoint
+    assert f"{newer / 'weights.pt'}: is damaged" in capsys.readouterr().out
+    (newer / "weights.pt").unlink()
+    assert found(of(load_config(config))) == checkpoint
+    assert f"{newer / 'weights.pt'}: cannot be read (No such file" in capsys.readouterr().out
+    shutil.rmtree(newer)
+    assert found(of(load_config(config))) == checkpoint
+    assert "step-000006/run.json: cannot be read" in capsys.readouterr().out
+
+    with pytest.raises(UserError, match="no checkpoint there"):
+        of(load_config(config)).find(str(newer))
     (checkpoint / "weights.pt").write_bytes(b"weighty")
-    with pytest.raises(UserError, match=r"weights\.pt: is damaged; resume from an older checkpoint"):
-        of(load_config(config)).check(checkpoint)
-    (checkpoint / "weights.pt").unlink()
-    with pytest.raises(UserError, match=r"weights\.pt: is missing"):
-        of(load_config(config)).check(checkpoint)
+    with pytest.raises(UserError, match=r"step-000006/run\.json.*; .*step-000004/weights\.pt: is damaged"):
+        of(load_config(config)).find("auto")
+
+
+def test_where_to_go_on_from(tmp_path):
+    assert newest_first(tmp_path / "none") == []
+    for step in (2, 10, 1000000):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    (tmp_path / ".step-000012.partial").mkdir()
+    names = ["step-1000000", "step-000010", "step-000002"]
+    for latest, expected in [
+        (None, names),
+        ("step-1000000", names),
+        ("step-000010\n", names[1:]),
+        # Named, but gone.
+        ("step-000011", ["step-000011", *names[1:]]),
+        ("../elsewhere", names),
+        ("\0", names),
+    ]:
+        if latest is not None:
+            (tmp_path / "latest").write_text(latest)
+        assert [path.name for path in newest_first(tmp_path)] == expected
 
 
 def test_differences_name_every_leaf():
@@ -163,14 +219,38 @@ def test_differences_name_every_leaf():
     ]
 
 
-def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(config):
+def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(tmp_path):
     """As after --resume DIR from an early checkpoint."""
-    checkpoints = of(load_config(config, ["elc_bert.checkpoint.keep=1"]))
     names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
-    for name in [*names, ".step-000010.partial"]:
-        (checkpoints.directory / name).mkdir(parents=True)
-    checkpoints._drop_old(checkpoints.directory / "step-000040")
-    left = {path.name for path in checkpoints.directory.iterdir()}
+    for name in names:
+        (tmp_path / name).mkdir()
+    drop_old(tmp_path / "step-000040", CheckpointConfig(keep=1))
+    left = {path.name for path in tmp_path.iterdir()}
     assert left == {"step-000020-mine", "step-000040", "step-000060", "step-1000000"}
-    checkpoints._drop_old(checkpoints.directory / "step-1000000")
-    assert {path.name for path in checkpoints.directory.iterdir()} == {"step-000020-mine", "step-1000000"}
+    drop_old(tmp_path / "step-1000000", CheckpointConfig(keep=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000020-mine", "step-1000000"}
+
+
+def test_every_mth_and_the_best_stay(checkpoint):
+    directory = checkpoint.parent
+    for step, loss in [(5, 3.0), (6, 2.5), (7, None), (8, 2.75), (9, 2.9)]:
+        copy = directory / f"step-{step:06d}"
+        shutil.copytree(checkpoint, copy)
+        rewrite(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
+    drop_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
+    assert [path.name for path in newest_first(directory)] == ["step-000004"]  # what latest names
+    left = {path.name for path in directory.iterdir()}
+    assert left == {"latest", "best", *(f"step-00000{step}" for step in (4, 6, 8, 9))}
+    assert (directory / "best").read_text() == "step-000006"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    directory = tmp_path / "checkpoints"
+    for name in (".step-000012.partial", ".step-000002.old", "step-000010"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "half").touch()
+    for name in (directory / ".latest.12.tmp", directory / "latest", tmp_path / ".config.json.9.tmp"):
+        name.touch()
+    clean_up(directory)
+    assert {path.name for path in directory.iterdir()} == {"step-000010", "latest"}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

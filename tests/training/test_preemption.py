@@ -1,0 +1,106 @@
+"""SIGTERM and SIGUSR1 end a run after the step, with a checkpoint; it goes on as if nothing had been."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from elc_bert.training.checkpoint_files import read_record
+from elc_bert.training.statuses import PREEMPTED
+from tests.training.launching import PRETRAIN_EACH, Result, run, scalars
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
+
+INTERRUPT_EACH = Path(__file__).with_name("interrupt_each.py")
+STEPS = 12
+#: With dropout, and with a worker that launchers would send their signals to as well.
+RUN = {
+    "training": {"max_steps": STEPS, "long_after": 0.75, "log_every": 2},
+    "evaluation": {"every": 4, "sequences": 32},
+    "checkpoint": {"every": 4, "keep": 5},
+    "data": {"workers": 1},
+    "zero_optimization": {"stage": 1},
+}
+#: The moment, the rank that gets the signal, the call of it, and the step of the checkpoint that is left.
+CASES = {
+    "step 1": ("step", 1, 1, 1),
+    "step 3": ("step", 0, 3, 3),
+    "step 4": ("step", 1, 4, 4),
+    "step 6": ("step", 0, 6, 6),
+    "step 11": ("step", 1, 11, 11),
+    # Checkpoints of steps 4, 8 and 12 are written while training goes on for a step or more.
+    "rank 0 writes the first": ("checkpoint", 0, 1, None),
+    "rank 1 writes the first": ("checkpoint", 1, 1, None),
+    "rank 1 writes the second": ("checkpoint", 1, 2, None),
+    "the first is published": ("publishing", 0, 1, None),
+    "the second is published": ("publishing", 0, 2, None),
+    # Evaluations follow steps 4, 8 and 12; what is left of them is for later.
+    "first evaluation": ("evaluation", 0, 1, 4),
+    "first evaluation, rank 1": ("evaluation", 1, 1, 4),
+    "second evaluation": ("evaluation", 0, 2, 8),
+    "second evaluation, rank 1": ("evaluation", 1, 2, 8),
+    "last evaluation": ("evaluation", 1, 3, 12),
+}
+
+
+@dataclass
+class Story:
+    """What became of the runs that got signals."""
+
+    uninterrupted: Path
+    runs: dict[str, Path]
+    launch: Result
+    stopped_at: dict[str, int]
+    """Step of the newest checkpoint after the signal."""
+    left_over: dict[str, list[str]]
+    """Hidden files after the signal."""
+
+
+@pytest.fixture(scope="module")
+def story(configure, tmp_path_factory) -> Story:
+    folder = tmp_path_factory.mktemp("preemption")
+    configs = {name: configure(folder / name.replace(" ", "-"), **RUN) for name in ["uninterrupted", *CASES]}
+    cases = [f"{configs[name]}:{moment}:{rank}:{call}" for name, (moment, rank, call, _) in CASES.items()]
+    launch = run("deepspeed", 2, cases, timeout=200, script=INTERRUPT_EACH)
+    runs = {name: config.parent / "run" for name, config in configs.items()}
+    checkpoints = {name: runs[name] / "checkpoints" for name in CASES}
+    stopped_at = {
+        name: read_record(path / (path / "latest").read_text())["progress"]["step"]
+        for name, path in checkpoints.items()
+    }
+    left_over = {name: [hidden.name for hidden in path.glob(".*")] for name, path in checkpoints.items()}
+    resumed = run("deepspeed", 2, [*configs.values(), "--resume", "auto"], timeout=200, script=PRETRAIN_EACH)
+    assert resumed.status == 0, resumed.output
+    return Story(runs.pop("uninterrupted"), runs, launch, stopped_at, left_over)
+
+
+def test_the_status_says_that_it_may_be_started_again(story):
+    (statuses,) = re.findall(r"statuses: (.*)", story.launch.stdout)
+    assert [int(status) for status in statuses.split()] == [PREEMPTED] * len(CASES)
+    assert story.launch.status == PREEMPTED, "which the launcher passes on"
+    assert story.launch.output.count("stopped by a signal") == len(CASES)
+    assert "Traceback" not in story.launch.output
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_is_a_checkpoint_of_the_step(story, case):
+    _, _, call, expected = CASES[case]
+    if expected is None:
+        assert 4 * call <= story.stopped_at[case] < 4 * call + 4, (
+            "the step that went on meanwhile, or the next"
+        )
+    else:
+        assert story.stopped_at[case] == expected
+    assert story.left_over[case] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_goes_on_as_if_nothing_had_been(story, case):
+    directory = story.runs[case]
+    for tag in ("train/loss", "train/learning_rate", "held_out/loss", "data/words"):
+        assert scalars(directory, tag) == scalars(story.uninterrupted, tag)
+    name = Path("checkpoints", f"step-{STEPS:06d}", "model.safetensors")
+    ours, expected = load_file(directory / name), load_file(story.uninterrupted / name)
+    assert all((ours[key] == expected[key]).all() for key in expected)
