@@ -127,7 +127,7 @@ def start(launcher: str, ranks: int, arguments: Sequence[Any], script: Path = PR
     return subprocess.Popen(
         [*_launcher(launcher, ranks), str(script), *map(str, arguments)],
         cwd=REPOSITORY,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -157,7 +157,8 @@ def _launcher(name: str, ranks: int) -> list[str]:
     return [sys.executable]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of processes that a test starts: nothing of a launcher that the tests themselves run under."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
