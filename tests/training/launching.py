@@ -1,16 +1,22 @@
 """Starting tiny runs with the real launchers, and reading back what they logged."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -111,9 +117,12 @@ def run(
     """Run a script to its end.
 
     Args:
-        launcher: ``deepspeed``, ``torchrun``, ``mpirun`` or ``python`` (with one rank).
+        launcher: ``deepspeed``, ``torchrun``, ``mpirun``, ``python`` (with one rank), or ``forked``: ranks
+            that need not import anything, for what no launcher has a part in.
     """
     begin = time.monotonic()
+    if launcher == "forked":
+        return FORK_SERVER.start(ranks, arguments, script).result(timeout)
     process = start(launcher, ranks, arguments, script)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
@@ -143,6 +152,97 @@ def kill(process: subprocess.Popen) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
     process.wait()
+
+
+@dataclass
+class ForkedJob:
+    """A job of ``FORK_SERVER``."""
+
+    folder: Path
+    begin: float
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its ranks."""
+        path = self.folder / "pids"
+        while not path.is_file() or not path.read_text():
+            time.sleep(0.002)
+        return [int(pid) for pid in path.read_text().split()]
+
+    @property
+    def has_ended(self) -> bool:
+        return (self.folder / "status").is_file()
+
+    def kill(self) -> None:
+        """End all ranks at once, without notice, and wait until they are gone."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.result(timeout=60)
+
+    def result(self, timeout: float) -> Result:
+        """Wait for its end."""
+        while not self.has_ended:
+            if time.monotonic() > self.begin + timeout:
+                for pid in self.pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                raise TimeoutError(f"{timeout} s: {(self.folder / 'stderr').read_text()}")
+            time.sleep(0.01)
+        stdout, stderr, status = ((self.folder / name).read_text() for name in ("stdout", "stderr", "status"))
+        return Result(int(status), stdout, stderr, time.monotonic() - self.begin)
+
+
+class ForkServer:
+    """The process of ``forked_ranks``, which is started when it is first needed and ends with the tests."""
+
+    def start(self, ranks: int, arguments: Sequence[Any], script: Path = PRETRAIN) -> ForkedJob:
+        """Start a script on several ranks."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        names = ("stdout", "stderr")
+        for name in names:
+            (folder / name).touch()
+        job = {
+            "ranks": ranks,
+            "port": free_port(),
+            "script": str(script),
+            "arguments": [str(each) for each in arguments],
+            **{name: str(folder / name) for name in (*names, "pids", "status")},
+        }
+        with self._lock:
+            self._input.write(json.dumps(job) + "\n")
+            self._input.flush()
+        return ForkedJob(folder, time.monotonic())
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    _lock = threading.Lock()
+
+    @functools.cached_property
+    def _input(self) -> IO[str]:
+        log = self._folder / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("forked_ranks.py"))],
+                cwd=REPOSITORY,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        atexit.register(process.kill)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", log.read_text()
+        return process.stdin
+
+
+FORK_SERVER = ForkServer()
 
 
 def _launcher(name: str, ranks: int) -> list[str]:

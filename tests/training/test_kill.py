@@ -1,22 +1,14 @@
 """A job that is killed at twenty random moments, checkpoint writes included, is the job that never was."""
 
-import contextlib
-import os
 import random
-import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from elc_bert.machine import free_port
-from tests.training.launching import REPOSITORY, environment, losses, scalars
+from tests.training.launching import FORK_SERVER, losses, scalars
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -33,60 +25,6 @@ RUN = {
 
 
 @dataclass
-class Jobs:
-    """Starts a run's ranks and kills them."""
-
-    process: subprocess.Popen
-    pids: list[int] = field(default_factory=list)
-
-    def start(self, config: Path) -> None:
-        command = [str(free_port()), str(RANKS), "--deepspeed_config", str(config), "--resume", "auto"]
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(shlex.join(command) + "\n")
-        self.process.stdin.flush()
-        self.pids = [int(pid) for pid in self.process.stdout.readline().split()]
-
-    def kill(self) -> None:
-        for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.wait()
-
-    def wait(self) -> None:
-        while self.alive:
-            time.sleep(0.01)
-
-    @property
-    def alive(self) -> bool:
-        return any(os.path.exists(f"/proc/{pid}") for pid in self.pids)
-
-
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory) -> Iterator[Jobs]:
-    log = tmp_path_factory.mktemp("log") / "stderr"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_ranks.py"))],
-            cwd=REPOSITORY,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", log.read_text()
-        jobs = Jobs(process)
-        try:
-            yield jobs
-        finally:
-            jobs.kill()
-            process.kill()
-            process.wait()
-
-
-@dataclass
 class Story:
     """What became of the run that was killed."""
 
@@ -99,26 +37,27 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(jobs, configure, tmp_path_factory) -> Story:
+def story(configure, tmp_path_factory) -> Story:
     folder = tmp_path_factory.mktemp("kill")
     uninterrupted, killed = (configure(folder / name, **RUN) for name in ("uninterrupted", "killed"))
-    jobs.start(uninterrupted)
-    jobs.wait()
+    whole = FORK_SERVER.start(RANKS, ["--deepspeed_config", uninterrupted]).result(timeout=200)
+    assert whole.status == 0, whole.output
 
     draw = random.Random()
+    arguments = ["--deepspeed_config", killed, "--resume", "auto"]
     checkpoints = killed.parent / "run" / "checkpoints"
     stopped_at, during_writes = [], 0
     for target in sorted(draw.sample(range(STEPS - 10), KILLS)):
-        jobs.start(killed)
+        job = FORK_SERVER.start(RANKS, arguments)
         while newest(checkpoints) < target:
-            assert jobs.alive, "the run has ended by itself"
+            assert not job.has_ended, job.result(1).output
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.08))
-        jobs.kill()
+        job.kill()
         stopped_at.append(newest(checkpoints))
         during_writes += any(checkpoints.glob(".step-*.partial"))
-    jobs.start(killed)
-    jobs.wait()
+    last = FORK_SERVER.start(RANKS, arguments).result(timeout=200)
+    assert last.status == 0, last.output
     return Story(uninterrupted.parent / "run", killed.parent / "run", stopped_at, during_writes)
 
 
