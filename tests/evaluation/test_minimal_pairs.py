@@ -92,7 +92,7 @@ def test_ties_count_half_and_are_not_won_by_position():
 def test_two_ranks_score_resume_and_agree_with_one(tiny_run, texts, tmp_path):
     pairs = write_pairs(tmp_path / "pairs", texts)
     arguments = ["pairs", tiny_run.directory, pairs, "--output"]
-    alone = run("python", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
+    alone = run("forked", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
     assert alone.status == 0, alone.output
     both = run("deepspeed", 2, [*arguments, tmp_path / "both"], script=EVALUATE)
     assert both.status == 0, both.output
@@ -108,22 +108,22 @@ def test_two_ranks_score_resume_and_agree_with_one(tiny_run, texts, tmp_path):
     kept = tmp_path / "alone/paradigms/island.json"
     before = kept.stat().st_mtime_ns
     (tmp_path / "alone/paradigms/binding.json").unlink()
-    again = run("python", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
+    again = run("forked", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
     assert again.status == 0, again.output
     assert kept.stat().st_mtime_ns == before
     assert json.loads((tmp_path / "alone/results.json").read_text()) == content
-    other = run("python", 1, [*arguments, tmp_path / "alone", "--limit", 2], script=EVALUATE)
+    other = run("forked", 1, [*arguments, tmp_path / "alone", "--limit", 2], script=EVALUATE)
     assert other.status == 0, other.output
     assert kept.stat().st_mtime_ns != before, "scores of other settings are not taken for these"
 
 
 @pytest.mark.launcher
 def test_mistakes_are_one_line(tiny_run, tmp_path):
-    result = run("python", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
+    result = run("forked", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
     assert result.status == 1
     assert result.errors == ["the text has 0 [MASK]; give it one"]
     nowhere = ["loss", tiny_run.directory, "--output", tmp_path / "nowhere" / "loss.json"]
-    result = run("python", 1, nowhere, script=EVALUATE)
+    result = run("forked", 1, nowhere, script=EVALUATE)
     assert (result.status, len(result.errors)) == (1, 1)
     assert "nowhere/loss.json: must be a file in a folder that is there" in result.errors[0]
     (tmp_path / "pairs").mkdir()
@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path):
 
 @pytest.mark.launcher
 def test_a_blank_is_filled(tiny_run):
-    result = run("python", 1, ["fill", tiny_run.directory, "Baden [MASK] fi."], script=EVALUATE)
+    result = run("forked", 1, ["fill", tiny_run.directory, "Baden [MASK] fi."], script=EVALUATE)
     assert result.status == 0, result.output
     shares = [float(line.split("%")[0]) for line in result.stdout.splitlines() if "%" in line]
     assert len(shares) == 5
@@ -163,7 +163,7 @@ def test_held_out_loss_is_that_of_the_run_on_any_number_of_ranks(tiny_run, tiny_
     (alone / "run" / "checkpoints" / "latest").write_text(checkpoint.name)
     shutil.copy(tiny_run.directory / "config.json", alone / "run")
     longer = [*("loss", alone / "run", "--data", tiny_dataset), *("--sequence-length", "128")]
-    one = run("python", 1, [*longer, "--sequences", "8"], script=EVALUATE)
+    one = run("forked", 1, [*longer, "--sequences", "8"], script=EVALUATE)
     assert one.status == 0, one.output
     assert "8 sequences" in one.stdout
 

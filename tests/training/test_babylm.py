@@ -55,7 +55,7 @@ def trained(tiny_dataset, tiny_tokenizer, tiny_text, tmp_path_factory) -> tuple[
         },
         checkpoint={"every": 4},
     )
-    result = run("deepspeed", RANKS, ["--deepspeed_config", config], timeout=240)
+    result = run("forked", RANKS, ["--deepspeed_config", config], timeout=240)
     assert result.status == 0, result.output
     return result, json.loads(config.read_text())
 

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+from elc_bert.training.checkpoint_files import read_record, sealed
 from tests.training.launching import Result, run
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
 #: Launches at a time; each keeps two ranks busy.
 AT_ONCE = 3
+#: Mistakes that are made with DeepSpeed's launcher: one that ends before the ranks have met, one after.
+LAUNCHED = ("unknown_key", "truncated_bin", "resuming_another_model")
 SECONDS = 60
 
 
@@ -62,6 +65,15 @@ class Setting:
 
     def resume(self, which: Any = "auto", **changes: Any) -> list[Any]:
         return ["--deepspeed_config", self.config(**changes), "--resume", which]
+
+    def resume_trapped(self, **changes: Any) -> list[Any]:
+        """Resume from a checkpoint that has been made to run code when it is unpickled."""
+        weights = self.checkpoint / "mp_rank_00_model_states.pt"
+        torch.save({"module": RunsCode(self.folder / "was-run")}, weights)
+        record = read_record(self.checkpoint)
+        record["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        (self.checkpoint / "run.json").write_text(sealed(record))
+        return self.resume(**changes)
 
 
 FINISHED: dict[str, Any] = {"training": {"max_steps": 4}, "checkpoint": {"every": 2}}
@@ -231,18 +243,32 @@ def resuming_another_model(user):
 def resuming_a_truncated_checkpoint(user):
     weights = user.checkpoint / "mp_rank_00_model_states.pt"
     os.truncate(weights, weights.stat().st_size // 2)
-    return Mistake(user.resume(), [str(weights), "is damaged", "resume from an older checkpoint"])
+    return Mistake(
+        user.resume(user.checkpoint), [str(weights), "is damaged", "resume from another checkpoint"]
+    )
+
+
+@mistake
+def resuming_where_every_checkpoint_is_damaged(user):
+    for step in (2, 4):
+        (user.checkpoint.with_name(f"step-{step:06d}") / "model.json").unlink()
+    return Mistake(
+        user.resume(), ["step-000004/model.json: cannot be read", "step-000002/model.json: cannot be"]
+    )
 
 
 @mistake
 def resuming_a_checkpoint_that_would_run_code(user):
     """Its recorded hash is right, so that only the loader stands in its way."""
-    weights = user.checkpoint / "mp_rank_00_model_states.pt"
-    torch.save({"module": RunsCode(user.folder / "was-run")}, weights)
-    record = json.loads((user.checkpoint / "run.json").read_text())
-    record["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    (user.checkpoint / "run.json").write_text(json.dumps(record))
-    return Mistake(user.resume(), [str(user.checkpoint), "is not loaded because that could run code"])
+    return Mistake(user.resume_trapped(), [str(user.checkpoint), "is not loaded because that could run code"])
+
+
+@mistake
+def resuming_in_another_layout_a_checkpoint_that_would_run_code(user):
+    return Mistake(
+        user.resume_trapped(zero_optimization={"stage": 1}),
+        [str(user.checkpoint), "is not loaded because that could run code"],
+    )
 
 
 class RunsCode:
@@ -282,7 +308,8 @@ def answers(configure, tiny_dataset, tiny_tokenizer, tmp_path_factory) -> Iterat
         user = Setting(folder / name, tiny_dataset, tiny_tokenizer, folder / "finished", configure)
         made = MISTAKES[name](user)
         before = contents(user.folder)
-        return Answer(user, made.expected, before, run("deepspeed", 2, made.arguments))
+        launcher = "deepspeed" if name in LAUNCHED else "forked"
+        return Answer(user, made.expected, before, run(launcher, 2, made.arguments))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(make, name) for name in MISTAKES}

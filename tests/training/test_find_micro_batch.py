@@ -90,7 +90,7 @@ def test_through_the_launcher_two_ranks_agree_and_nothing_is_written(configure, 
 @pytest.mark.launcher
 def test_through_the_launcher_no_micro_batch_fits(configure, tmp_path):
     config = configure(tmp_path)
-    result = run("python", 1, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "0.1"])
+    result = run("forked", 1, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "0.1"])
     assert result.status == 1
     (error,) = result.errors
     assert error.startswith(f"{config}: no micro-batch fits into 0.10 GiB: use more devices")

@@ -19,7 +19,7 @@ def test_a_run_goes_on_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_
     changes = {"model": model, "training": {"max_steps": 1}, "optimizer": standing_still}
     config = write_config(tmp_path, tiny_dataset, tiny_tokenizer, **changes)
 
-    result = run("python", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
+    result = run("forked", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
 
     assert result.status == 0, result.output
     assert str(tiny_run.directory) in result.stdout
@@ -30,7 +30,7 @@ def test_a_run_goes_on_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_
 
 def test_a_model_of_other_sizes_is_refused(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
     config = write_config(tmp_path, tiny_dataset, tiny_tokenizer)
-    result = run("python", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
+    result = run("forked", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
     assert result.status == 1
     assert len(result.errors) == 1
     assert "elc_bert.model.hidden_size: 32 -> 24" in result.errors[0]

@@ -104,7 +104,7 @@ def one_rank(configure, blended, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("one-rank")
     cases = {variant: {"model": {"variant": variant}} for variant in VARIANTS} | {"blend": blended}
     configs = {name: _configure(configure, folder, name, **case) for name, case in cases.items()}
-    result = run("python", 1, list(configs.values()), script=PRETRAIN_EACH)
+    result = run("forked", 1, list(configs.values()), script=PRETRAIN_EACH)
     assert result.status == 0, result.output
     assert "4 micro-batch x 2 accumulation x 1 devices" in result.stdout
     assert "29.73% of the sequences" in result.stdout

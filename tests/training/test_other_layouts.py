@@ -71,7 +71,7 @@ def sources(configure, tmp_path_factory) -> dict[str, Path]:
     configs = {
         name: configure(folder / name.replace(" ", "-"), **RUN, **case) for name, case in SOURCES.items()
     }
-    result = run("deepspeed", 2, list(configs.values()), timeout=300, script=PRETRAIN_EACH)
+    result = run("forked", 2, list(configs.values()), timeout=300, script=PRETRAIN_EACH)
     assert result.status == 0, result.output
     return {name: path.parent / "run" for name, path in configs.items()}
 
@@ -88,7 +88,7 @@ def resumed(configure, sources, tmp_path_factory) -> dict[str, Path]:
     for ranks in (1, 2, 3):
         paths = [configs[name] for name, case in CASES.items() if case[1] == ranks]
         arguments = [*paths, "--resume", "auto"]
-        result = run("deepspeed", ranks, arguments, timeout=300, script=PRETRAIN_EACH)
+        result = run("forked", ranks, arguments, timeout=300, script=PRETRAIN_EACH)
         assert result.status == 0, result.output
         assert result.stdout.count("after step 20, from") == len(paths)
         assert "changed since the checkpoint: layout." in result.stdout

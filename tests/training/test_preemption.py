@@ -71,7 +71,7 @@ def story(configure, tmp_path_factory) -> Story:
         for name, path in checkpoints.items()
     }
     left_over = {name: [hidden.name for hidden in path.glob(".*")] for name, path in checkpoints.items()}
-    resumed = run("deepspeed", 2, [*configs.values(), "--resume", "auto"], timeout=200, script=PRETRAIN_EACH)
+    resumed = run("forked", 2, [*configs.values(), "--resume", "auto"], timeout=200, script=PRETRAIN_EACH)
     assert resumed.status == 0, resumed.output
     return Story(runs.pop("uninterrupted"), runs, launch, stopped_at, left_over)
 

@@ -171,7 +171,7 @@ def test_a_checkpoint_is_complete(story):
 @pytest.mark.parametrize("story", ["fp32 stage 0"], indirect=True)
 def test_resuming_a_finished_run_changes_nothing(story):
     before = hashes(story.killed / "checkpoints"), losses(story.killed)
-    again = run("python", 1, ["--deepspeed_config", story.config, "--resume", "auto"])
+    again = run("forked", 1, ["--deepspeed_config", story.config, "--resume", "auto"])
     assert again.status == 0, again.output
     assert f"after step {STEPS}" in again.stdout
     assert (hashes(story.killed / "checkpoints"), losses(story.killed)) == before
@@ -208,7 +208,7 @@ def gone_back(configure, blended, tmp_path_factory) -> dict[str, tuple[dict[str,
     arguments = [*configs, "--fp16-on-cpu", "--resume", "auto"]
     left = []
     for _ in range(2):
-        result = run("deepspeed", 2, arguments, timeout=200, script=PRETRAIN_EACH)
+        result = run("forked", 2, arguments, timeout=200, script=PRETRAIN_EACH)
         assert result.status == 0, result.output
         left.append([left_behind(config.parent / "run") for config in configs])
         for config in configs:

@@ -110,7 +110,7 @@ class Launches:
         arguments = [*options, *(configs[name] for name in cases)]
         if plain:
             arguments += ["--plain-lamb", *(configs[name] for name in plain)]
-        result = run("deepspeed", world, arguments, timeout=560, script=PRETRAIN_EACH)
+        result = run("forked", world, arguments, timeout=560, script=PRETRAIN_EACH)
         assert result.status == 0, result.output
         return {name: path.parent / "run" for name, path in configs.items()}
 
