@@ -15,7 +15,7 @@ from elc_bert.optim import Lamb
 from elc_bert.progress import progress_bar
 from elc_bert.training.babylm import FOLDER, MilestoneExports
 from elc_bert.training.console import human
-from elc_bert.training.distributed import connect
+from elc_bert.training.distributed import agree, connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.run import Run, set_up
@@ -81,8 +81,12 @@ def train(run: Run) -> int:
                     for name in exports.after_step(_on_all_ranks(since_log)):
                         tell(run, bar, f"step {step}: exported {FOLDER}/{name}")
                 progress.evaluation_due = not look_at_model(run, bar)
-                stopping, state = run.control.highest(run.control.signalled, run.checkpoints.state)
+                stopping, state, log_failed = run.control.highest(
+                    run.control.signalled, run.checkpoints.state, run.monitor.has_failed
+                )
                 log_written(run, run.checkpoints.advance(state))
+                if log_failed:
+                    agree(run.monitor.check)
                 if stopping or step % settings.checkpoint.every == 0 or step == last:
                     save(run, since_log, wait=bool(stopping) or step == last)
             if stopping:
