@@ -18,6 +18,7 @@ from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
 from elc_bert.optim.zero_layout import full_precision_weights, shard_lamb
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
+from elc_bert.training.distributed import outlast_the_watch
 
 
 def build_engine(
@@ -98,7 +99,9 @@ def _initialize(run: RunConfig, **arguments: Any) -> Any:
 
     # Some of its optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
-        return deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+        engine = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+    outlast_the_watch()  # in the process groups that it has made
+    return engine
 
 
 def _schedule(config: RunConfig) -> Any:

@@ -20,6 +20,7 @@ from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_o
 from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, layer_weights, train_step
+from elc_bert.training.verdict import Limits
 
 #: After so many, every graph that a length needs is there, if batches of several sizes do not break it.
 STEPS_TO_COMPILE = 3
@@ -36,7 +37,9 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
     Raises:
         UserError: on all ranks alike; nothing has been overwritten.
     """
-    run = set_up(config, resume, connect(), init_from)
+    training = config.elc_bert.training
+    limits = Limits(training.silence_limit, training.hang_limit)
+    run = set_up(config, resume, connect(limits), init_from)
     train(run)
     run.monitor.close()
 
@@ -53,6 +56,7 @@ def train(run: Run) -> None:
     compiled_by = min(progress.step + STEPS_TO_COMPILE, last)
     with progress_bar(last, "step", done=progress.step, title="pretraining", shown=run.world.is_main) as bar:
         for micro_batches in watch.waiting_for(run.batches()):
+            run.world.watch.begin(progress.step + 1)
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
             totals, gradient_norm = train_step(
@@ -81,7 +85,8 @@ def train(run: Run) -> None:
                         bar.write(f"step {step}: exported {FOLDER}/{name}")
                 if step % settings.checkpoint.every == 0 or step == last:
                     progress.since_log = _on_all_ranks(since_log).values()
-                    run.checkpoints.save(run.engine, progress)
+                    with run.world.watch.during("saving a checkpoint"):
+                        run.checkpoints.save(run.engine, progress)
 
 
 def log(
@@ -135,7 +140,8 @@ def log_held_out(run: Run, bar) -> None:
     """Evaluate on the held-out set and write the result. Collective."""
     pin_memory = run.world.device.type == "cuda"
     micro_batches = DataLoader(run.data.held_out, batch_size=None, pin_memory=pin_memory)
-    totals = evaluate(run.engine, micro_batches, run.world)
+    with run.world.watch.during("evaluating"):
+        totals = evaluate(run.engine, micro_batches, run.world)
     entry = {"held_out/loss": totals.loss, "held_out/accuracy": totals.accuracy}
     run.monitor.scalars(run.progress.step, entry)
     if run.world.is_main:
@@ -146,7 +152,8 @@ def log_held_out(run: Run, bar) -> None:
 
 def log_minimal_pairs(run: Run, bar) -> None:
     """Score minimal pairs and write the accuracy. Collective."""
-    results = score_minimal_pairs(run)
+    with run.world.watch.during("scoring minimal pairs"):
+        results = score_minimal_pairs(run)
     by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
     run.monitor.scalars(run.progress.step, {"minimal_pairs/overall": results.overall, **by_phenomenon})
     if run.world.is_main:
