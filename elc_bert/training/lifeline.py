@@ -25,6 +25,8 @@ from elc_bert.training.whereabouts import Whereabouts, whereabouts
 
 #: Seconds for what should take none: an answer, a last line, a goodbye.
 _PATIENCE = 2.0
+#: Bytes of a line: the longest names all ranks that were lost.
+_LONGEST = 2**22
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Leader(Lifeline):
         self.meeting = Meeting(addresses, self._listener.getsockname()[1], os.urandom(32).hex())
 
     async def _run(self) -> None:
-        await asyncio.start_server(self._serve, sock=self._listener)
+        await asyncio.start_server(self._serve, sock=self._listener, limit=_LONGEST)
         while self.me.state != "ended":
             await self._tick()
             self._send()
@@ -216,7 +218,7 @@ class Follower(Lifeline):
     async def _reach(self) -> tuple[StreamReader, StreamWriter]:
         for address in self._meeting.addresses:
             with contextlib.suppress(OSError, TimeoutError):
-                connecting = asyncio.open_connection(address, self._meeting.port)
+                connecting = asyncio.open_connection(address, self._meeting.port, limit=_LONGEST)
                 return await asyncio.wait_for(connecting, 5 * _PATIENCE)
         await asyncio.Future()  # ``ready`` stays unset
         raise AssertionError

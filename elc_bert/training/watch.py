@@ -102,7 +102,7 @@ class Watch:
         lifeline = self._lifeline
         if lifeline is not None:
             if error is not None and peer_is_lost(error):
-                time.sleep(2 * lifeline.limits.silence)
+                time.sleep(1.25 * lifeline.limits.silence)
             if error is not None and not isinstance(error, KeyboardInterrupt):
                 told = failure(self._me, error, lifeline.size)
                 last_words("".join(traceback.format_exception(error)) + told)
