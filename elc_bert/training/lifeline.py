@@ -210,7 +210,7 @@ class Follower(Lifeline):
                 if listening.done():
                     self._leader.state = "died"
                 if verdict := decide([self._leader], self._now, Limits(self.limits.silence)):
-                    self._lament(verdict)
+                    await self._lament(verdict)
         with contextlib.suppress(OSError):
             await writer.drain()
         writer.close()
@@ -234,11 +234,13 @@ class Follower(Lifeline):
                 self._send()
         self._news.set()
 
-    def _lament(self, verdict: Verdict) -> NoReturn:
+    async def _lament(self, verdict: Verdict) -> NoReturn:
         """Rank 0 is lost: nobody can be told, and everybody ends alone."""
         assert self._leader is not None
-        if self._speaks:
-            last_words(loss(verdict, [self._leader], self.me.step, self.size))
+        if not self._speaks:
+            await asyncio.sleep(_PATIENCE)  # a launcher that sees one rank end may end the one that speaks
+            self._end(verdict.status)
+        last_words(loss(verdict, [self._leader], self.me.step, self.size))
         self._end(verdict.status, [self._leader])
 
 
