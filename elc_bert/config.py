@@ -186,6 +186,10 @@ class TrainingConfig(Section):
     """Also log the trust ratio and the update-to-weight ratio of each tensor (Lamb)."""
     picture_every: Positive = 100
     """Steps between heat maps of the layer weights."""
+    silence_limit: PositiveNumber = 120.0
+    """Seconds without a sign of life after which a rank is lost, and all others end."""
+    hang_limit: PositiveNumber | None = 1800.0
+    """Seconds without progress on any rank after which all end; null = never."""
 
 
 class EvaluationConfig(Section):

@@ -65,17 +65,18 @@ def evaluate_pairs(
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, method, limit)
     start = time.monotonic()
-    score_paradigms(
-        model,
-        words,
-        paradigms[world.rank :: world.size],
-        folder,
-        key,
-        method,
-        limit,
-        show_progress=world.is_main,
-    )
-    dist.barrier()
+    with world.watch.during("scoring minimal pairs"):
+        score_paradigms(
+            model,
+            words,
+            paradigms[world.rank :: world.size],
+            folder,
+            key,
+            method,
+            limit,
+            show_progress=world.is_main,
+        )
+        dist.barrier()
     if not world.is_main:
         return
     results = collect(paradigms, folder, key)
@@ -115,10 +116,11 @@ def evaluate_loss(
     path = agree(lambda: _tokenizer(loaded, tokenizer))
     held_out = agree(lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
     model = loaded.model.to(world.device)
-    with progress_bar(len(held_out), "batch", title="held-out loss", shown=world.is_main) as bar:
-        own = score(model, _counted(held_out, bar))
-    parts = [own] * world.size
-    dist.all_gather_object(parts, own)
+    with world.watch.during("evaluating"):
+        with progress_bar(len(held_out), "batch", title="held-out loss", shown=world.is_main) as bar:
+            own = score(model, _counted(held_out, bar))
+        parts = [own] * world.size
+        dist.all_gather_object(parts, own)
     if not world.is_main:
         return
     total = combined(parts)

@@ -8,7 +8,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 import torch
@@ -17,6 +18,8 @@ import torch.distributed as dist
 from elc_bert.errors import UserError
 from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
 from elc_bert.training.statuses import DONE, FAILED
+from elc_bert.training.verdict import Limits
+from elc_bert.training.watch import Watch
 
 T = TypeVar("T")
 #: The environment of a process that no launcher started; a free port lets several runs share a machine.
@@ -27,6 +30,8 @@ _ALONE = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "0",
 }
+#: Of this process, from the first ``connect`` on.
+_watch = Watch()
 
 
 class SharedUserError(UserError):
@@ -40,14 +45,22 @@ class World:
     rank: int
     size: int
     device: torch.device
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
 
-def connect() -> World:
-    """Join the processes that ``deepspeed``, ``torchrun`` or ``mpirun`` started, or run alone."""
+def connect(limits: Limits | None = None) -> World:
+    """Join the processes that ``deepspeed``, ``torchrun`` or ``mpirun`` started, or run alone. Collective.
+
+    Args:
+        limits: of the watch that ends all ranks if one dies or hangs; by default a hang is waited for.
+
+    Raises:
+        UserError: not all processes have come, or they do not reach each other.
+    """
     # DeepSpeed warns on every rank that there is no GPU; the table of the run says which devices it has.
     logging.disable(logging.WARNING)
     import deepspeed
@@ -62,22 +75,44 @@ def connect() -> World:
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if "RANK" not in os.environ:
         os.environ.update(_places_from_mpi() if started_by_mpi() else _ALONE)
-    deepspeed.init_distributed(verbose=False)
+    try:
+        deepspeed.init_distributed(verbose=False)
+    except dist.DistError as error:
+        raise UserError(
+            f"not all {os.environ['WORLD_SIZE']} processes have come to {os.environ['MASTER_ADDR']}, port "
+            f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); start one on every host, and allow "
+            "TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
+        ) from None
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         _share_cores()
         keep_freed_memory()
-        return World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    accelerator.set_device(local_rank)
-    device = torch.device(accelerator.device_name(local_rank))
-    return World(dist.get_rank(), dist.get_world_size(), device)
+        device = torch.device("cpu")
+    else:
+        accelerator.set_device(local_rank)
+        device = torch.device(accelerator.device_name(local_rank))
+    world = World(dist.get_rank(), dist.get_world_size(), device, _watch)
+    if world.size > 1:
+        _watch.start(world.rank, local_rank, world.size, limits or Limits())
+        outlast_the_watch()
+    return world
+
+
+def outlast_the_watch() -> None:
+    """Have collectives of all process groups wait longer than the watch does, whose message is clearer."""
+    limits = _watch.limits
+    wait = timedelta(seconds=limits.hang + 2 * limits.silence) if limits.hang else timedelta(days=365)
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(wait, group)
 
 
 def leave() -> None:
     """Shut the process group down; a rank that exits without doing so can abort inside gloo."""
     if dist.is_initialized():
-        dist.barrier()
+        with _watch.during("leaving"):
+            dist.barrier()
+        _watch.stop()
         dist.destroy_process_group()
 
 
@@ -91,6 +126,7 @@ def agree(action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         problem = str(error)
+    _watch.progress()
     problems: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, problem)
     for other in problems:
@@ -118,9 +154,14 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process: with the status it returns (None for 0), see ``training.statuses``,
     or 1 after a ``UserError`` printed in one line.
 
-    Any other exception passes through.
+    Any other exception ends all ranks, with its traceback; on a process alone it passes through.
     """
-    status = _status_of(command)
+    try:
+        status = _status_of(command)
+    except (Exception, KeyboardInterrupt) as error:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            raise
+        _watch.end_all(error)
     # The interpreter is not taken down: threads of gloo outlive the process group where something still
     # refers to it, and one that meets a finalised interpreter aborts the process, about once in 20 exits
     # on a busy machine.
@@ -147,8 +188,7 @@ def _status_of(command: Callable[[], int | None]) -> int:
             where = f" on rank {rank}" if rank else ""
             print(f"error{where}: {error}", file=sys.stderr, flush=True)
         if alone_in_it and dist.is_initialized():
-            # The others wait in some collective; the launcher ends them, nothing here can.
-            os._exit(FAILED)
+            _watch.end_all()  # the others wait in some collective
         leave()
         return FAILED
     leave()

@@ -18,6 +18,7 @@ from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
 from elc_bert.optim.zero_layout import full_precision_weights, shard_lamb
 from elc_bert.training.batch_plan import BatchPlan
 from elc_bert.training.deepspeed_config import deepspeed_config
+from elc_bert.training.distributed import outlast_the_watch
 
 
 def build_engine(
@@ -101,6 +102,7 @@ def _initialize(run: RunConfig, **arguments: Any) -> Any:
     # Some of its optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
         engine = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+    outlast_the_watch()  # in the process groups that it has made
     engine.checkpoint_engine = BackgroundWriter()
     # It would copy two scripts beside the checkpoints, on one rank, where a full disk is told to nobody.
     engine._copy_recovery_script = lambda save_path: None

@@ -21,6 +21,7 @@ from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.statuses import DONE, PREEMPTED
 from elc_bert.training.step import evaluate, layer_weights, train_step
+from elc_bert.training.verdict import Limits
 
 #: After so many, every graph that a length needs is there, if batches of several sizes do not break it.
 STEPS_TO_COMPILE = 3
@@ -40,7 +41,9 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
     Raises:
         UserError: on all ranks alike; nothing has been overwritten.
     """
-    run = set_up(config, resume, connect(), init_from)
+    training = config.elc_bert.training
+    limits = Limits(training.silence_limit, training.hang_limit)
+    run = set_up(config, resume, connect(limits), init_from)
     status = train(run)
     run.monitor.close()
     return status
@@ -60,6 +63,7 @@ def train(run: Run) -> int:
         if run.control.stopping() or (progress.evaluation_due and not catch_up(run, bar, since_log)):
             return PREEMPTED
         for micro_batches in watch.waiting_for(run.batches()):
+            run.world.watch.begin(progress.step + 1)
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
             totals, gradient_norm = train_step(
@@ -122,10 +126,11 @@ def catch_up(run: Run, bar, since_log: Totals) -> bool:
 def save(run: Run, since_log: Totals, wait: bool) -> None:
     """Write a checkpoint, to its end or in the background. Collective."""
     run.progress.since_log = _on_all_ranks(since_log).values()
-    stall = run.checkpoints.save(run.engine, run.progress)
-    run.monitor.scalars(run.progress.step, {"checkpoint/stall_seconds": stall})
-    if wait:
-        log_written(run, run.checkpoints.finish())
+    with run.world.watch.during("saving a checkpoint"):
+        stall = run.checkpoints.save(run.engine, run.progress)
+        run.monitor.scalars(run.progress.step, {"checkpoint/stall_seconds": stall})
+        if wait:
+            log_written(run, run.checkpoints.finish())
 
 
 def log_written(run: Run, seconds: float | None) -> None:
@@ -185,7 +190,8 @@ def log_held_out(run: Run, bar) -> bool:
     """Evaluate on the held-out set and write the result; False if a signal cut it short. Collective."""
     pin_memory = run.world.device.type == "cuda"
     micro_batches = DataLoader(run.data.held_out, batch_size=None, pin_memory=pin_memory)
-    totals = evaluate(run.engine, micro_batches, run.world, run.control.stopping)
+    with run.world.watch.during("evaluating"):
+        totals = evaluate(run.engine, micro_batches, run.world, run.control.stopping)
     if totals is None:
         return False
     run.progress.held_out_loss = totals.loss
@@ -201,7 +207,8 @@ def log_held_out(run: Run, bar) -> bool:
 
 def log_minimal_pairs(run: Run, bar) -> None:
     """Score minimal pairs and write the accuracy. Collective."""
-    results = score_minimal_pairs(run)
+    with run.world.watch.during("scoring minimal pairs"):
+        results = score_minimal_pairs(run)
     by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
     run.monitor.scalars(run.progress.step, {"minimal_pairs/overall": results.overall, **by_phenomenon})
     tell(run, bar, f"step {run.progress.step}: minimal pairs {results.overall:.1%}")
