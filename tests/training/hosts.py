@@ -90,9 +90,14 @@ class Hosts:
         return spawn([*inside, *command])
 
     def launch(
-        self, launcher: str, ranks: int, arguments: Sequence[Any], directory: Path = REPOSITORY
+        self,
+        launcher: str,
+        ranks: int,
+        arguments: Sequence[Any],
+        directory: Path = REPOSITORY,
+        script: Path = PRETRAIN,
     ) -> list[subprocess.Popen]:
-        """Start ``launch/pretrain.py`` on all hosts.
+        """Start a script on all hosts.
 
         Args:
             launcher: ``pdsh`` or ``openmpi``, which reach the other hosts from the first one, or ``no_ssh``
@@ -100,12 +105,11 @@ class Hosts:
             ranks: on each host.
             directory: where it is started.
         """
-        script = [PRETRAIN, *arguments]
         beside = Path(sys.executable).parent
         if launcher == "torchrun":
             meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.names[0]}:29500"]
             nodes = ["--nnodes", len(self.names), "--nproc-per-node", ranks]
-            command = [beside / "torchrun", *nodes, *meeting, *script]
+            command = [beside / "torchrun", *nodes, *meeting, script, *arguments]
             return [self.start(name, command, directory) for name in self.names]
         hostfile = self.folder / "hostfile"
         hostfile.write_text("".join(f"{name} slots={ranks}\n" for name in self.names), encoding="ascii")
@@ -113,18 +117,19 @@ class Hosts:
         if launcher == "no_ssh":
             command += ["--no_ssh", "--master_addr", self.names[0]]
             return [
-                self.start(name, [*command, "--node_rank", rank, *script], directory)
+                self.start(name, [*command, "--node_rank", rank, script, *arguments], directory)
                 for rank, name in enumerate(self.names)
             ]
-        return [self.start(self.names[0], [*command, "--launcher", launcher, *script], directory)]
+        return [self.start(self.names[0], [*command, "--launcher", launcher, script, *arguments], directory)]
 
-    def cut(self, name: str) -> None:
-        """Pull the plug of a host's network cable: nobody is told, packets are lost from now on."""
+    @contextmanager
+    def cut(self, name: str) -> Iterator[None]:
+        """Pull a host's network cable: nobody is told, but packets are lost until the ``with`` block ends."""
         _ip(self._switch, f"link set {name} down")
-
-    def mend(self, name: str) -> None:
-        """Undo ``cut``."""
-        _ip(self._switch, f"link set {name} up")
+        try:
+            yield
+        finally:
+            _ip(self._switch, f"link set {name} up")
 
 
 @contextmanager

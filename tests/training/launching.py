@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,3 +198,20 @@ def largest_difference(some: Mapping[int, float], others: Mapping[int, float]) -
     """Largest relative difference between two curves over the same steps."""
     assert list(some) == list(others)
     return max(abs(some[step] - others[step]) / abs(others[step]) for step in some)
+
+
+def seconds_until(limit: float) -> Iterator[float]:
+    """Ticks, until the time is up."""
+    begin = time.monotonic()
+    while (passed := time.monotonic() - begin) < limit:
+        yield passed
+        time.sleep(0.2)
+    raise TimeoutError
+
+
+def last_step(directory: Path) -> int:
+    """The newest that a run has logged."""
+    if not (directory / "tensorboard").is_dir():
+        return 0
+    logged = events(directory)
+    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0

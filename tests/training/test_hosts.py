@@ -4,12 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from elc_bert.config import TrainingConfig
+from elc_bert.training.statuses import LOST_A_RANK
 from tests.training.hosts import Hosts, several_hosts, unavailable
-from tests.training.launching import NO_DROPOUT, Result, finish, kill, largest_difference, losses, run
+from tests.training.launching import (
+    NO_DROPOUT,
+    PRETRAIN_EACH,
+    Result,
+    finish,
+    kill,
+    largest_difference,
+    last_step,
+    losses,
+    run,
+    seconds_until,
+)
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
 SHORT_RUN = {"model": NO_DROPOUT, "training": {"max_steps": 10}}
+#: Seconds after which a rank is taken for lost.
+SILENCE = 8.0
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +44,9 @@ def on_one_host(configure, tmp_path_factory, hosts) -> dict[int, float]:
     return losses(config.parent / "run")
 
 
-def run_on(hosts: Hosts, launcher: str, ranks: int, config: Path) -> list[Result]:
+def run_on(hosts: Hosts, launcher: str, ranks: int, config: Path, *arguments: str) -> list[Result]:
     """Train to the end, started from the configuration's folder."""
-    processes = hosts.launch(launcher, ranks, ["--deepspeed_config", config.name], config.parent)
+    processes = hosts.launch(launcher, ranks, ["--deepspeed_config", config.name, *arguments], config.parent)
     try:
         return [finish(process) for process in processes]
     finally:
@@ -60,9 +75,31 @@ def test_what_one_host_lacks_is_told_in_one_line(hosts, configure, tmp_path):
     ]
 
 
-def test_a_host_that_is_cut_off_cannot_be_reached(hosts):
-    there = ["ssh", "-o", "ConnectTimeout=2", "node2", "hostname"]
-    hosts.cut("node2")
-    assert finish(hosts.start("node1", there)).status == 255
-    hosts.mend("node2")
-    assert finish(hosts.start("node1", there)).stdout == "node2\n"
+@pytest.mark.skipif(
+    "silence_limit" not in TrainingConfig.model_fields, reason="ranks do not watch each other"
+)
+def test_a_host_that_is_cut_off(hosts, configure, tmp_path):
+    settings = {"training": {"max_steps": 60, "silence_limit": SILENCE}, "checkpoint": {"every": 10}}
+    uninterrupted, cut = (configure(tmp_path / name, **settings) for name in ("uninterrupted", "cut"))
+    processes = hosts.launch("no_ssh", 1, [uninterrupted, cut], script=PRETRAIN_EACH)
+    try:
+        for _ in seconds_until(120):
+            if last_step(cut.parent / "run") > 12:
+                break
+            assert all(process.poll() is None for process in processes)
+        with hosts.cut("node2"):
+            # The launchers need some seconds to see that their ranks have ended.
+            ends = [finish(process, SILENCE + 15) for process in processes]
+    finally:
+        for process in processes:
+            kill(process)
+    assert [end.status for end in ends] == [LOST_A_RANK, LOST_A_RANK]
+    for end, lost in zip(ends, ("rank 1 on node2", "rank 0 on node1"), strict=True):
+        (message,) = end.errors
+        assert message.startswith(lost)
+        assert "start it again with --resume auto" in message
+    assert max(losses(cut.parent / "run")) < 60
+
+    resumed = run_on(hosts, "no_ssh", 1, cut, "--resume", "auto")
+    assert [result.status for result in resumed] == [0, 0], [each.output for each in resumed]
+    assert losses(cut.parent / "run") == losses(uninterrupted.parent / "run")
