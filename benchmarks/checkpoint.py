@@ -28,8 +28,8 @@ GIB = 2**30
 BLOCK = 16 << 20
 
 DESCRIPTION = """Saves checkpoints of a model while it trains on random tokens, in one process, and compares
-with the same steps without, and with the disk: the speed at which a file of the checkpoint's size is written and
-synced in the same run, and read back once the system has been asked to forget it."""
+with the same steps without, and with the disk: the speed at which a file of the checkpoint's size is written
+and synced in the same run, and read back once the system has been asked to forget it."""
 EXAMPLE = """example:
   python benchmarks/checkpoint.py --size base --sequences 8 --rounds 3
 """
@@ -69,7 +69,7 @@ class Figures:
             f"a checkpoint has {self.gib:.2f} GiB",
             f"{'a step':<42}{self.step:8.2f} s",
             f"{'a step while one is written':<42}{self.step_while_writing:8.2f} s",
-            f"{'training waits for a checkpoint':<42}{self.stall:8.2f} s = {self.stall / self.step:.1%} of it",
+            f"{'training waits for a checkpoint':<42}{self.stall:8.2f} s, {self.stall / self.step:.1%}",
             row("writing it, beside training", self.write, self.disk_write),
             row("writing it, while training waits", self.write_alone, self.disk_write),
             row("the disk: one file, with sync", self.disk_write, self.disk_write),

@@ -1,6 +1,7 @@
 """Joining the other processes of a run, agreeing with them, and leaving in order."""
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
@@ -17,6 +18,7 @@ import torch.distributed as dist
 
 from elc_bert.errors import UserError
 from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
+from elc_bert.network import address_outwards, address_towards, interface_of, is_loopback
 from elc_bert.training.statuses import DONE, FAILED
 from elc_bert.training.verdict import Limits
 from elc_bert.training.watch import Watch
@@ -30,6 +32,10 @@ _ALONE = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "0",
 }
+_NO_ADDRESS = (
+    "MASTER_ADDR: this host cannot tell by which address other hosts reach it; set MASTER_ADDR to an address "
+    "of the first host, and GLOO_SOCKET_IFNAME to the name of the network interface"
+)
 #: Of this process, from the first ``connect`` on.
 _watch = Watch()
 
@@ -75,6 +81,8 @@ def connect(limits: Limits | None = None) -> World:
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if "RANK" not in os.environ:
         os.environ.update(_places_from_mpi() if started_by_mpi() else _ALONE)
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_towards_others()):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     try:
         deepspeed.init_distributed(verbose=False)
     except dist.DistError as error:
@@ -127,12 +135,19 @@ def agree(action: Callable[[], T]) -> T:
     except UserError as error:
         problem = str(error)
     _watch.progress()
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    for other in problems:
-        if other is not None:
-            raise SharedUserError(other)
+    _stop_on(problem)
     return result  # type: ignore[return-value]
+
+
+def _stop_on(problem: str | None) -> None:
+    """Raise the same ``SharedUserError`` on all ranks if any has a problem. Collective."""
+    answers: list[tuple[str | None, str]] = [(None, "")] * dist.get_world_size()
+    dist.all_gather_object(answers, (problem, socket.gethostname()))
+    sound_hosts = {host for told, host in answers if told is None}
+    for told, host in answers:
+        if told is not None:
+            # A file, say, that only some hosts have.
+            raise SharedUserError(told if sound_hosts <= {host} else f"{told} (on host {host})")
 
 
 def from_main(action: Callable[[], T]) -> T:
@@ -179,6 +194,8 @@ def _status_of(command: Callable[[], int | None]) -> int:
     try:
         status = command() or DONE
     except UserError as error:
+        if not dist.is_initialized() and _on_several_hosts():
+            error = _tell_the_other_hosts(error)
         rank, alone_in_it = _rank_from_environment(), not isinstance(error, SharedUserError)
         if rank != 0 and not dist.is_initialized():
             # Rank 0 most likely says the same and ends, and then the launcher stops this rank. If not,
@@ -193,6 +210,19 @@ def _status_of(command: Callable[[], int | None]) -> int:
         return FAILED
     leave()
     return status
+
+
+def _tell_the_other_hosts(error: UserError) -> UserError:
+    """Leave together with the other hosts, whose launchers know nothing of this one. Collective."""
+    try:
+        connect()
+        _stop_on(str(error))
+    except SharedUserError as shared:
+        return shared
+    except Exception:
+        # They cannot be reached, which matters less than why this rank stops.
+        return error
+    raise AssertionError
 
 
 def _places_from_mpi() -> dict[str, str]:
@@ -210,37 +240,58 @@ def _places_from_mpi() -> dict[str, str]:
     world = MPI.COMM_WORLD
     neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
     one_machine = neighbours.Get_size() == world.Get_size()
-    address = "127.0.0.1" if one_machine else _own_address()
-    meeting = {"MASTER_ADDR": address, "MASTER_PORT": str(free_port())}
-    meeting |= {name: os.environ[name] for name in meeting if name in os.environ}
+    meeting = {"MASTER_ADDR": os.environ.get("MASTER_ADDR"), "MASTER_PORT": os.environ.get("MASTER_PORT")}
+    meeting["MASTER_ADDR"] = meeting["MASTER_ADDR"] or ("127.0.0.1" if one_machine else address_outwards())
+    meeting["MASTER_PORT"] = meeting["MASTER_PORT"] or str(free_port())
+    meeting = world.bcast(meeting)
+    if meeting["MASTER_ADDR"] is None:
+        raise SharedUserError(_NO_ADDRESS)
     return {
         "RANK": str(world.Get_rank()),
         "LOCAL_RANK": str(neighbours.Get_rank()),
         "LOCAL_WORLD_SIZE": str(neighbours.Get_size()),
         "WORLD_SIZE": str(world.Get_size()),
-        **world.bcast(meeting),
+        **meeting,
     }
 
 
-def _own_address() -> str:
-    """The address that this machine uses towards others; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address: only the route to it is looked up
-        except OSError:
-            return socket.gethostbyname(socket.gethostname())
-        return probe.getsockname()[0]
+def _interface_towards_others() -> str | None:
+    """The network interface for gloo.
+
+    By itself it takes that of the address which the host's own name resolves to, on Debian 127.0.1.1.
+    """
+    address = None
+    with contextlib.suppress(OSError):  # torch waits for a host that is not yet known
+        address = address_towards(os.environ["MASTER_ADDR"])
+    if _on_several_hosts() and (address is None or is_loopback(address)):
+        address = address_outwards()
+        if address is None:
+            raise UserError(_NO_ADDRESS)
+    return None if address is None else interface_of(address)
+
+
+def _ranks_here(default: int) -> int:
+    """Number of ranks that the launcher started on this host."""
+    return _number("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", default=default)
+
+
+def _on_several_hosts() -> bool:
+    ranks = _number("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", default=1)
+    return ranks > _ranks_here(default=ranks)
 
 
 def _rank_from_environment() -> int:
     if dist.is_initialized():
         return dist.get_rank()
-    return next((int(os.environ[name]) for name in ("RANK", *MPI_RANKS) if name in os.environ), 0)
+    return _number("RANK", *MPI_RANKS, default=0)
+
+
+def _number(*names: str, default: int) -> int:
+    """The first of these variables that the launcher has set."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), default)
 
 
 def _share_cores() -> None:
     """Divide the cores between the processes of this machine, unless the user has said how."""
     if "OMP_NUM_THREADS" not in os.environ:
-        names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-        processes = next((int(os.environ[name]) for name in names if name in os.environ), 1)
-        torch.set_num_threads(max(1, available_cores() // processes))
+        torch.set_num_threads(max(1, available_cores() // _ranks_here(default=1)))

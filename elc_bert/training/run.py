@@ -101,8 +101,8 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     Raises:
         UserError: on all ranks alike, if anything does not fit on any rank.
     """
-    control = Control(world)
     agree(lambda: check_deepspeed_sections(config))
+    control = Control(world)
     agree(lambda: check_monitors(config))
     missing = agree(lambda: missing_kernels(config, world.device))
     kernels = agree(lambda: choose_kernels(config, world.device))

@@ -120,21 +120,20 @@ def run(
         launcher: ``deepspeed``, ``torchrun``, ``mpirun``, ``python`` (with one rank), or ``forked``: ranks
             that need not import anything, for what no launcher has a part in.
     """
-    begin = time.monotonic()
     if launcher == "forked":
         return FORK_SERVER.start(ranks, arguments, script).result(timeout)
-    process = start(launcher, ranks, arguments, script)
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        kill(process)
-    return Result(process.returncode, stdout, stderr, time.monotonic() - begin)
+    return finish(start(launcher, ranks, arguments, script), timeout)
 
 
 def start(launcher: str, ranks: int, arguments: Sequence[Any], script: Path = PRETRAIN) -> subprocess.Popen:
     """Start a script in a process group of its own."""
+    return spawn([*_launcher(launcher, ranks), script, *arguments])
+
+
+def spawn(command: Sequence[Any]) -> subprocess.Popen:
+    """Start a command in a process group of its own, as in a shell with the environment of these tests."""
     return subprocess.Popen(
-        [*_launcher(launcher, ranks), str(script), *map(str, arguments)],
+        list(map(str, command)),
         cwd=REPOSITORY,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -142,6 +141,16 @@ def start(launcher: str, ranks: int, arguments: Sequence[Any], script: Path = PR
         text=True,
         start_new_session=True,
     )
+
+
+def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
+    """Wait for the end of a launch, which is ended by force after ``timeout`` seconds."""
+    begin = time.monotonic()
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        kill(process)
+    return Result(process.returncode, stdout, stderr, time.monotonic() - begin)
 
 
 def kill(process: subprocess.Popen) -> None:
