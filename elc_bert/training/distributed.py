@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from elc_bert.errors import UserError
 from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
+from elc_bert.training.srun import places_from_srun, tasks_of_srun
 from elc_bert.training.statuses import DONE, FAILED
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class World:
 
 
 def connect() -> World:
-    """Join the processes that ``deepspeed``, ``torchrun`` or ``mpirun`` started, or run alone."""
+    """Join the processes that ``deepspeed``, ``torchrun``, ``mpirun`` or ``srun`` started, or run alone."""
     # DeepSpeed warns on every rank that there is no GPU; the table of the run says which devices it has.
     logging.disable(logging.WARNING)
     import deepspeed
@@ -61,14 +62,18 @@ def connect() -> World:
     # and a C++ compiler. Saying that it is not compatible leaves it out.
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if "RANK" not in os.environ:
-        os.environ.update(_places_from_mpi() if started_by_mpi() else _ALONE)
-    deepspeed.init_distributed(verbose=False)
-    local_rank = int(os.environ["LOCAL_RANK"])
+        os.environ.update(_places())
     accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
+    on_cpu = accelerator.device_name() == "cpu"
+    if not on_cpu:
+        # Slurm may show a process no GPU but its own. DeepSpeed takes LOCAL_RANK for the index of the device.
+        os.environ["LOCAL_RANK"] = str(int(os.environ["LOCAL_RANK"]) % accelerator.device_count())
+    deepspeed.init_distributed(verbose=False)
+    if on_cpu:
         _share_cores()
         keep_freed_memory()
         return World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    local_rank = int(os.environ["LOCAL_RANK"])
     accelerator.set_device(local_rank)
     device = torch.device(accelerator.device_name(local_rank))
     return World(dist.get_rank(), dist.get_world_size(), device)
@@ -140,6 +145,13 @@ def _status_of(command: Callable[[], int | None]) -> int:
     return status
 
 
+def _places() -> dict[str, str]:
+    """What torch wants to find in the environment, where no launcher of its own kind has put it."""
+    if tasks := tasks_of_srun():  # even if srun also speaks a protocol of MPI: this needs no mpi4py
+        return places_from_srun() if tasks > 1 else _ALONE
+    return _places_from_mpi() if started_by_mpi() else _ALONE
+
+
 def _places_from_mpi() -> dict[str, str]:
     """What torch wants to find in the environment, which ``mpirun`` does not put there. Collective.
 
@@ -180,7 +192,8 @@ def _own_address() -> str:
 def _rank_from_environment() -> int:
     if dist.is_initialized():
         return dist.get_rank()
-    return next((int(os.environ[name]) for name in ("RANK", *MPI_RANKS) if name in os.environ), 0)
+    names = ("RANK", "SLURM_PROCID") if tasks_of_srun() else ("RANK", *MPI_RANKS)
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def _share_cores() -> None:

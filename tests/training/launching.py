@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ LAUNCHER_VARIABLES = (
     "ROLE_",
     "OMPI_",
     "PMI",
+    "SLURM_",
     "TORCHELASTIC",
 )
 TINY: dict[str, Any] = {
@@ -145,6 +146,15 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def seconds_until(limit: float) -> Iterator[float]:
+    """Ticks, until the time is up."""
+    begin = time.monotonic()
+    while (passed := time.monotonic() - begin) < limit:
+        yield passed
+        time.sleep(0.2)
+    raise TimeoutError
+
+
 def _launcher(name: str, ranks: int) -> list[str]:
     beside = Path(sys.executable).parent
     if name == "deepspeed":
@@ -183,6 +193,14 @@ def scalars(output_dir: Path, tag: str) -> dict[int, float]:
 def losses(output_dir: Path) -> dict[int, float]:
     """Training loss by step."""
     return scalars(output_dir, "train/loss")
+
+
+def last_step(output_dir: Path) -> int:
+    """The last step that a run has logged; 0 if it has not begun."""
+    if not (output_dir / "tensorboard").is_dir():
+        return 0
+    logged = events(output_dir)
+    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0
 
 
 def largest_difference(some: Mapping[int, float], others: Mapping[int, float]) -> float:

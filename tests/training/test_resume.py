@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,17 @@ import pytest
 from safetensors.torch import load_file
 
 from elc_bert.files import sha256_of
-from tests.training.launching import PRETRAIN_EACH, Result, events, kill, losses, run, scalars, start
+from tests.training.launching import (
+    PRETRAIN_EACH,
+    Result,
+    kill,
+    last_step,
+    losses,
+    run,
+    scalars,
+    seconds_until,
+    start,
+)
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
@@ -61,7 +70,7 @@ def story(request, configure, tmp_path_factory) -> Story:
     process = start("deepspeed", 2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
     try:
         for _ in seconds_until(240):
-            if _last_step(killed) > 62:
+            if last_step(killed) > 62:
                 break
             assert process.poll() is None, process.communicate()
     finally:
@@ -77,22 +86,6 @@ def story(request, configure, tmp_path_factory) -> Story:
 
     resumed = run("deepspeed", 2, ["--deepspeed_config", configs[1], "--resume", "auto"])
     return Story(uninterrupted, killed, losses_before, newest, resumed, configs[1])
-
-
-def seconds_until(limit: float) -> Iterator[float]:
-    """Ticks, until the time is up."""
-    begin = time.monotonic()
-    while (passed := time.monotonic() - begin) < limit:
-        yield passed
-        time.sleep(0.2)
-    raise TimeoutError
-
-
-def _last_step(directory: Path) -> int:
-    if not (directory / "tensorboard").is_dir():
-        return 0
-    logged = events(directory)
-    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0
 
 
 def hashes(directory: Path) -> dict[str, str]:
