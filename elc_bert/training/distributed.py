@@ -110,10 +110,16 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
 
     Any other exception passes through.
     """
-    status = _status_of(command)
+    status = status_of(command)
     # The interpreter is not taken down: threads of gloo outlive the process group where something still
     # refers to it, and one that meets a finalised interpreter aborts the process, about once in 20 exits
     # on a busy machine.
+    wind_down()
+    os._exit(status)
+
+
+def wind_down() -> None:
+    """What the end of the interpreter would do, for a process that ends without it."""
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
@@ -121,10 +127,13 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         MPI.Finalize()  # mpirun takes a process that ends without it for a crash
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
 
 
-def _status_of(command: Callable[[], int | None]) -> int:
+def status_of(command: Callable[[], int | None]) -> int:
+    """Run a command, leave the other processes; returns its status, or 1 after a ``UserError`` in one line.
+
+    Any other exception passes through.
+    """
     try:
         status = command() or DONE
     except UserError as error:
