@@ -125,6 +125,10 @@ class Supervisor(LocalElasticAgent):
             restarts = f"restart {self._lost} of {self._spec.max_restarts}"
             again = restarts if self._lost <= self._spec.max_restarts else "no restart left"
             _say(f"{'; '.join(_what_happened(*each) for each in result.failures.items())}; {again}")
+        stopped = PREEMPTED in result.return_values.values()
+        if stopped and self._signal is None and self._spec.rdzv_handler.num_nodes_waiting():
+            # Another host's supervisor stopped them to let a new host in; this one is about to notice.
+            return RunResult(WorkerState.HEALTHY)
         return result
 
 
