@@ -19,6 +19,7 @@ import torch.distributed as dist
 from elc_bert.errors import UserError
 from elc_bert.machine import MPI_RANKS, available_cores, free_port, keep_freed_memory, started_by_mpi
 from elc_bert.network import address_outwards, address_towards, interface_of, is_loopback
+from elc_bert.training.srun import places_from_srun, tasks_of_srun
 from elc_bert.training.statuses import DONE, FAILED
 from elc_bert.training.verdict import Limits
 from elc_bert.training.watch import Watch
@@ -59,7 +60,7 @@ class World:
 
 
 def connect(limits: Limits | None = None) -> World:
-    """Join the processes that ``deepspeed``, ``torchrun`` or ``mpirun`` started, or run alone. Collective.
+    """Join the processes that ``deepspeed``, ``torchrun``, ``mpirun`` or ``srun`` started, or run alone.
 
     Args:
         limits: of the watch that ends all ranks if one dies or hangs; by default a hang is waited for.
@@ -80,9 +81,15 @@ def connect(limits: Limits | None = None) -> World:
     # and a C++ compiler. Saying that it is not compatible leaves it out.
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
     if "RANK" not in os.environ:
-        os.environ.update(_places_from_mpi() if started_by_mpi() else _ALONE)
+        os.environ.update(_places())
     if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_towards_others()):
         os.environ["GLOO_SOCKET_IFNAME"] = interface
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_cpu = accelerator.device_name() == "cpu"
+    # Slurm may show a process no GPU but its own. DeepSpeed takes LOCAL_RANK for the index of the device.
+    index = 0 if on_cpu else local_rank % accelerator.device_count()
+    os.environ["LOCAL_RANK"] = str(local_rank if on_cpu else index)
     try:
         deepspeed.init_distributed(verbose=False)
     except dist.DistError as error:
@@ -91,15 +98,13 @@ def connect(limits: Limits | None = None) -> World:
             f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); start one on every host, and allow "
             "TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
         ) from None
-    local_rank = int(os.environ["LOCAL_RANK"])
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
+    if on_cpu:
         _share_cores()
         keep_freed_memory()
         device = torch.device("cpu")
     else:
-        accelerator.set_device(local_rank)
-        device = torch.device(accelerator.device_name(local_rank))
+        accelerator.set_device(index)
+        device = torch.device(accelerator.device_name(index))
     world = World(dist.get_rank(), dist.get_world_size(), device, _watch)
     if world.size > 1:
         _watch.start(world.rank, local_rank, world.size, limits or Limits())
@@ -171,15 +176,16 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
 
     Any other exception ends all ranks, with its traceback; on a process alone it passes through.
     """
-    try:
-        status = _status_of(command)
-    except (Exception, KeyboardInterrupt) as error:
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            raise
-        _watch.end_all(error)
+    status = status_of(command)
     # The interpreter is not taken down: threads of gloo outlive the process group where something still
     # refers to it, and one that meets a finalised interpreter aborts the process, about once in 20 exits
     # on a busy machine.
+    wind_down()
+    os._exit(status)
+
+
+def wind_down() -> None:
+    """What the end of the interpreter would do, for a process that ends without it."""
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
@@ -187,10 +193,13 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         MPI.Finalize()  # mpirun takes a process that ends without it for a crash
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
 
 
-def _status_of(command: Callable[[], int | None]) -> int:
+def status_of(command: Callable[[], int | None]) -> int:
+    """Run a command, leave the other processes; returns its status, or 1 after a ``UserError`` in one line.
+
+    Any other exception ends all ranks, with its traceback; on a process alone it passes through.
+    """
     try:
         status = command() or DONE
     except UserError as error:
@@ -208,6 +217,10 @@ def _status_of(command: Callable[[], int | None]) -> int:
             _watch.end_all()  # the others wait in some collective
         leave()
         return FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            raise
+        _watch.end_all(error)
     leave()
     return status
 
@@ -223,6 +236,13 @@ def _tell_the_other_hosts(error: UserError) -> UserError:
         # They cannot be reached, which matters less than why this rank stops.
         return error
     raise AssertionError
+
+
+def _places() -> dict[str, str]:
+    """What torch wants to find in the environment, where no launcher of its own kind has put it."""
+    if tasks := tasks_of_srun():  # even if srun also speaks a protocol of MPI: this needs no mpi4py
+        return places_from_srun() if tasks > 1 else _ALONE
+    return _places_from_mpi() if started_by_mpi() else _ALONE
 
 
 def _places_from_mpi() -> dict[str, str]:
@@ -283,7 +303,8 @@ def _on_several_hosts() -> bool:
 def _rank_from_environment() -> int:
     if dist.is_initialized():
         return dist.get_rank()
-    return _number("RANK", *MPI_RANKS, default=0)
+    names = ("RANK", "SLURM_PROCID") if tasks_of_srun() else ("RANK", *MPI_RANKS)
+    return _number(*names, default=0)
 
 
 def _number(*names: str, default: int) -> int:

@@ -37,6 +37,7 @@ LAUNCHER_VARIABLES = (
     "ROLE_",
     "OMPI_",
     "PMI",
+    "SLURM_",
     "TORCHELASTIC",
 )
 TINY: dict[str, Any] = {
@@ -293,6 +294,14 @@ def scalars(output_dir: Path, tag: str) -> dict[int, float]:
 def losses(output_dir: Path) -> dict[int, float]:
     """Training loss by step."""
     return scalars(output_dir, "train/loss")
+
+
+def last_step(output_dir: Path) -> int:
+    """The last step that a run has logged; 0 if it has not begun."""
+    if not (output_dir / "tensorboard").is_dir():
+        return 0
+    logged = events(output_dir)
+    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0
 
 
 def largest_difference(some: Mapping[int, float], others: Mapping[int, float]) -> float:
