@@ -18,6 +18,9 @@ from elc_bert.training.console import human
 from elc_bert.training.distributed import connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.minimal_pairs import score_minimal_pairs
+from elc_bert.training.nonfinite import check_finite
+from elc_bert.training.preflight import telling_out_of_memory
+from elc_bert.training.replicas import check_replicas
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, layer_weights, train_step
 
@@ -36,8 +39,10 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
     Raises:
         UserError: on all ranks alike; nothing has been overwritten.
     """
-    run = set_up(config, resume, connect(), init_from)
-    train(run)
+    world = connect()
+    with telling_out_of_memory():
+        run = set_up(config, resume, world, init_from)
+        train(run)
     run.monitor.close()
 
 
@@ -55,18 +60,20 @@ def train(run: Run) -> None:
         for micro_batches in watch.waiting_for(run.batches()):
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
-            totals, gradient_norm = train_step(
-                run.engine, micro_batches, run.world, settings.training.label_smoothing, seed
-            )
-            since_log.merge(totals)
+            result = train_step(run.engine, micro_batches, run.world, settings.training.label_smoothing, seed)
             progress.step += 1
             bar.update()
             step = progress.step
+            if (line := check_finite(run, result)) and run.world.is_main:
+                bar.write(line)
+            since_log.merge(result.totals)
+            if (every := settings.training.check_replicas_every) and step % every == 0:
+                check_replicas(run.engine, run.world, step)
             if settings.training.compile and step == compiled_by and run.world.is_main:
                 bar.write(f"torch.compile, first {STEPS_TO_COMPILE} steps: {GraphCounts.so_far()}")
             if step % settings.training.log_every == 0 or step == last:
                 bar.set_postfix(
-                    log(run, since_log, learning_rate, float(gradient_norm), watch), refresh=False
+                    log(run, since_log, learning_rate, float(result.gradient_norm), watch), refresh=False
                 )
                 since_log = Totals(run.world.device)
             with _not_counted(watch):
