@@ -17,7 +17,6 @@ BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 #: At the least loss scale, so that an overflow is not one of its search.
 FP16 = {"fp16": {"enabled": True, "initial_scale_power": 0}}
-AUTOCAST = {"torch_autocast": {"enabled": True}}
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}}
 
 
@@ -26,19 +25,17 @@ def stage(number: int, offload: bool = False) -> dict[str, Any]:
     return {"zero_optimization": {"stage": number, **section}}
 
 
+#: A case for every wrapper that DeepSpeed puts around the optimizer, and for every way it keeps gradients.
 #: In all of them the gradient is NaN in step 3, and the loss infinite in step 5, on rank 1.
 SKIPPING = {
     **{f"fp32 stage {number}": stage(number) for number in range(4)},
-    **{f"bf16 stage {number}": BF16 | stage(number) for number in range(4)},
+    "bf16 stage 0": BF16 | stage(0),
     "bf16 stage 1 summed in fp32": BF16 | FP32_SUMS | stage(1),
     "bf16 stage 2 offload": BF16 | stage(2, offload=True),
-    "fp32 stage 1 offload": stage(1, offload=True),
     "bf16 stage 3 offload": BF16 | stage(3, offload=True),
-    **{f"fp16 stage {number}": FP16 | stage(number) for number in range(4)},
-    "autocast stage 0": AUTOCAST | stage(0),
-    "autocast stage 2": AUTOCAST | stage(2),
-    **{f"AdamW stage {number}": ADAMW | stage(number) for number in (0, 2, 3)},
-    "AdamW bf16 stage 0": ADAMW | BF16 | stage(0),
+    "fp16 stage 0": FP16 | stage(0),
+    "fp16 stage 3": FP16 | stage(3),
+    "AdamW stage 0": ADAMW | stage(0),
 }
 
 
@@ -63,7 +60,7 @@ def launch(configure, folder, tiny_dataset, second_dataset) -> Result:
     in_a_row = {"max_nonfinite_steps": 3}
     add("too many", stage(1), in_a_row, bad_losses={"2": float("nan")}, nan_gradients=[4, 5, 6])
     cases["too many, resumed"] = cases["too many"] | {"resume": "auto"}
-    for number in (0, 2, 3):
+    for number in (0, 3):
         add(f"flip stage {number}", stage(number), {"check_replicas_every": 2}, flips=[4])
     add("no flip", BF16 | stage(1), {"check_replicas_every": 1})
     add("other config", {}, {}, overrides=["elc_bert.training.seed=7", "gradient_clipping=1.5"])
@@ -143,7 +140,7 @@ def test_what_a_bad_step_read_is_written_down(launch, folder, tiny_dataset):
     assert {dataset for dataset, _, _ in samples} == {str(tiny_dataset)}
 
 
-@pytest.mark.parametrize("number", [0, 2, 3])
+@pytest.mark.parametrize("number", [0, 3])
 def test_a_flipped_bit_is_found_at_the_next_check(launch, folder, number):
     text = message(launch, f"flip stage {number}")
     assert re.search(r"^step 4: ranks 0-1 \(.*\) hold different weights in .*(bias|weight|embedding)", text)
