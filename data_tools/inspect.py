@@ -15,6 +15,7 @@ from data_tools.copying import read_spans
 from data_tools.histogram import Lengths, as_text, binned, draw, even_steps, powers_of_two
 from elc_bert.data.indexed import IndexedDataset, with_suffix
 from elc_bert.data.manifest import Manifest
+from elc_bert.data.segments import POLICY, SegmentIndex, open_segments
 from elc_bert.data.vocabulary import UNK, check_tokenizer, load_tokenizer
 from elc_bert.errors import UserError
 from elc_bert.files import atomic_write
@@ -33,6 +34,7 @@ examples:
   python -m data_tools inspect corpus/train
   python -m data_tools inspect corpus/train --tokenizer tokenizer.json --documents 5 --seed 1
   python -m data_tools inspect corpus/train --picture lengths.png
+  python -m data_tools inspect corpus/train --tokenizer tokenizer.json --segment 17 4033 --length 128
 """
 
 WIDTH = 76
@@ -60,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="another number shows other documents (default: 0)"
     )
+    parser.add_argument(
+        "--segment",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="show only these segments as text, with --tokenizer and --length",
+    )
+    parser.add_argument("--length", type=int, metavar="T", help="sequence length of the segments")
+    parser.add_argument("--policy", default=POLICY, help=f"of the segments (default: {POLICY})")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the lengths, as PNG")
 
 
@@ -69,10 +80,20 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--documents and --full need --tokenizer, to turn tokens into text")
     if args.documents is not None and args.documents < 0:
         raise UserError(f"--documents is {args.documents}; use 0 or more")
+    if args.segment is not None and (args.tokenizer is None or args.length is None):
+        raise UserError(
+            "--segment needs --tokenizer, to turn tokens into text, and --length, of the segments"
+        )
     dataset = IndexedDataset(args.prefix)
     manifest = dataset.manifest
     if args.tokenizer is not None:
         check_tokenizer(dataset, args.tokenizer)
+    if args.segment is not None:
+        segments = open_segments(dataset, args.length, args.policy)
+        tokenizer = load_tokenizer(args.tokenizer)
+        for number in args.segment:
+            show(segment_text(dataset, tokenizer, segments, number))
+        return
     documents, sentences = count_lengths(dataset)
     print(args.prefix)
     show(facts(dataset, manifest))
@@ -199,10 +220,31 @@ def document_text(dataset: IndexedDataset, tokenizer: "Tokenizer", document: int
     first, last = dataset.documents_between(document, document + 1).tolist()
     tokens = int(dataset.lengths[first:last].sum(dtype=np.int64))
     lines = [f"document {document:,}: sentences {last - first:,}, tokens {tokens:,}"]
-    text = " ".join(_sentences(dataset, tokenizer, first, last, whole))
-    for paragraph in text.replace("[PAR]", "[PAR]\n").splitlines():
-        lines += textwrap.wrap(paragraph.strip(), WIDTH)
-    return lines
+    return lines + _paragraphs(" ".join(_sentences(dataset, tokenizer, first, last, whole)))
+
+
+def segment_text(
+    dataset: IndexedDataset, tokenizer: "Tokenizer", segments: SegmentIndex, number: int
+) -> list[str]:
+    """A segment's title and its text, as `document_text` shows a document.
+
+    Raises:
+        UserError: there is no segment of this number.
+    """
+    if not 0 <= number < len(segments):
+        raise UserError(f"--segment {number}: {segments.path} holds 0 to {len(segments) - 1}")
+    offsets, lengths = segments(np.array([number]))
+    begin, length = int(offsets[0]), int(lengths[0])
+    lines = [f"segment {number:,}: tokens {length:,}, from {begin:,} on"]
+    return lines + _paragraphs(_text(dataset, tokenizer, begin, length))
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [
+        line
+        for paragraph in text.replace("[PAR]", "[PAR]\n").splitlines()
+        for line in textwrap.wrap(paragraph.strip(), WIDTH)
+    ]
 
 
 def _sentences(
@@ -214,15 +256,20 @@ def _sentences(
         offsets, lengths = dataset.spans(sentence, sentence + 1)
         begin, length = int(offsets[0]), int(lengths[0])
         shown = length if whole else min(length, 4 * WORDS_SHOWN)
-        ids = _ids(dataset, tokenizer, np.arange(begin, begin + shown))
-        text = tokenizer.decode(ids.tolist(), skip_special_tokens=False).strip()
-        # What a web page brought along must not steer the terminal.
-        text = "".join(each if each.isprintable() else "�" for each in text)
+        text = _text(dataset, tokenizer, begin, shown)
         words += len(text.split())
         yield text
         if not whole and words >= WORDS_SHOWN and sentence + 1 < last:
             yield "..."
             return
+
+
+def _text(dataset: IndexedDataset, tokenizer: "Tokenizer", begin: int, length: int) -> str:
+    """Some tokens of the stream as text."""
+    ids = _ids(dataset, tokenizer, np.arange(begin, begin + length))
+    text = tokenizer.decode(ids.tolist(), skip_special_tokens=False).strip()
+    # What a web page brought along must not steer the terminal.
+    return "".join(each if each.isprintable() else "�" for each in text)
 
 
 def _ids(dataset: IndexedDataset, tokenizer: "Tokenizer", places: NDArray[np.int64]) -> NDArray[np.integer]:

@@ -176,6 +176,10 @@ class TrainingConfig(Section):
     """Probability spread evenly over the vocabulary in the training loss."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    max_nonfinite_steps: Positive = 10
+    """Steps in a row with a loss or gradient that is not finite, all skipped, after which the run stops."""
+    check_replicas_every: Positive | None = None
+    """Steps between checks that all devices hold the same weights; null = never."""
     kernels: Literal["auto", "fused", "plain"] = "auto"
     """Fast paths of the model: fused to insist on them, plain for the definitions, auto for what there is."""
     compile: bool = False

@@ -10,8 +10,8 @@ from elc_bert.config_file import load_config
 from elc_bert.data.schedule import LengthSchedule
 from elc_bert.errors import UserError
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.training.batch_plan import plan_phases
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
-from elc_bert.training.run import plan_phases
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 

@@ -179,6 +179,16 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         layout = packed(lengths, phase.sequence_length, self.world_size, micro_batch, self.rank)
         return layout, samples[:, layout.samples]
 
+    def samples_of(self, step: int) -> list[NDArray[np.int64]]:
+        """Which samples each micro-batch of this rank holds in a step.
+
+        Returns:
+            of each micro-batch, numbers of the dataset, its epoch and the segment: int64 [3, samples].
+        """
+        layout, samples = self.layout(step)
+        ends = np.searchsorted(layout.rows, np.cumsum(layout.sizes))
+        return np.split(samples, ends[:-1], axis=1)
+
 
 class HeldOut(Dataset[MicroBatch]):
     """The micro-batches of one rank over a fixed, masked held-out set.
@@ -220,10 +230,10 @@ class HeldOut(Dataset[MicroBatch]):
         if sequences is not None and sequences < 1:
             raise UserError(f"{sequences} held-out sequences; use at least 1, or none for all")
         masking = dataclasses.replace(masking, short_p=0.0)
-        self._stream = SampleStream(
+        self.stream = SampleStream(
             [Portion(prefix)], sequence_length, seed, _HELD_OUT, masking, vocab_size, policy
         )
-        (segments,) = self._stream.segments
+        (segments,) = self.stream.segments
         self.sequences = min(sequences or segments, segments)
         self.rank = rank
         self.world_size = world_size
@@ -239,7 +249,7 @@ class HeldOut(Dataset[MicroBatch]):
         first = (index * self.world_size + self.rank) * self.micro_batch
         positions = np.arange(first, first + self.micro_batch)
         is_real = positions < self.sequences
-        batch = self._stream(np.minimum(positions, self.sequences - 1))
+        batch = self.stream(np.minimum(positions, self.sequences - 1))
         batch.predicted[~is_real] = False
         micro_batch = MicroBatch.from_batch(batch)
         return dataclasses.replace(micro_batch, tokens=int(batch.attention_mask[is_real].sum()))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from elc_bert.config import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
@@ -40,7 +41,7 @@ class Parameters:
 
 def count_parameters(config: ModelConfig) -> Parameters:
     """Counts of the real model, which is built on PyTorch's device without memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = ElcBertForMaskedLM(config)
     sizes = [parameter.numel() for parameter in model.parameters()]
     parts = dict.fromkeys(("embedding", "layers", "mixing", "head"), 0)
@@ -54,6 +55,15 @@ def count_parameters(config: ModelConfig) -> Parameters:
         largest=max(sizes),
         small=sum(size for size in sizes if size < SMALL),
     )
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Within this block tensors are not initialised: on the device without memory that loads a compiler."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _part_of(name: str) -> str:

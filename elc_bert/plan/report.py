@@ -13,9 +13,8 @@ from elc_bert.plan.memory import Memory, peak_memory, workload
 from elc_bert.plan.parameters import Parameters, count_parameters
 from elc_bert.plan.states import layout_of
 from elc_bert.plan.timing import StepTime, step_time
-from elc_bert.training.batch_plan import BatchPlan, divisors
+from elc_bert.training.batch_plan import BatchPlan, divisors, plan_phases
 from elc_bert.training.console import human, summary_table
-from elc_bert.training.run import plan_phases
 
 
 @dataclass(frozen=True)

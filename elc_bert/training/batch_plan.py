@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from elc_bert.config import RunConfig
+from elc_bert.data.schedule import LengthSchedule
 from elc_bert.errors import UserError
 
 
@@ -67,6 +69,32 @@ def plan_batch(
             f"gradient_accumulation_steps {accumulation} x {world_size} devices; leave one of them out"
         )
     return BatchPlan(micro_batch, share // micro_batch, world_size)
+
+
+def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) -> dict[int, BatchPlan]:
+    """How each phase's global batch is met: in the later phase a device takes as many tokens at once.
+
+    Raises:
+        UserError: a phase's batch cannot be met.
+    """
+    plans = {
+        0: plan_batch(
+            config.train_batch_size,
+            world_size,
+            config.elc_bert.training.max_micro_batch_size,
+            config.train_micro_batch_size_per_gpu,
+            config.gradient_accumulation_steps,
+        )
+    }
+    for phase in schedule.phases:
+        if phase.index > 0:
+            plans[phase.index] = plan_batch(
+                phase.global_batch,
+                world_size,
+                max_micro_batch=max(1, plans[0].micro_batch // schedule.long_factor),
+                name=f"train_batch_size / {schedule.long_factor} after elc_bert.training.long_after",
+            )
+    return plans
 
 
 def divisors(number: int) -> list[int]:

@@ -110,6 +110,11 @@ def _check_precision(config: RunConfig, parsed: dict[str, Any]) -> None:
                 f"{config.origin}{name}.enabled: this {accelerator.device_name()} cannot compute in {name}; "
                 "set it to false"
             )
+    if not parsed["bf16"].check_grad_overflow:
+        raise UserError(
+            f"{config.origin}bf16.check_grad_overflow = false: a step whose gradient is not finite would be "
+            "taken; leave it out"
+        )
     _check_sums(config)
 
 

@@ -1,6 +1,5 @@
 """Finding the largest micro-batch that the devices have memory for, by trying."""
 
-import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -13,16 +12,16 @@ from elc_bert.config import RunConfig
 from elc_bert.data.schedule import LengthSchedule, Phase
 from elc_bert.data.steps import MicroBatch
 from elc_bert.errors import UserError
-from elc_bert.machine import available_memory, forget_peak, resident_bytes
+from elc_bert.machine import forget_peak
 from elc_bert.plan.activations import saved_bytes
 from elc_bert.plan.memory import workload
-from elc_bert.training.batch_plan import BatchPlan, divisors, plan_batch
+from elc_bert.training.batch_plan import BatchPlan, divisors, plan_batch, plan_phases
 from elc_bert.training.console import human
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree, connect
 from elc_bert.training.engine import build_engine, choose_kernels
 from elc_bert.training.metrics import largest_of_ranks, peak_memory
-from elc_bert.training.run import plan_phases
+from elc_bert.training.preflight import free_memory
 from elc_bert.training.step import train_step
 
 GIB = 2**30
@@ -56,7 +55,7 @@ def find_micro_batch(config: RunConfig, memory_limit: float | None = None) -> No
     kernels = agree(lambda: choose_kernels(config, world.device))
     share = agree(lambda: plan_batch(config.train_batch_size, world.size, 1)).accumulation
     engine = agree(lambda: build_engine(config, BatchPlan(1, share, world.size), kernels))
-    limit = memory_limit * GIB if memory_limit else MARGIN * _free(world)
+    limit = memory_limit * GIB if memory_limit else MARGIN * free_memory(world.device)
     limit = -largest_of_ranks([-limit], world.device)[0]
     shapes = {size: _worst_shape(config, world, size) for size in divisors(share)}
     _tell(world, f"at most {limit / GIB:.2f} GiB per device; possible: {', '.join(map(str, shapes))}")
@@ -172,7 +171,7 @@ def _try(config: RunConfig, world: World, engine: Any, size: int, rows: int, len
     try:
         for _ in range(2):
             start = time.perf_counter()
-            totals, _ = train_step(engine, [batch, batch], world, smoothing, seed=0)
+            totals = train_step(engine, [batch, batch], world, smoothing, seed=0).totals
             totals.reduce()  # waits for the device
             seconds = time.perf_counter() - start
     except torch.OutOfMemoryError:
@@ -195,15 +194,6 @@ def full_batch(config: RunConfig, rows: int, length: int) -> MicroBatch:
     positions = torch.randperm(rows * length, generator=generator)[:predicted].sort().values
     mask = torch.ones(rows, length, dtype=torch.bool)
     return MicroBatch(tokens, mask, positions, tokens.flatten()[positions], rows * length)
-
-
-def _free(world: World) -> float:
-    """Bytes that this process may have altogether."""
-    if world.device.type == "cpu":
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-        return resident_bytes() + available_memory() / processes
-    free, _ = torch.cuda.mem_get_info(world.device)
-    return free + torch.cuda.memory_reserved(world.device)
 
 
 def _forget_peak(device: torch.device) -> None:

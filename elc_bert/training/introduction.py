@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from elc_bert.training.run import Run
 
 
-def introduce(run: "Run", origin: Path | None, missing_kernels: str) -> None:
+def introduce(run: "Run", origin: Path | None, missing_kernels: str, memory: str) -> None:
     """Print what is about to happen."""
     config, data = run.config, run.data
     training = config.elc_bert.training
@@ -39,6 +39,7 @@ def introduce(run: "Run", origin: Path | None, missing_kernels: str) -> None:
         ("model", console.describe_model(run.engine.module)),
         ("devices", console.describe_devices(run.world)),
         ("precision", console.describe_precision(config)),
+        ("memory", memory),
         ("kernels", console.describe_kernels(config, run.engine.module.encoder.kernels)),
         *lines,
         ("packing", _packing(config, data)),

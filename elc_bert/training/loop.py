@@ -18,6 +18,9 @@ from elc_bert.training.console import human
 from elc_bert.training.distributed import agree, connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.minimal_pairs import score_minimal_pairs
+from elc_bert.training.nonfinite import check_finite
+from elc_bert.training.preflight import telling_out_of_memory
+from elc_bert.training.replicas import check_replicas
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.statuses import DONE, PREEMPTED
 from elc_bert.training.step import evaluate, layer_weights, train_step
@@ -42,9 +45,10 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
         UserError: on all ranks alike; nothing has been overwritten.
     """
     training = config.elc_bert.training
-    limits = Limits(training.silence_limit, training.hang_limit)
-    run = set_up(config, resume, connect(limits), init_from)
-    status = train(run)
+    world = connect(Limits(training.silence_limit, training.hang_limit))
+    with telling_out_of_memory():
+        run = set_up(config, resume, world, init_from)
+        status = train(run)
     run.monitor.close()
     return status
 
@@ -66,18 +70,20 @@ def train(run: Run) -> int:
             run.world.watch.begin(progress.step + 1)
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
-            totals, gradient_norm = train_step(
-                run.engine, micro_batches, run.world, settings.training.label_smoothing, seed
-            )
-            since_log.merge(totals)
+            result = train_step(run.engine, micro_batches, run.world, settings.training.label_smoothing, seed)
             progress.step, progress.held_out_loss = progress.step + 1, None
             bar.update()
             step = progress.step
+            if line := check_finite(run, result):
+                tell(run, bar, line)
+            since_log.merge(result.totals)
+            if (every := settings.training.check_replicas_every) and step % every == 0:
+                check_replicas(run.engine, run.world, step)
             if settings.training.compile and step == compiled_by:
                 tell(run, bar, f"torch.compile, first {STEPS_TO_COMPILE} steps: {GraphCounts.so_far()}")
             if step % settings.training.log_every == 0 or step == last:
                 bar.set_postfix(
-                    log(run, since_log, learning_rate, float(gradient_norm), watch), refresh=False
+                    log(run, since_log, learning_rate, float(result.gradient_norm), watch), refresh=False
                 )
                 since_log = Totals(run.world.device)
             with _not_counted(watch):

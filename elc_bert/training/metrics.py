@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -43,6 +43,11 @@ class Totals:
         self._sums += other._sums
         self._count(other._counts)
 
+    def forget_loss(self) -> None:
+        """Count what was read, but not the loss, which was not finite, nor the predictions."""
+        self._sums.zero_()
+        self._counts[0] = 0.0
+
     def reduce(self) -> None:
         """Sum over all ranks. Collective."""
         everything = torch.tensor(self.values(), dtype=torch.float64, device=self.device)
@@ -53,18 +58,22 @@ class Totals:
         """All sums; waits for the device."""
         return [*self._sums.tolist(), *self._counts]
 
+    def _mean(self, number: int) -> float:
+        values = self.values()
+        return values[number] / values[2] if values[2] else math.nan
+
     def _count(self, counts: Iterable[float]) -> None:
         self._counts = [mine + more for mine, more in zip(self._counts, counts, strict=True)]
 
     @property
     def loss(self) -> float:
-        """Mean cross entropy per predicted token, in nats."""
-        return self.values()[0] / max(1.0, self.values()[2])
+        """Mean cross entropy per predicted token, in nats; NaN of none."""
+        return self._mean(0)
 
     @property
     def accuracy(self) -> float:
-        """Share of the predicted tokens that are right."""
-        return self.values()[1] / max(1.0, self.values()[2])
+        """Share of the predicted tokens that are right; NaN of none."""
+        return self._mean(1)
 
     @property
     def tokens(self) -> int:
@@ -98,6 +107,8 @@ class Progress:
     """In nats per masked token, if it was measured after this step."""
     evaluation_due: bool = False
     """Whether what follows this step but the step itself was cut short by a signal."""
+    nonfinite_steps: list[int] = field(default_factory=list)
+    """The last steps, if they were skipped in a row because loss or gradient were not finite."""
 
 
 class Stopwatch:

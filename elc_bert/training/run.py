@@ -18,7 +18,8 @@ from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
 from elc_bert.files import atomic_write
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training.batch_plan import BatchPlan, plan_batch
+from elc_bert.training.agreement import check_agreement, facts_of_data, facts_of_start
+from elc_bert.training.batch_plan import BatchPlan, plan_phases
 from elc_bert.training.checkpoint import Checkpoints
 from elc_bert.training.checkpoint_files import clean_up
 from elc_bert.training.control import Control, ignore_signals
@@ -29,6 +30,8 @@ from elc_bert.training.identity import differences, run_identity
 from elc_bert.training.introduction import introduce
 from elc_bert.training.metrics import Progress, measure_peak_flops
 from elc_bert.training.monitor import RunMonitor, check_monitors
+from elc_bert.training.nonfinite import watch_loss_scale
+from elc_bert.training.preflight import check_memory
 from elc_bert.training.run_data import RunData, open_data
 
 #: Of matrix products, by ``RunConfig.precision``.
@@ -101,7 +104,8 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     Raises:
         UserError: on all ranks alike, if anything does not fit on any rank.
     """
-    agree(lambda: check_deepspeed_sections(config))
+    agree(lambda: check_deepspeed_sections(config))  # the first thing, see distributed.status_of
+    check_agreement(world, facts_of_start(config, resume, init_from, world))
     control = Control(world)
     agree(lambda: check_monitors(config))
     missing = agree(lambda: missing_kernels(config, world.device))
@@ -113,8 +117,11 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
         )
     )
     plans = agree(lambda: plan_phases(config, schedule, world.size))
+    memory = agree(lambda: check_memory(config, kernels, world))
     data = agree(lambda: open_data(config, schedule, plans, world))
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
+    facts = {"kernels": type(kernels).__name__, "why LAMB has no kernels": missing}
+    check_agreement(world, facts_of_data(config, data) | facts)
     found = checkpoints.find(resume)
     checkpoint, record = found or (None, {})
     progress = Progress(**record.get("progress", {}))
@@ -126,6 +133,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels, initial))
     if checkpoint is not None:
         agree(lambda: checkpoints.load(engine, checkpoint, record))
+    watch_loss_scale(engine)
     agree(lambda: _save_config(config, world))
     if world.is_main:
         clean_up(checkpoints.directory)
@@ -145,7 +153,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
         _peak_flops(config, world),
     )
     if world.is_main:
-        introduce(run, checkpoint or init_from, missing)
+        introduce(run, checkpoint or init_from, missing, memory)
     return run
 
 
@@ -165,32 +173,6 @@ def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
             f"{path}: another model than this run's: {'; '.join(changes)}; set these as it has them"
         )
     return model
-
-
-def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) -> dict[int, BatchPlan]:
-    """How each phase's global batch is met: in the later phase a device takes as many tokens at once.
-
-    Raises:
-        UserError: a phase's batch cannot be met.
-    """
-    plans = {
-        0: plan_batch(
-            config.train_batch_size,
-            world_size,
-            config.elc_bert.training.max_micro_batch_size,
-            config.train_micro_batch_size_per_gpu,
-            config.gradient_accumulation_steps,
-        )
-    }
-    for phase in schedule.phases:
-        if phase.index > 0:
-            plans[phase.index] = plan_batch(
-                phase.global_batch,
-                world_size,
-                max_micro_batch=max(1, plans[0].micro_batch // schedule.long_factor),
-                name=f"train_batch_size / {schedule.long_factor} after elc_bert.training.long_after",
-            )
-    return plans
 
 
 def _save_config(config: RunConfig, world: World) -> None:

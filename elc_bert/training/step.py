@@ -1,7 +1,9 @@
 """One optimizer step, and one look at held-out text."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,20 +18,30 @@ from elc_bert.training.loss import masked_lm_loss
 from elc_bert.training.metrics import Totals
 
 
+@dataclass
+class StepResult:
+    """What came of one optimizer step on this rank."""
+
+    totals: Totals
+    losses: list[Tensor]
+    """Summed loss of each micro-batch, on the device."""
+    gradient_norm: Tensor | float
+    """Over all ranks, before clipping; not finite where the step was skipped."""
+
+
 def train_step(
     engine: Any, micro_batches: list[MicroBatch], world: World, label_smoothing: float, seed: int
-) -> tuple[Totals, Tensor | float]:
+) -> StepResult:
     """One optimizer step over this rank's part of a global batch. Collective.
 
     The gradient is that of the mean loss over all masked tokens of the global batch: each micro-batch
     adds its sum divided by their number, and DeepSpeed's averaging over ranks is undone.
 
+    If any rank's loss or gradient is not finite, all ranks skip the step: weights, optimizer state and
+    schedule stay as they are, and the engine counts it in ``skipped_steps``.
+
     Args:
         seed: decides dropout in this step on this rank, so that a resumed run needs no generator state.
-
-    Returns:
-        this rank's totals, and the norm of the gradient over all ranks before clipping; infinite where an
-        overflow (fp16, bf16) made DeepSpeed skip the step.
     """
     torch.manual_seed(seed)
     # A tensor filled on the device; one copied there would have the host wait for it.
@@ -37,20 +49,20 @@ def train_step(
     dist.all_reduce(predicted)
     loss_scale = _loss_scale_left_to_us(engine)
     scale = world.size * loss_scale / predicted.clamp(min=1)
-    totals = Totals(world.device)
+    totals, losses = Totals(world.device), []
     for number, batch in enumerate(world.watch.over(on_device(micro_batches, world.device)), start=1):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches))
         loss, correct = _forward(engine, batch, label_smoothing)
-        engine.backward(loss * scale, scale_wrt_gas=False)
+        losses.append(loss.detach())
+        # An infinite loss may have a finite gradient: 0 times it is NaN, and with that the whole gradient.
+        engine.backward(loss * (scale + 0.0 * loss.detach()), scale_wrt_gas=False)
         totals.add(loss, correct, batch)
-        if number == len(micro_batches):
-            gradient_norm = _norm_before_clipping(engine)
-        engine.step()
-    if gradient_norm is None:
-        gradient_norm = engine.get_global_grad_norm()
-        if type(engine.optimizer).__name__ == "FP16_UnfusedOptimizer":
-            gradient_norm /= loss_scale  # all other wrappers have done so
-    return totals, gradient_norm
+        if number < len(micro_batches):
+            engine.step()
+    gradient_norm = _take_step(engine)
+    if type(engine.optimizer).__name__ == "FP16_UnfusedOptimizer":
+        gradient_norm /= loss_scale  # all other wrappers have done so
+    return StepResult(totals, losses, gradient_norm)
 
 
 def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
@@ -78,11 +90,33 @@ def _loss_scale_left_to_us(engine: Any) -> float:
     return engine.optimizer.loss_scale if engine.fp16_enabled() and not engine.zero_optimization() else 1.0
 
 
-def _norm_before_clipping(engine: Any) -> Tensor | None:
-    """The norm where DeepSpeed does not tell it: in fp32 without ZeRO it clips in place and forgets it."""
+def _take_step(engine: Any) -> Tensor | float:
+    """``engine.step()`` where gradients are complete; the norm of the gradient before clipping.
+
+    DeepSpeed's wrappers of the optimizer skip a step that is not finite. In fp32 without ZeRO there is no
+    wrapper, and DeepSpeed clips in place and forgets the norm.
+    """
     if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
-        return None
-    return torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+        engine.step()
+        return engine.get_global_grad_norm()
+    norm = torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+    optimizer = engine.optimizer
+    # Where a wrapper has it, the engine finds it: it counts the step and leaves the schedule.
+    optimizer.overflow = not torch.isfinite(norm)
+    with _without_step(optimizer) if optimizer.overflow else contextlib.nullcontext():
+        engine.step()
+    return norm
+
+
+@contextlib.contextmanager
+def _without_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within this block ``optimizer.step`` does nothing."""
+    step = optimizer.step
+    optimizer.step = lambda *args, **kwargs: None  # type: ignore
+    try:
+        yield
+    finally:
+        optimizer.step = step  # type: ignore
 
 
 def layer_weights(engine: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from data_tools.__main__ import main
 from data_tools.histogram import Lengths, as_text, binned, even_steps, powers_of_two
 from data_tools.inspect import count_lengths, document_text
 from elc_bert.data.indexed import IndexedDataset
+from elc_bert.data.segments import open_segments
 from elc_bert.data.vocabulary import load_tokenizer
 from tests.data import foreign
 from tests.data_tools.running import fails, run
@@ -90,6 +91,20 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.replace("[PAR]", " "))
 
 
+def test_a_segment_is_the_text_that_training_reads(capsys, tiny_tokenizer, tiny_dataset):
+    """The first segments of 32 tokens begin with the first document."""
+    document = document_text(IndexedDataset(tiny_dataset), load_tokenizer(tiny_tokenizer), 0, whole=True)
+    options = ("--tokenizer", tiny_tokenizer, "--length", 32)
+    assert main(["inspect", str(tiny_dataset), *map(str, options), "--segment", "0"]) == 0
+    title, *lines = capsys.readouterr().out.strip().splitlines()
+    assert re.fullmatch("segment 0: tokens [0-9]+, from 0 on", title)
+    found = words(" ".join(lines))
+    assert 5 < len(found) < 31
+    assert found == words(" ".join(document[1:]))[: len(found)]
+    last = len(open_segments(IndexedDataset(tiny_dataset), 32)) - 1
+    fails(capsys, ("inspect", tiny_dataset, *options, "--segment", last + 1), f"holds 0 to {last}")
+
+
 def test_a_document_is_the_text_it_was_built_from(tiny_text, tiny_tokenizer, tiny_dataset):
     dataset, tokenizer = IndexedDataset(tiny_dataset), load_tokenizer(tiny_tokenizer)
     texts = tiny_text.read_text(encoding="utf-8").split("\n\n")
@@ -137,6 +152,7 @@ def test_the_command(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
 def test_mistakes(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
     fails(capsys, ("inspect", tmp_path / "none"), "none.idx: cannot open the dataset")
     fails(capsys, ("inspect", tiny_dataset, "--documents", 3), "need --tokenizer")
+    fails(capsys, ("inspect", tiny_dataset, "--segment", 3), "--segment needs --tokenizer")
     changed = tmp_path / "tokenizer.json"
     changed.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     fails(capsys, ("inspect", tiny_dataset, "--tokenizer", changed), "not the tokenizer that")

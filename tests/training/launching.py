@@ -317,11 +317,3 @@ def seconds_until(limit: float) -> Iterator[float]:
         yield passed
         time.sleep(0.2)
     raise TimeoutError
-
-
-def last_step(directory: Path) -> int:
-    """The newest that a run has logged."""
-    if not (directory / "tensorboard").is_dir():
-        return 0
-    logged = events(directory)
-    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0

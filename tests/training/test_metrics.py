@@ -1,5 +1,6 @@
 """Sums and means; that a whole step weighs every masked token alike is tested in test_layouts.py."""
 
+import math
 import time
 from collections.abc import Iterator
 from typing import ClassVar
@@ -40,7 +41,18 @@ def test_a_micro_batch_may_have_nothing_to_predict():
     assert (loss.item(), correct.item()) == (0.0, 0)
     totals = Totals(CPU)
     totals.add(loss, correct, micro_batch(0, 5))
-    assert (totals.loss, totals.accuracy, totals.tokens) == (0.0, 0.0, 5)
+    assert math.isnan(totals.loss)
+    assert math.isnan(totals.accuracy)
+    assert totals.tokens == 5
+
+
+def test_a_loss_that_is_not_finite_is_forgotten_but_not_what_was_read():
+    totals, bad = Totals(CPU), Totals(CPU)
+    totals.add(torch.tensor(6.0), torch.tensor(1), micro_batch(3, 7))
+    bad.add(torch.tensor(math.nan), torch.tensor(0), micro_batch(4, 9))
+    bad.forget_loss()
+    totals.merge(bad)
+    assert (totals.loss, totals.accuracy, totals.tokens) == (2.0, 1 / 3, 16)
 
 
 def test_label_smoothing_spreads_probability_over_the_vocabulary():
