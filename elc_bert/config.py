@@ -176,6 +176,8 @@ class TrainingConfig(Section):
     """Probability spread evenly over the vocabulary in the training loss."""
     activation_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    deterministic: bool = False
+    """Use deterministic algorithms on GPUs, slower, so that a resumed run is the same to the bit; CPUs do."""
     max_nonfinite_steps: Positive = 10
     """Steps in a row with a loss or gradient that is not finite, all skipped, after which the run stops."""
     check_replicas_every: Positive | None = None

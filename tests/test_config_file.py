@@ -73,7 +73,7 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(file, key, nearest):
 def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
     assert (
         refusal(file, "elc_bert.checkpoint.zzz=1")
-        == "unknown key elc_bert.checkpoint.zzz; valid: every, keep"
+        == "unknown key elc_bert.checkpoint.zzz; valid: background, every, keep, keep_best, keep_every"
     )
 
 

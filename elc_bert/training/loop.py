@@ -1,10 +1,12 @@
 """The training loop."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
@@ -45,6 +47,9 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
         UserError: on all ranks alike; nothing has been overwritten.
     """
     training = config.elc_bert.training
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of the device
+        torch.use_deterministic_algorithms(True)
     world = connect(Limits(training.silence_limit, training.hang_limit))
     with telling_out_of_memory():
         run = set_up(config, resume, world, init_from)
