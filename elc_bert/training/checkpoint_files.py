@@ -11,7 +11,7 @@ It is written under a hidden name and renamed when it is complete; then the file
 replaced by one that names it, and ``best`` likewise where the best is kept.
 """
 
-import functools
+import errno
 import hashlib
 import json
 import math
@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from elc_bert.config import CheckpointConfig
@@ -211,18 +212,30 @@ def _write_model(
     weights: Mapping[str, Tensor] | None,
 ) -> dict[str, str]:
     """Write model.safetensors and model.json; their checksums."""
-    from elc_bert.training.background import write_hashed
     from elc_bert.training.saved_state import SavedState
 
     if weights is None:
         saved = SavedState(directory)
         weights = {name: saved.whole(name).reshape(shape) for name, shape in shapes.items()}
-    contents = {"model.safetensors": save(dict(weights)), "model.json": json.dumps(config, indent=2).encode()}
-    return {
-        name: write_hashed(directory / name, functools.partial(_write_bytes, content))
-        for name, content in contents.items()
-    }
+    model, description = directory / "model.safetensors", directory / "model.json"
+    _save_tensors(weights, model)
+    with atomic_write(description, "w") as file:
+        json.dump(config, file, indent=2)
+    return {path.name: sha256_of(path) for path in (model, description)}
 
 
-def _write_bytes(content: bytes, file: Any) -> None:
-    file.write(content)
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file of safetensors and put it on disk.
+
+    Raises:
+        OSError: with the file's name.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # Its errors of the system are text.
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
