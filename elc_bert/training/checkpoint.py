@@ -55,6 +55,9 @@ class Checkpoints:
         self._world = world
         self._identity = identity
         self._layout = layout_of(config, world.size)
+        hang_limit = config.elc_bert.training.hang_limit
+        # A file system that does not answer is told of sooner than that a rank hangs.
+        self._patience = None if hang_limit is None else 0.8 * hang_limit
         self._unfinished: _Unfinished | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
 
@@ -191,12 +194,12 @@ class Checkpoints:
         if unfinished is None:
             return None
         try:
-            agree(lambda: self._told(unfinished.final, unfinished.work.result))
+            agree(lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)))
             if not unfinished.publishing:
                 self._publish(unfinished)
-                agree(lambda: self._told(unfinished.final, unfinished.work.result))
+                agree(lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)))
         except SharedUserError:
-            if self._world.is_main:
+            if self._world.is_main and unfinished.work.done():
                 shutil.rmtree(files.partial_of(unfinished.final), ignore_errors=True)
             raise
         finally:
@@ -253,6 +256,11 @@ class Checkpoints:
         try:
             return action()
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # of our waiting, not of the disk
+                raise UserError(
+                    f"{self.directory}: its file system does not answer: {final.name} is not written after "
+                    f"{self._patience:.0f} s; mend that and go on from the one before with --resume auto"
+                ) from None
             good = files.newest_first(self.directory)
             raise UserError(
                 f"{error.filename or self.directory}: {error.strerror or error}; {final.name} could not be "

@@ -137,6 +137,7 @@ def catch_up(run: Run, bar, since_log: Totals) -> bool:
 def save(run: Run, since_log: Totals, wait: bool) -> None:
     """Write a checkpoint, to its end or in the background. Collective."""
     run.progress.since_log = _on_all_ranks(since_log).values()
+    run.progress.samples_seen, run.progress.epochs = run.samples_seen(), run.epochs()
     with run.world.watch.during("saving a checkpoint"):
         stall = run.checkpoints.save(run.engine, run.progress)
         run.monitor.scalars(run.progress.step, {"checkpoint/stall_seconds": stall})
@@ -178,7 +179,7 @@ def log(
         "throughput/data_wait": data_wait,
         "memory/peak_gib": peak_memory_of_rank / 2**30,
         "data/words": progress.words_seen,
-        **run.epochs_seen(),
+        **_epochs(run),
     }
     if settings.training.compile:
         counts = GraphCounts.so_far()
@@ -195,6 +196,14 @@ def log(
         "lr": f"{learning_rate:.2e}",
         "tok/s": human(per_second),
     }
+
+
+def _epochs(run: Run) -> dict[str, float]:
+    """By tag: of a blend, each dataset has its own."""
+    epochs = run.epochs()
+    if len(epochs) == 1:
+        return {"data/epochs": next(iter(epochs.values()))}
+    return {f"data/epochs/{name}": value for name, value in epochs.items()}
 
 
 def log_held_out(run: Run, bar) -> bool:

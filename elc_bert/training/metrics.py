@@ -97,6 +97,10 @@ class Progress:
 
     step: int = 0
     """Optimizer steps taken."""
+    samples_seen: int = 0
+    """Sequences read, over all ranks."""
+    epochs: dict[str, float] = field(default_factory=dict)
+    """Times that each training dataset has been gone through."""
     tokens_seen: int = 0
     """Real tokens read up to the last log entry, over all ranks."""
     words_seen: int = 0

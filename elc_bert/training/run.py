@@ -83,12 +83,13 @@ class Run:
             # From a worker it comes with the worker's traceback wrapped around it.
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
-    def epochs_seen(self) -> dict[str, float]:
-        """Times that the training data have been gone through: of a blend, each dataset by its name."""
-        epochs = self.data.epochs(self._positions())
-        if len(epochs) == 1:
-            return {"data/epochs": epochs[0]}
-        return {f"data/epochs/{name}": value for name, value in zip(self.data.names, epochs, strict=True)}
+    def epochs(self) -> dict[str, float]:
+        """Times that each training dataset has been gone through, by its name."""
+        return dict(zip(self.data.names, self.data.epochs(self._positions()), strict=True))
+
+    def samples_seen(self) -> int:
+        """Sequences that have been read, over all ranks."""
+        return sum(self._positions().values())
 
     def _positions(self) -> dict[int, int]:
         """Sequences of each phase that have been read, by phase index."""
