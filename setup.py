@@ -8,7 +8,7 @@ from setuptools import Extension, find_packages, setup
 ROOT = Path(__file__).resolve().parent
 MPI = ("openmpi", "mpi4py")
 HF = ("transformers", "accelerate")
-DEV = ("pytest", "pytest-timeout", "hypothesis", "nltk", "ruff", "mypy", *HF)
+DEV = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "nltk", "ruff", "mypy", *HF)
 BUILD = ("setuptools",)
 
 

@@ -144,7 +144,9 @@ class Checkpoints:
             began=began,
             work=self._thread.submit(
                 files.write_rank,
-                partial / f"rank-{self._world.rank:05d}.json",
+                partial,
+                self._world.rank,
+                self._world.size,
                 engine.checkpoint_engine.write,
                 None if pieces is None else [piece for _, piece in pieces],
             ),

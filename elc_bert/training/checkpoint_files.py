@@ -111,7 +111,9 @@ def check_files(path: Path, files: Mapping[str, str]) -> None:
             raise UserError(f"{file}: is damaged (its checksum is another)")
 
 
-def write_rank(record: Path, write: Callable[[], dict[str, str]], pieces: Sequence[Any] | None) -> None:
+def write_rank(
+    directory: Path, rank: int, ranks: int, write: Callable[[], dict[str, str]], pieces: Sequence[Any] | None
+) -> None:
     """Write a rank's files by ``write``, which gives their checksums, and then the record of them.
 
     Args:
@@ -122,8 +124,25 @@ def write_rank(record: Path, write: Callable[[], dict[str, str]], pieces: Sequen
     """
     files = write()
     optimizer = max(files, key=lambda name: "optim_states" in name, default=None)
-    with atomic_write(record, "w") as file:
-        json.dump({"files": files, "optimizer": optimizer, "pieces": pieces}, file)
+    with atomic_write(_rank_file(directory, rank), "w") as file:
+        json.dump({"ranks": ranks, "files": files, "optimizer": optimizer, "pieces": pieces}, file)
+
+
+def rank_records(directory: Path) -> list[dict[str, Any]]:
+    """What every rank has written, in their order.
+
+    By name: on a network file system, lists of what other hosts have put into a directory come late.
+
+    Raises:
+        OSError: one is missing.
+    """
+    first = json.loads(_rank_file(directory, 0).read_text(encoding="utf-8"))
+    others = (_rank_file(directory, rank) for rank in range(1, first["ranks"]))
+    return [first, *(json.loads(path.read_text(encoding="utf-8")) for path in others)]
+
+
+def _rank_file(directory: Path, rank: int) -> Path:
+    return directory / f"rank-{rank:05d}.json"
 
 
 def publish(
@@ -145,10 +164,10 @@ def publish(
         OSError: the disk is full, or the like.
     """
     partial, directory = partial_of(final), final.parent
-    files = {}
-    for path in sorted(partial.glob("rank-*.json")):
-        files[path.name] = sha256_of(path)
-        files |= json.loads(path.read_text(encoding="utf-8"))["files"]
+    files: dict[str, str] = {}
+    for rank, written in enumerate(rank_records(partial)):
+        path = _rank_file(partial, rank)
+        files |= {path.name: sha256_of(path), **written["files"]}
     files |= _write_model(partial, record["config"]["elc_bert"]["model"], shapes, weights)
     with atomic_write(partial / RUN_FILE, "w") as file:
         file.write(sealed({**record, "files": files}))

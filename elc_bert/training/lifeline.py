@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ class Meeting:
     secret: str
 
 
-class Lifeline:
+class Lifeline(ABC):
     """What both ends have in common.
 
     Args:
@@ -77,8 +78,9 @@ class Lifeline:
         """Wait until goodbyes have been exchanged, but not for ever."""
         self._thread.join(2 * _PATIENCE)
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """What the thread does until the end."""
 
     async def _tick(self) -> None:
         """Let an interval pass, or less if there is news; note whether the main thread has made progress."""

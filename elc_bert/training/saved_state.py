@@ -6,7 +6,6 @@ run of elements of any tensor is read, without a converted copy on disk: files a
 the elements that it needs.
 """
 
-import json
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from elc_bert.errors import UserError
 from elc_bert.optim.zero_layout import Piece, pieces_of_rank, refresh_working_weights
 from elc_bert.training.background import load_state
+from elc_bert.training.checkpoint_files import rank_records
 
 MASTER = "fp32"
 """Name of the weights themselves, beside the optimizer's ``exp_avg`` and so on."""
@@ -34,8 +34,9 @@ class SavedState:
         self._directory = directory
         self._ranks: list[_SavedRank] = []
         self._pieces: dict[str, list[tuple[_SavedRank, Piece]]] = defaultdict(list)
-        for path in sorted(directory.glob("rank-*.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        records = rank_records(directory)
+        self._engine_file = next(name for name in records[0]["files"] if name.endswith("model_states.pt"))
+        for record in records:
             if record["pieces"] is None:
                 raise UserError(
                     f"{directory}: DeepSpeed's layout of this optimizer is not known, so that it can be read "
@@ -51,7 +52,7 @@ class SavedState:
     @cached_property
     def engine(self) -> dict[str, Any]:
         """What DeepSpeed keeps of the engine itself, and of the schedule."""
-        return load_state(min(self._directory.glob("*model_states.pt")), mapped=True)
+        return load_state(self._directory / self._engine_file, mapped=True)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
