@@ -45,8 +45,9 @@ demo test lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(STAMP)
 	@$(BIN)/python launch/demo.py
 
+# Several files of tests at a time, so each computes with one thread.
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

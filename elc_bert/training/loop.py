@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader
 
 from elc_bert.config import RunConfig
 from elc_bert.data.random import derive_seed
+from elc_bert.errors import UserError
 from elc_bert.kernels.compiled import GraphCounts
 from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
 from elc_bert.progress import progress_bar
 from elc_bert.training.babylm import FOLDER, MilestoneExports
 from elc_bert.training.console import human
-from elc_bert.training.distributed import agree, connect
+from elc_bert.training.distributed import SharedUserError, agree, connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
 from elc_bert.training.minimal_pairs import score_minimal_pairs
 from elc_bert.training.nonfinite import check_finite
@@ -53,7 +54,13 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
     world = connect(Limits(training.silence_limit, training.hang_limit))
     with telling_out_of_memory():
         run = set_up(config, resume, world, init_from)
-        status = train(run)
+        try:
+            status = train(run)
+        except SharedUserError:
+            # What ends the run is no reason to lose the checkpoint that was being written.
+            with suppress(UserError):
+                run.checkpoints.finish()
+            raise
     run.monitor.close()
     return status
 

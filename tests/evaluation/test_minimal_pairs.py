@@ -129,7 +129,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path):
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/x.jsonl").write_text("{}")
     output = ["--output", tmp_path / "results"]
-    result = run("deepspeed", 2, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
+    result = run("forked", 2, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
     assert result.status != 0
     assert len(result.errors) == 1
     assert "x.jsonl:1: lacks sentence_good" in result.errors[0]
@@ -148,7 +148,7 @@ def test_a_blank_is_filled(tiny_run):
 @pytest.mark.launcher
 def test_held_out_loss_is_that_of_the_run_on_any_number_of_ranks(tiny_run, tiny_dataset, tmp_path):
     arguments = ["loss", tiny_run.directory, "--output", tmp_path / "loss.json"]
-    two = run("deepspeed", 2, arguments, script=EVALUATE)
+    two = run("forked", 2, arguments, script=EVALUATE)
     assert two.status == 0, two.output
     figures = json.loads((tmp_path / "loss.json").read_text())
     logged = scalars(tiny_run.directory, "held_out/loss")

@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what these print at import is no answer
 
-import deepspeed  # noqa: E402, F401
-import matplotlib.figure  # noqa: E402, F401
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402, F401 (asked for at ZeRO, brings a compiler)
 import torch._dynamo  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402, F401
 

@@ -38,7 +38,7 @@ def hosts(tmp_path_factory):
 def on_one_host(configure, tmp_path_factory, hosts) -> dict[int, float]:
     """Losses of four ranks on this machine."""
     config = configure(tmp_path_factory.mktemp("one-host"), **SHORT_RUN)
-    result = run("deepspeed", 4, ["--deepspeed_config", config])
+    result = run("forked", 4, ["--deepspeed_config", config])
     assert result.status == 0, result.output
     return losses(config.parent / "run")
 

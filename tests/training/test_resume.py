@@ -84,7 +84,7 @@ def story(request, configure, tmp_path_factory) -> Story:
     (checkpoints / ".step-000055.partial").mkdir()
     (checkpoints / ".step-000055.partial" / "half").touch()
 
-    resumed = run("deepspeed", 2, ["--deepspeed_config", configs[1], "--resume", "auto"])
+    resumed = run("forked", 2, ["--deepspeed_config", configs[1], "--resume", "auto"])
     return Story(uninterrupted, killed, losses_before, newest, resumed, configs[1])
 
 
