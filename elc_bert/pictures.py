@@ -14,12 +14,15 @@ def draw_layer_weights(weights: dict[str, Tensor]) -> Any:
     table = torch.full((len(weights), columns), float("nan"))
     for row, shares in enumerate(weights.values()):
         table[row, : len(shares)] = shares.cpu()
-    figure = Figure(figsize=(1.5 + 0.38 * columns, 1.2 + 0.34 * len(weights)), layout="constrained")
-    axes = figure.subplots()
+    width, height = 1.5 + 0.38 * columns, 1.2 + 0.34 * len(weights)
+    figure = Figure(figsize=(width, height))
+    # Margins in inches: to have them worked out takes longer than all the rest.
+    axes = figure.add_axes((0.6 / width, 0.6 / height, 0.36 * columns / width, 1 - 0.8 / height))
     image = axes.imshow(table.numpy(), vmin=0.0, vmax=1.0, cmap="magma_r", aspect="auto")
     axes.set_xticks(range(columns), ["emb", *(str(layer) for layer in range(1, columns))])
     axes.set_yticks(range(len(weights)), [name.removeprefix("layer_").lstrip("0") for name in weights])
     axes.set_xlabel("takes its input from layer")
     axes.set_ylabel("layer")
-    figure.colorbar(image, ax=axes, label="share")
+    beside = figure.add_axes((1 - 0.75 / width, 0.6 / height, 0.15 / width, 1 - 0.8 / height))
+    figure.colorbar(image, cax=beside, label="share")
     return figure

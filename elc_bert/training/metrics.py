@@ -1,5 +1,6 @@
 """What is measured while training."""
 
+import functools
 import math
 import statistics
 import time
@@ -179,12 +180,13 @@ def lamb_scalars(norms: Mapping[str, TensorNorms], every_tensor: bool) -> dict[s
     return entry
 
 
+@functools.cache
 def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of one matrix product on this device, the best of several.
 
     Call on all ranks at once, so that devices that share a machine share it here as in training. A CPU
     without instructions for ``dtype`` is faster in fp32, through which the kernels then take their products:
-    there the faster of both counts.
+    there the faster of both counts. Measured once in a process.
     """
     if device.type == "cpu":
         return max(_best_product(device, each, (256, 1024)) for each in {dtype, torch.float32})

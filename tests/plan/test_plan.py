@@ -117,7 +117,7 @@ def test_defaults_are_those_of_deepspeed():
 @pytest.mark.launcher
 def test_deepspeed_keeps_what_is_planned_in_every_stage_and_precision():
     script = Path(__file__).with_name("state_each.py")
-    result = launching.run("torchrun", 2, [DS_CONFIGS[0].parent / "strict_small.json"], script=script)
+    result = launching.run("forked", 2, [DS_CONFIGS[0].parent / "strict_small.json"], script=script)
     assert result.status == 0, result.output
     found = re.findall(r"^(\d \S+ \S+): (\d+) (\d+)$", result.stdout, re.MULTILINE)
     assert len(found) == 11

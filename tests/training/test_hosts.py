@@ -53,7 +53,7 @@ def run_on(hosts: Hosts, launcher: str, ranks: int, config: Path, *arguments: st
             kill(process)
 
 
-@pytest.mark.parametrize(("launcher", "ranks"), [("pdsh", 2), ("openmpi", 2), ("no_ssh", 1), ("torchrun", 1)])
+@pytest.mark.parametrize(("launcher", "ranks"), [("pdsh", 2), ("openmpi", 2), ("torchrun", 1)])
 def test_losses_are_those_of_one_host(hosts, on_one_host, configure, tmp_path, launcher, ranks):
     config = configure(tmp_path, **SHORT_RUN)
     results = run_on(hosts, launcher, ranks, config)

@@ -10,15 +10,14 @@ from safetensors.torch import load_file
 
 from elc_bert.files import sha256_of
 from tests.training.launching import (
+    FORK_SERVER,
     PRETRAIN_EACH,
     Result,
-    kill,
     last_step,
     losses,
     run,
     scalars,
     seconds_until,
-    start,
 )
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
@@ -67,14 +66,12 @@ def story(request, configure, tmp_path_factory) -> Story:
     uninterrupted, killed = (config.parent / "run" for config in configs)
 
     # Neither has been started: "auto" begins both afresh, one after the other.
-    process = start("deepspeed", 2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
-    try:
-        for _ in seconds_until(240):
-            if last_step(killed) > 62:
-                break
-            assert process.poll() is None, process.communicate()
-    finally:
-        kill(process)
+    job = FORK_SERVER.start(2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
+    for _ in seconds_until(240):
+        if last_step(killed) > 62:
+            break
+        assert not job.has_ended, job.result(1).output
+    job.kill()
     losses_before = losses(killed)
     time.sleep(1)
     assert losses(killed) == losses_before, "no rank has outlived the kill"
