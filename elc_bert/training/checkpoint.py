@@ -116,16 +116,16 @@ class Checkpoints:
             ) from None
 
     def save(self, engine: Any, progress: Progress) -> float:
-        """Begin to write a checkpoint; ``advance`` and ``finish`` end it.
+        """Begin to write a checkpoint, of which there is none unfinished; ``advance`` and ``finish`` end it.
 
         Returns:
             Seconds that training had to wait.
 
         Raises:
-            UserError: it, or the one before, cannot be written. On all ranks alike.
+            UserError: it cannot be written. On all ranks alike.
         """
+        assert self._unfinished is None
         began = time.perf_counter()
-        self.finish()
         final = self.directory / files.name_of(progress.step)
         partial = files.partial_of(final)
         agree(lambda: self._told(final, lambda: self._make(partial)))

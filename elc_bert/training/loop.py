@@ -146,7 +146,9 @@ def save(run: Run, since_log: Totals, wait: bool) -> None:
     run.progress.since_log = _on_all_ranks(since_log).values()
     run.progress.samples_seen, run.progress.epochs = run.samples_seen(), run.epochs()
     with run.world.watch.during("saving a checkpoint"):
-        stall = run.checkpoints.save(run.engine, run.progress)
+        began = time.perf_counter()
+        log_written(run, run.checkpoints.finish())  # the one before, if it took so long
+        stall = time.perf_counter() - began + run.checkpoints.save(run.engine, run.progress)
         run.monitor.scalars(run.progress.step, {"checkpoint/stall_seconds": stall})
         if wait:
             log_written(run, run.checkpoints.finish())

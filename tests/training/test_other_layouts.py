@@ -42,7 +42,6 @@ SOURCES = {
     "stage 3 sub-groups": SUB_GROUPS,
     "AdamW stage 1": ADAMW | zero(1),
     "bf16 stage 1": BF16 | zero(1),
-    "bf16 stage 0": BF16 | zero(0),
 }
 FOUR_MICRO_BATCHES = {"train_micro_batch_size_per_gpu": 6}
 #: The source, the number of ranks to go on with, and what is changed then.
@@ -52,14 +51,13 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "2 ranks, stage 3": ("stage 1", 2, zero(3)),
     "1 rank, stage 1, accumulation 4": ("stage 1", 1, zero(1) | FOUR_MICRO_BATCHES),
     "stage 0 to stage 2 on 3 ranks": ("stage 0", 3, zero(2)),
-    "stage 0 to stage 3": ("stage 0", 2, SUB_GROUPS),
     "stage 2 reordered to stage 1 on 3 ranks": ("stage 2 reordered", 3, zero(1)),
     "stage 3 to stage 3 on 3 ranks": ("stage 3 sub-groups", 3, zero(3, **OFFLOAD)),
     "stage 3 to stage 0 on 1 rank": ("stage 3 sub-groups", 1, zero(0)),
     "AdamW to stage 3 on 3 ranks": ("AdamW stage 1", 3, ADAMW | zero(3)),
     "AdamW to stage 0 on 1 rank": ("AdamW stage 1", 1, ADAMW | zero(0)),
     "bf16 to stage 2 on 3 ranks": ("bf16 stage 1", 3, BF16 | zero(2)),
-    "bf16 to stage 3": ("bf16 stage 0", 2, BF16 | zero(3)),
+    "bf16 to stage 3": ("bf16 stage 1", 2, BF16 | zero(3)),
     "bf16 to stage 0 on 1 rank": ("bf16 stage 1", 1, BF16 | zero(0)),
 }
 
