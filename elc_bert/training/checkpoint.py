@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -29,6 +29,14 @@ from elc_bert.training.identity import differences, layout_of
 from elc_bert.training.metrics import Progress
 
 IDLE, WRITING, FAILED = 0, 1, 2
+
+
+class Written(NamedTuple):
+    """A checkpoint that has become complete."""
+
+    step: int
+    seconds: float
+    """From when it was begun."""
 
 
 @dataclass
@@ -163,14 +171,14 @@ class Checkpoints:
         work = self._unfinished.work
         return WRITING if not work.done() else IDLE if work.exception() is None else FAILED
 
-    def advance(self, highest: int) -> float | None:
+    def advance(self, highest: int) -> Written | None:
         """Take the checkpoint that is being written a stage further, if all ranks are ready. Without waiting.
 
         Args:
             highest: of the ``state`` of all ranks.
 
         Returns:
-            Seconds that it took altogether, once, when it is complete.
+            What has been written, once, when it is complete.
 
         Raises:
             UserError: it cannot be written. On all ranks alike.
@@ -183,11 +191,11 @@ class Checkpoints:
         self._publish(unfinished)
         return None
 
-    def finish(self) -> float | None:
+    def finish(self) -> Written | None:
         """Wait until the checkpoint that is being written, if any, is complete.
 
         Returns:
-            Seconds that it took altogether, if there was one.
+            What has been written, if there was one.
 
         Raises:
             UserError: it cannot be written. On all ranks alike.
@@ -206,7 +214,8 @@ class Checkpoints:
             raise
         finally:
             self._unfinished = None
-        return time.perf_counter() - unfinished.began
+        step = unfinished.record["progress"]["step"]
+        return Written(step, time.perf_counter() - unfinished.began)
 
     def _publish(self, unfinished: _Unfinished) -> None:
         unfinished.publishing = True

@@ -17,6 +17,7 @@ from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
 from elc_bert.progress import progress_bar
 from elc_bert.training.babylm import FOLDER, MilestoneExports
+from elc_bert.training.checkpoint import Written
 from elc_bert.training.console import human
 from elc_bert.training.distributed import SharedUserError, agree, connect
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
@@ -154,10 +155,10 @@ def save(run: Run, since_log: Totals, wait: bool) -> None:
             log_written(run, run.checkpoints.finish())
 
 
-def log_written(run: Run, seconds: float | None) -> None:
+def log_written(run: Run, written: Written | None) -> None:
     """Log how long the checkpoint took that has become complete, if one has."""
-    if seconds is not None:
-        run.monitor.scalars(run.progress.step, {"checkpoint/write_seconds": seconds})
+    if written is not None:
+        run.monitor.scalars(written.step, {"checkpoint/write_seconds": written.seconds})
 
 
 def log(

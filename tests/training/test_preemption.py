@@ -14,7 +14,7 @@ from tests.training.launching import PRETRAIN_EACH, Result, run, scalars
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
 
 INTERRUPT_EACH = Path(__file__).with_name("interrupt_each.py")
-STEPS = 12
+STEPS = 16
 #: With dropout, and with a worker that launchers would send their signals to as well.
 RUN = {
     "training": {"max_steps": STEPS, "long_after": 0.75, "log_every": 2},
@@ -30,18 +30,18 @@ CASES = {
     "step 4": ("step", 1, 4, 4),
     "step 6": ("step", 0, 6, 6),
     "step 11": ("step", 1, 11, 11),
-    # Checkpoints of steps 4, 8 and 12 are written while training goes on for a step or more.
+    # Checkpoints of steps 4, 8 and so on are written while training goes on, at most until the next is due.
     "rank 0 writes the first": ("checkpoint", 0, 1, None),
     "rank 1 writes the first": ("checkpoint", 1, 1, None),
     "rank 1 writes the second": ("checkpoint", 1, 2, None),
     "the first is published": ("publishing", 0, 1, None),
     "the second is published": ("publishing", 0, 2, None),
-    # Evaluations follow steps 4, 8 and 12; what is left of them is for later.
+    # Evaluations follow steps 4, 8 and so on; what is left of them is for later.
     "first evaluation": ("evaluation", 0, 1, 4),
     "first evaluation, rank 1": ("evaluation", 1, 1, 4),
     "second evaluation": ("evaluation", 0, 2, 8),
     "second evaluation, rank 1": ("evaluation", 1, 2, 8),
-    "last evaluation": ("evaluation", 1, 3, 12),
+    "last evaluation": ("evaluation", 1, 4, 16),
 }
 
 
