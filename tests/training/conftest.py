@@ -1,8 +1,9 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from tests.training.launching import write_config
 
@@ -22,3 +23,11 @@ def blended(tiny_dataset: Path, second_dataset: Path) -> dict[str, Any]:
     """Changes for ``configure``: two training datasets."""
     parts = [{"path": str(tiny_dataset), "weight": 0.7}, {"path": str(second_dataset), "weight": 0.3}]
     return {"data": {"train": parts}}
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

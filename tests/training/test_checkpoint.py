@@ -3,13 +3,11 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from elc_bert.config import CheckpointConfig, RunConfig
 from elc_bert.config_file import load_config
@@ -20,16 +18,10 @@ from elc_bert.training.checkpoint_files import clean_up, drop_old, newest_first,
 from elc_bert.training.distributed import World
 from elc_bert.training.identity import differences, layout_of, run_identity
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 DATA = {"train": "1f", "dev": "2e", "tokenizer": "3d"}
 PROGRESS = {"step": 4, "tokens_seen": 1000, "since_log": None}
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """A process group of this process."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from elc_bert.config_file import load_config
 from elc_bert.training.checkpoint import Checkpoints
@@ -27,14 +26,6 @@ def finished(configure, tmp_path_factory) -> Path:
     result = run("forked", 2, ["--deepspeed_config", config])
     assert result.status == 0, result.output
     return config.parent / "run"
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of this process."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def truncate(path: Path) -> None:
