@@ -13,7 +13,8 @@ def test_all_ways_score_alike(tiny_run, tiny_text, tmp_path):
     pairs, saved = write_pairs(tmp_path / "pairs", texts), tmp_path / "pairs.json"
     command = [
         *(sys.executable, "benchmarks/minimal_pairs.py", "--pairs", str(pairs)),
-        *("--model", str(tiny_run.directory), "--few", "2", "--json", str(saved)),
+        *("--model", str(tiny_run.directory), "--few", "2", "--rounds", "1"),
+        *("--json", str(saved)),
     ]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
