@@ -157,6 +157,7 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_counted(tmp_path, reaso
         ("a.jsonl.zst", zstd(TEXT.encode())[:-3]),
         ("a.parquet", b"PAR1 and then nothing that is right"),
     ],
+    ids=["gzip cut off", "not gzip", "xz cut off", "zstd cut off", "not parquet"],  # gzip holds the time
 )
 def test_damaged_files_are_unreadable(tmp_path, name, content):
     path = tmp_path / name

@@ -1,7 +1,6 @@
 """How ranks and files are compared; that real ranks are is tested in test_faults.py."""
 
-import time
-
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,15 +18,14 @@ def test_ranks_stand_with_their_hosts():
     assert ranks_in_words([0, 1, 2, 4], hosts) == "ranks 0-2 (node-a), rank 4 (node-b)"
 
 
-def test_a_large_file_is_looked_at_in_milliseconds(tmp_path):
+@pytest.mark.timeout(60)  # in which nobody reads a tebibyte
+def test_a_large_file_is_not_read_whole(tmp_path):
     path = tmp_path / "large"
     with open(path, "wb") as file:
-        file.truncate(10 << 30)
-    begin = time.perf_counter()
+        file.truncate(1 << 40)
     before = _at_a_glance(path)
-    assert time.perf_counter() - begin < 0.05
     with open(path, "r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
     assert _at_a_glance(path) != before
-    assert before.startswith("10737418240 bytes, ")
+    assert before.startswith(f"{1 << 40} bytes, ")
