@@ -5,6 +5,7 @@ needs saving: order and masks are functions of (seed, epoch, sample), and dropou
 rank) at every step.
 """
 
+import contextlib
 import functools
 import os
 import pickle
@@ -236,6 +237,8 @@ class Checkpoints:
             if not path.is_dir():
                 raise UserError(f"{path}: no checkpoint there; give a {files.name_of(500)} directory")
             return [path]
+        with contextlib.suppress(OSError):  # what cannot be written is told later
+            files.put_back(self.directory)
         candidates = files.newest_first(self.directory)
         if candidates and resume == "never":
             raise UserError(

@@ -33,6 +33,8 @@ from elc_bert.training.metrics import Progress
 
 RUN_FILE = "run.json"
 STEP_DIRECTORY = re.compile(r"step-\d{6,}")
+_REPLACED = ".replaced"
+"""Ending of a checkpoint's name while another one takes its place."""
 
 
 def name_of(step: int) -> str:
@@ -171,7 +173,7 @@ def publish(
     files |= _write_model(partial, record["config"]["elc_bert"]["model"], shapes, weights)
     with atomic_write(partial / RUN_FILE, "w") as file:
         file.write(sealed({**record, "files": files}))
-    aside = final.with_name(f".{final.name}.old")
+    aside = final.with_name(f".{final.name}{_REPLACED}")
     if final.exists():
         os.replace(final, aside)
     os.replace(partial, final)
@@ -200,6 +202,14 @@ def drop_old(newest: Path, settings: CheckpointConfig) -> None:
         if path not in kept:
             # Renamed first: what is half removed must not look like a checkpoint.
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+
+
+def put_back(directory: Path) -> None:
+    """Undo the replacement of a checkpoint if a process was killed in the middle of it."""
+    for aside in directory.glob(f".*{_REPLACED}"):
+        final = aside.with_name(aside.name[1:].removesuffix(_REPLACED))
+        if not final.exists():
+            os.replace(aside, final)
 
 
 def clean_up(directory: Path) -> None:

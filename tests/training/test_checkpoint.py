@@ -1,6 +1,8 @@
 """Which checkpoints are taken for this run's; saving and loading are tested in test_resume.py."""
 
+import itertools
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -14,7 +16,16 @@ from elc_bert.config_file import load_config
 from elc_bert.errors import UserError
 from elc_bert.files import sha256_of
 from elc_bert.training.checkpoint import Checkpoints
-from elc_bert.training.checkpoint_files import clean_up, drop_old, newest_first, read_record, sealed
+from elc_bert.training.checkpoint_files import (
+    clean_up,
+    drop_old,
+    newest_first,
+    partial_of,
+    publish,
+    read_record,
+    sealed,
+    write_rank,
+)
 from elc_bert.training.distributed import World
 from elc_bert.training.identity import differences, layout_of, run_identity
 
@@ -199,6 +210,29 @@ def test_where_to_go_on_from(tmp_path):
         if latest is not None:
             (tmp_path / "latest").write_text(latest)
         assert [path.name for path in newest_first(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_kill_while_a_checkpoint_gives_way_to_one_of_the_same_step(
+    config, checkpoint, monkeypatch, renamed
+):
+    class Kill(BaseException):
+        pass
+
+    def replace(source, target):
+        if checkpoint in (source, target) and next(renames) == renamed:
+            raise Kill
+        rename(source, target)
+
+    rename, renames, partial = os.replace, itertools.count(), partial_of(checkpoint)
+    partial.mkdir()
+    write_rank(partial, 0, 1, dict, pieces=None)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(Kill):
+        publish(checkpoint, read_record(checkpoint), {}, {}, CheckpointConfig(keep=1))
+    monkeypatch.undo()
+    assert checkpoint.exists() == (renamed == 0)
+    assert found(of(load_config(config))) == checkpoint
 
 
 def test_differences_name_every_leaf():
