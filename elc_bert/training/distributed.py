@@ -290,14 +290,14 @@ def _interface_towards_others() -> str | None:
     return None if address is None else interface_of(address)
 
 
-def _ranks_here(default: int) -> int:
+def ranks_here(default: int) -> int:
     """Number of ranks that the launcher started on this host."""
     return _number("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", default=default)
 
 
 def _on_several_hosts() -> bool:
     ranks = _number("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", default=1)
-    return ranks > _ranks_here(default=ranks)
+    return ranks > ranks_here(default=ranks)
 
 
 def _rank_from_environment() -> int:
@@ -315,4 +315,4 @@ def _number(*names: str, default: int) -> int:
 def _share_cores() -> None:
     """Divide the cores between the processes of this machine, unless the user has said how."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, available_cores() // _ranks_here(default=1)))
+        torch.set_num_threads(max(1, available_cores() // ranks_here(default=1)))

@@ -1,7 +1,6 @@
 """Whether a run has the memory that it will need, said before its first step, and where it ran out of it."""
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ from elc_bert.kernels import Kernels
 from elc_bert.machine import available_memory, resident_bytes
 from elc_bert.plan.devices import Device
 from elc_bert.plan.report import Machine, Plan, make_plan, warnings
-from elc_bert.training.distributed import World
+from elc_bert.training.distributed import World, ranks_here
 
 GIB = 2**30
 CLEARLY = 1.25
@@ -86,8 +85,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _share_of_host() -> float:
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-    return available_memory() / next((int(os.environ[name]) for name in names if name in os.environ), 1)
+    return available_memory() / ranks_here(default=1)
 
 
 def _plan(config: RunConfig, kernels: Kernels, world: World, memory: float) -> Plan:
