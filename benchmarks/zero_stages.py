@@ -51,8 +51,13 @@ def train_all(arguments: argparse.Namespace) -> None:
     names = names_of(arguments.stages)
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name}", flush=True)
-        sets = [*EXACT, *arguments.set, f"elc_bert.training.max_steps={arguments.steps}", *settings_of(name)]
-        sets.append(f"elc_bert.training.output_dir={arguments.output / name}")
+        training = {
+            "max_steps": arguments.steps,
+            "max_nonfinite_steps": arguments.steps,  # so that the curve shows it
+            "output_dir": arguments.output / name,
+        }
+        sets = [*EXACT, *arguments.set, *settings_of(name)]
+        sets += [f"elc_bert.training.{key}={value}" for key, value in training.items()]
         command = [
             str(Path(sys.executable).with_name("deepspeed")),
             "--quiet",
