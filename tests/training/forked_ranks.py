@@ -19,14 +19,18 @@ from typing import Any, NoReturn
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what these print at import is no answer
 
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402, F401 (asked for at ZeRO, brings a compiler)
+import deepspeed.ops  # noqa: E402
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 (asked for at ZeRO, brings a compiler)
 import torch._dynamo  # noqa: E402
-import torch.utils.tensorboard  # noqa: E402, F401
+from torch.utils.tensorboard._utils import figure_to_image  # noqa: E402
 
-import elc_bert.pictures  # noqa: E402
 import elc_bert.training.background  # noqa: E402
 import elc_bert.training.loop  # noqa: E402
 import elc_bert.training.saved_state  # noqa: E402, F401
+from elc_bert.pictures import draw_layer_weights  # noqa: E402
+
+deepspeed.ops.__compatible_ops__  # noqa: B018 (probed when first read)
+figure_to_image(draw_layer_weights({"layer_01": torch.ones(1)}))  # imports what draws
 
 SECONDS_TO_END = 30.0
 
