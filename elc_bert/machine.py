@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import random
 import resource
 import socket
 import sys
@@ -81,7 +82,15 @@ def forget_peak() -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on, for the processes of one run to meet at."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+    """A TCP port that nobody listens on, for the processes of one run to meet at.
+
+    It takes them seconds to come there. So it is none of those that systems give to whatever asks for any
+    port (from 32768 on Linux, 49152 elsewhere), of which other runs may get the same one meanwhile.
+    """
+    draw = random.SystemRandom()
+    for _ in range(1000):
+        port = draw.randrange(10_000, 29_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise OSError("no free TCP port between 10000 and 29000")

@@ -1,11 +1,14 @@
 """What is read of this machine."""
 
+import itertools
+import random
+import socket
 import sys
 
 import numpy as np
 import pytest
 
-from elc_bert.machine import available_memory, forget_peak, peak_resident_bytes, resident_bytes
+from elc_bert.machine import available_memory, forget_peak, free_port, peak_resident_bytes, resident_bytes
 
 MIB = 1 << 20
 
@@ -25,3 +28,11 @@ def test_a_peak_is_noticed_and_forgotten():
 
 def test_some_memory_is_available():
     assert 0 < available_memory() < 1 << 50
+
+
+def test_a_port_on_which_somebody_listens_is_not_free(monkeypatch):
+    taken = free_port()
+    draws = itertools.count(taken)
+    monkeypatch.setattr(random.SystemRandom, "randrange", lambda *_: next(draws))
+    with socket.create_server(("", taken)):
+        assert free_port() > taken

@@ -93,11 +93,7 @@ def connect(limits: Limits | None = None) -> World:
     try:
         deepspeed.init_distributed(verbose=False)
     except dist.DistError as error:
-        raise UserError(
-            f"not all {os.environ['WORLD_SIZE']} processes have come to {os.environ['MASTER_ADDR']}, port "
-            f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); start one on every host, and allow "
-            "TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
-        ) from None
+        raise UserError(_why_not_met(str(error).splitlines()[0])) from None
     if on_cpu:
         _share_cores()
         keep_freed_memory()
@@ -110,6 +106,20 @@ def connect(limits: Limits | None = None) -> World:
         _watch.start(world.rank, local_rank, world.size, limits or Limits())
         outlast_the_watch()
     return world
+
+
+def _why_not_met(reason: str) -> str:
+    """In the user's words why the processes do not come together."""
+    size, address, port = (os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    if "EADDRINUSE" in reason:
+        return (
+            f"MASTER_PORT: port {port} of {socket.gethostname()} is in use, perhaps by another run; choose "
+            f"another one, as in --master_port {free_port()} before launch/pretrain.py (deepspeed, torchrun)"
+        )
+    return (
+        f"not all {size} processes have come to {address}, port {port} ({reason}); start one on every host, "
+        "and allow TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
+    )
 
 
 def outlast_the_watch() -> None:

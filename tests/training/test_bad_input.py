@@ -5,7 +5,10 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
+from elc_bert.machine import free_port
 from elc_bert.training.checkpoint_files import read_record, sealed
-from tests.training.launching import Result, run
+from tests.training.launching import PRETRAIN, Result, finish, run, spawn
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
@@ -335,3 +339,19 @@ def test_one_line_and_out(answers, name):
     assert "terminate called" not in result.output
     assert result.seconds < SECONDS
     assert contents(answer.setting.folder) == answer.before, "nothing is created, changed or removed"
+
+
+def test_two_runs_cannot_meet_at_one_port(configure, tmp_path):
+    with socket.create_server(("127.0.0.1", port := free_port())):
+        command = [
+            Path(sys.executable).with_name("deepspeed"),
+            "--num_accelerators",
+            2,
+            "--master_port",
+            port,
+        ]
+        result = finish(spawn([*command, PRETRAIN, "--deepspeed_config", configure(tmp_path)]))
+    assert result.status == 1
+    (error,) = result.errors
+    assert re.search(rf"MASTER_PORT: port {port} of .* is in use, .*--master_port \d+ before", error)
+    assert "Traceback" not in result.output
