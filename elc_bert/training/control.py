@@ -1,7 +1,8 @@
 """What all ranks must know of each other after every step: whether to stop, and how the checkpoint is."""
 
 import signal
-from types import FrameType
+import sys
+from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
@@ -47,10 +48,20 @@ class Control:
         self._signal = number
 
 
-def ignore_signals(worker: int = 0) -> None:
-    """In a process that prepares batches: the training process ends it, after the last step.
+def leave_it_to_the_rank(worker: int = 0) -> None:
+    """In a process that prepares batches: the training process ends it, and says what there is to say.
 
-    Launchers send their signals to all processes below them.
+    Launchers send their signals to all processes below them. And when a rank dies while it is handed a batch,
+    the thread of the worker that does so would print a traceback.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    say = sys.excepthook
+
+    def say_unless_left_alone(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            say(kind, error, trace)
+
+    sys.excepthook = say_unless_left_alone

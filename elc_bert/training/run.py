@@ -22,7 +22,7 @@ from elc_bert.training.agreement import check_agreement, facts_of_data, facts_of
 from elc_bert.training.batch_plan import BatchPlan, plan_phases
 from elc_bert.training.checkpoint import Checkpoints
 from elc_bert.training.checkpoint_files import clean_up
-from elc_bert.training.control import Control, ignore_signals
+from elc_bert.training.control import Control, leave_it_to_the_rank
 from elc_bert.training.deepspeed_config import check_deepspeed_sections
 from elc_bert.training.distributed import World, agree
 from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
@@ -74,7 +74,7 @@ class Run:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if settings.data.workers else None,
             collate_fn=StepInTransit.load,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=leave_it_to_the_rank,
         )
         try:
             for step in loader:
