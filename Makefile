@@ -55,12 +55,12 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build elc_bert/*/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build elc_bert/*/*.so elc_bert/*/*/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamp is written last and the environment always begins empty, so that whatever interrupted
 # an earlier setup leaves nothing behind. torch goes first and alone: the later steps find its pin met
 # by any build of that version and bring what that build needs.
-$(STAMP): requirements.txt tests/hub/transformers-4.txt setup.py $(wildcard elc_bert/*/fused_cpu.c)
+$(STAMP): requirements.txt tests/hub/transformers-4.txt setup.py elc_bert/kernels/cpu/kernels.c elc_bert/optim/lamb_cpu.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "setup: $(PYTHON) is missing or older than 3.11; name a newer one: make setup PYTHON=python3.12" >&2; \
 	    exit 1; }

@@ -12,14 +12,14 @@ DEV = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "nltk", "ruff",
 BUILD = ("setuptools",)
 
 
-def kernels(package: str) -> Extension:
+def kernels(package: str, source: str) -> Extension:
     """The C kernels of a package, loaded through ctypes: they need a C compiler but no headers of Python.
 
     Where they cannot be built the package is installed without, and PyTorch's operations take their place.
     """
     return Extension(
-        f"elc_bert.{package}._fused_cpu",
-        [f"elc_bert/{package}/fused_cpu.c"],
+        f"elc_bert.{package}._kernels",
+        [f"elc_bert/{package.replace('.', '/')}/{source}"],
         # No -march=native: the nodes of a cluster differ, so the code chooses its instructions at run time.
         extra_compile_args=[
             "-O3",
@@ -60,7 +60,7 @@ setup(
         "elc_bert.hub": ["files/*.py"],  # run by transformers, not imported here
         "elc_bert.report": ["*.j2"],
     },
-    ext_modules=[kernels("kernels"), kernels("optim")],
+    ext_modules=[kernels("kernels.cpu", "kernels.c"), kernels("optim", "lamb_cpu.c")],
     install_requires=[pin for name, pin in pins.items() if name not in MPI + DEV + BUILD],
     extras_require={
         "hf": [pins[name] for name in HF],

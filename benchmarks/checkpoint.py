@@ -13,14 +13,14 @@ from typing import Any
 
 from reporting import add_json, positive, report_to_user
 
-from elc_bert.config import RunConfig
-from elc_bert.config_file import load_config
-from elc_bert.training.batch_plan import BatchPlan
-from elc_bert.training.checkpoint import Checkpoints
-from elc_bert.training.distributed import World, connect
-from elc_bert.training.engine import build_engine
+from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.checkpoint.progress import Progress
+from elc_bert.config.batch_plan import BatchPlan
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import RunConfig
+from elc_bert.distributed.world import World, connect
+from elc_bert.engine.build import build_engine
 from elc_bert.training.find_micro_batch import full_batch
-from elc_bert.training.metrics import Progress
 from elc_bert.training.step import train_step
 
 ROOT = Path(__file__).resolve().parents[1]

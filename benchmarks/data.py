@@ -20,16 +20,16 @@ from tqdm import tqdm
 
 from data_tools.reading import read_paragraphs
 from data_tools.text import input_files
-from elc_bert.data.blend import Portion
-from elc_bert.data.indexed import HEADER, MAGIC, VERSION, IndexedDataset
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.masking import FIRST_REPLACEMENT_ID, NUM_SPECIAL, Masking
-from elc_bert.data.schedule import LengthSchedule
-from elc_bert.data.segments import SegmentIndex, build_segments, open_segments
-from elc_bert.data.steps import TrainingSteps
-from elc_bert.data.vocabulary import CLS, MASK, PAD, SEP, load_tokenizer
-from elc_bert.errors import UserError
-from elc_bert.machine import available_cores
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.data.format.indexed import HEADER, MAGIC, VERSION, IndexedDataset
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import SegmentIndex, build_segments, open_segments
+from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, load_tokenizer
+from elc_bert.data.sampling.blend import Portion
+from elc_bert.data.sampling.masking import FIRST_REPLACEMENT_ID, NUM_SPECIAL, Masking
+from elc_bert.data.sampling.steps import TrainingSteps
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES_AT_ONCE = 10_000

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from training_step import DTYPES, synchronize
 
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 
 SECONDS = 0.2
 

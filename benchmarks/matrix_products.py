@@ -12,9 +12,9 @@ from optimizer import SIZES
 from reporting import add_json, positive, report_to_user
 from torch import Tensor
 
-from elc_bert.errors import UserError
-from elc_bert.kernels.cpu_products import multiply, sgemm_address
-from elc_bert.machine import keep_freed_memory
+from elc_bert.kernels.cpu.products import multiply, sgemm_address
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import NoReturn
 from reporting import add_json, report_to_user
 from tqdm import tqdm
 
-from elc_bert.config import RunConfig
-from elc_bert.config_file import load_config
-from elc_bert.errors import UserError
-from elc_bert.files import atomic_write
-from elc_bert.machine import free_port
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import RunConfig
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.machine import free_port
 
 MIB = 2**20
 BASE = [
@@ -118,7 +118,7 @@ def compare(arguments: argparse.Namespace) -> MemoryReport:
 
 
 def _places(arguments: argparse.Namespace, output: Path) -> list[str]:
-    from elc_bert.data.vocabulary import load_tokenizer
+    from elc_bert.data.format.vocabulary import load_tokenizer
 
     data = {"train": arguments.train, "dev": arguments.dev, "tokenizer": arguments.tokenizer}
     size = load_tokenizer(arguments.tokenizer).get_vocab_size()
@@ -133,9 +133,9 @@ def predicted_peak(config: RunConfig, ranks: int) -> float:
     import torch
 
     from elc_bert.kernels import kernels_for
-    from elc_bert.kernels.plain import Kernels
-    from elc_bert.plan.devices import Device
-    from elc_bert.plan.report import Machine, make_plan
+    from elc_bert.kernels.reference import Kernels
+    from elc_bert.planner.devices import Device
+    from elc_bert.planner.plan import Machine, make_plan
 
     on_cpu = not torch.cuda.is_available()
     chosen = kernels_for("cpu" if on_cpu else "cuda", config.elc_bert.training.kernels)
@@ -168,7 +168,7 @@ def child(file: Path, holes: bool) -> NoReturn:
     """A rank: train, and say the peak."""
     import torch
 
-    from elc_bert.training import distributed
+    from elc_bert.distributed import world as distributed
     from elc_bert.training.loop import pretrain
     from elc_bert.training.metrics import peak_memory
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from reporting import add_json, positive, report_to_user
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.vocabulary import load_tokenizer
-from elc_bert.errors import UserError
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.evaluation.minimal_pairs import Paradigm, Sentence, read_paradigms
 from elc_bert.evaluation.pseudo_likelihood import Encoded, encode, score_sentences
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.progress import progress_bar
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.progress import progress_bar
 
 EPILOG = """what is measured, in one run and in turn:
   batched           all pairs of a file at once, sentences of a length together, as launch/evaluate.py does

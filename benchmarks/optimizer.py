@@ -19,13 +19,13 @@ from reporting import add_json, positive, report_to_user
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from elc_bert.config import ModelConfig
-from elc_bert.errors import UserError
-from elc_bert.machine import free_port
+from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups
 from elc_bert.optim.lamb import Partition
 from elc_bert.optim.passes import Fragment
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import free_port
 
 SIZES = {
     "small": ModelConfig(),

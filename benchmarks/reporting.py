@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from elc_bert.errors import exit_status
-from elc_bert.files import atomic_write
+from elc_bert.utils.errors import exit_status
+from elc_bert.utils.files import atomic_write
 
 
 class Report(Protocol):

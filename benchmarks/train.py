@@ -32,16 +32,16 @@ from training_step import (
     synchronize,
 )
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.blend import Portion
-from elc_bert.data.masking import Masking
-from elc_bert.data.schedule import LengthSchedule
-from elc_bert.data.steps import MicroBatch, TrainingSteps
-from elc_bert.errors import UserError
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.sampling.blend import Portion
+from elc_bert.data.sampling.masking import Masking
+from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 from elc_bert.kernels import kernels_for
 from elc_bert.kernels.compiled import check_compiler, compiled
-from elc_bert.machine import available_cores, keep_freed_memory
 from elc_bert.model import flops_per_token
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import available_cores, keep_freed_memory
 
 MASKED = Masking().mask_p
 SETTINGS = ("size", "layers", "length", "batch", "precision", "rounds")

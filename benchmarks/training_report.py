@@ -6,7 +6,7 @@ from typing import Any
 
 from training_step import REST, Memory
 
-from elc_bert.files import atomic_write
+from elc_bert.utils.files import atomic_write
 
 #: Of the parts of a step, in the order in which they are shown.
 COLOURS = {

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.steps import MicroBatch
-from elc_bert.errors import UserError
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.kernels import Kernels
-from elc_bert.machine import peak_resident_bytes
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.model.encoder import Layer
+from elc_bert.model.loss import masked_lm_loss
 from elc_bert.optim import Lamb, parameter_groups
-from elc_bert.training.loss import masked_lm_loss
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import peak_resident_bytes
 
 #: In the order in which they are shown; REST is what none of the others accounts for.
 PARTS = ("data", "embedding", "layer mixing", "attention", "feed-forward", "head + loss", "optimizer")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elc_bert.config_file import load_config
-from elc_bert.errors import exit_status
-from elc_bert.files import atomic_write
-from elc_bert.machine import free_port
+from elc_bert.config.reader import load_config
+from elc_bert.utils.errors import exit_status
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSHARDED = "unsharded"
@@ -70,8 +70,8 @@ def train_all(arguments: argparse.Namespace) -> None:
 
 def train_one(arguments: argparse.Namespace) -> None:
     """One run, on the ranks of a launch; goes on where it was stopped."""
-    from elc_bert.training import engine
-    from elc_bert.training.distributed import run_command
+    from elc_bert.distributed.world import run_command
+    from elc_bert.engine import build as engine
     from elc_bert.training.loop import pretrain
 
     if arguments.one.startswith("plain"):

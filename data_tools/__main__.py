@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from elc_bert.errors import exit_status
+from elc_bert.utils.errors import exit_status
 
 COMMANDS = ("prose", "clean", "tokenizer", "build", "segments", "merge", "split", "inspect", "verify")
 """Modules of this package with `HELP`, `add_arguments(parser)` and `run(args)`, in order of use."""

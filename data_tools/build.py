@@ -18,12 +18,12 @@ from data_tools.ranks import Ranks
 from data_tools.sentences import LIBRARIES, sentence_finder
 from data_tools.text import Skipped, add_input_arguments, input_files
 from data_tools.workers import CONTEXT, KILLED, interrupts_blocked, worker_pool
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import InputFile, Manifest
-from elc_bert.data.segments import build_segments, check_sequence_length
-from elc_bert.data.vocabulary import load_tokenizer, tokenizer_sha256
-from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
-from elc_bert.errors import UserError, told
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import InputFile, Manifest
+from elc_bert.data.format.segments import build_segments, check_sequence_length
+from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
+from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
+from elc_bert.utils.errors import UserError, told
 
 HELP = "encode text as a token dataset, with its segments"
 

@@ -23,9 +23,9 @@ from data_tools.text import (
     input_files,
     refuse,
 )
-from elc_bert.errors import UserError
-from elc_bert.files import atomic_write
-from elc_bert.machine import available_cores
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.machine import available_cores
 
 HELP = "clean raw text, each corpus of BabyLM 2023 by rules of its own"
 

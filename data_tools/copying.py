@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from elc_bert import __version__
-from elc_bert.data.indexed import IndexedDataset, with_suffix
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import build_segments
-from elc_bert.data.writer import Written
-from elc_bert.errors import UserError
+from elc_bert.data.format.indexed import IndexedDataset, with_suffix
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import build_segments
+from elc_bert.data.format.writer import Written
+from elc_bert.utils.errors import UserError
 
 SENTENCES_AT_ONCE = 1 << 20
 TOKENS_AT_ONCE = 1 << 23

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from data_tools.reading import END_OF_DOCUMENT, Block, read_piece
 from data_tools.sentences import Splitter, sentence_finder
 from data_tools.text import Piece, Skipped
-from elc_bert.data.vocabulary import load_tokenizer
-from elc_bert.files import atomic_write, sha256_of
+from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.utils.files import atomic_write, sha256_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

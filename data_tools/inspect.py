@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from data_tools.copying import read_spans
 from data_tools.histogram import Lengths, as_text, binned, draw, even_steps, powers_of_two
-from elc_bert.data.indexed import IndexedDataset, with_suffix
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY, SegmentIndex, open_segments
-from elc_bert.data.vocabulary import UNK, check_tokenizer, load_tokenizer
-from elc_bert.errors import UserError
-from elc_bert.files import atomic_write
+from elc_bert.data.format.indexed import IndexedDataset, with_suffix
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import POLICY, SegmentIndex, open_segments
+from elc_bert.data.format.vocabulary import UNK, check_tokenizer, load_tokenizer
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

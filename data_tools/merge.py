@@ -16,11 +16,11 @@ from data_tools.copying import (
     read_parts,
 )
 from data_tools.output import new_dataset, summary
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY, check_sequence_length
-from elc_bert.data.writer import IndexedDatasetWriter, token_dtype
-from elc_bert.errors import UserError
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import POLICY, check_sequence_length
+from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
+from elc_bert.utils.errors import UserError
 
 HELP = "put several datasets on end as one, without encoding their text again"
 

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from elc_bert.data.indexed import with_suffix
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY, segment_files
-from elc_bert.errors import UserError
-from elc_bert.files import sync_directory
+from elc_bert.data.format.indexed import with_suffix
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import POLICY, segment_files
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import sync_directory
 
 NAMED = (".bin", ".idx", ".json")
 

@@ -11,7 +11,7 @@ from data_tools.encoding import Encoding, Part
 from data_tools.sentences import LIBRARIES
 from data_tools.text import Piece, Skipped, pieces_of
 from elc_bert import __version__
-from elc_bert.data.vocabulary import tokenizer_sha256
+from elc_bert.data.format.vocabulary import tokenizer_sha256
 
 MIN_PIECE, MAX_PIECE = 1 << 20, 1 << 28
 PIECES = 512

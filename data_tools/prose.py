@@ -23,8 +23,8 @@ from typing import IO
 from tqdm import tqdm
 
 from data_tools.prose_text import as_prose, paragraphs
-from elc_bert.errors import UserError
-from elc_bert.files import atomic_write
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
 
 HELP = "extract English prose from the documentation on this machine"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from elc_bert.errors import UserError, told
-from elc_bert.machine import available_cores, started_by_mpi
+from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
 POLL_SECONDS = 0.01

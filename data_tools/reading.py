@@ -26,7 +26,7 @@ from data_tools.text import (
     pieces_of,
     refuse,
 )
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 BLOCK_BYTES = 1 << 18
 MAX_LINE_BYTES = 1 << 24

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.segments import POLICIES, POLICY, build_segments
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.segments import POLICIES, POLICY, build_segments
 
 HELP = "add segment indexes for further sequence lengths to a dataset"
 

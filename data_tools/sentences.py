@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 PARAGRAPH_END = "[PAR]"
 Splitter = Callable[[str], list[str]]

@@ -18,11 +18,11 @@ from data_tools.copying import (
     read_parts,
 )
 from data_tools.output import new_dataset, summary
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import POLICY, check_sequence_length
-from elc_bert.data.writer import IndexedDatasetWriter, Written
-from elc_bert.errors import UserError
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import POLICY, check_sequence_length
+from elc_bert.data.format.writer import IndexedDatasetWriter, Written
+from elc_bert.utils.errors import UserError
 
 HELP = "divide the documents of a dataset into one to train on and one to measure on"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
 PARQUET = ".parquet"

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from data_tools.reading import read_paragraphs
 from data_tools.text import Skipped, add_input_arguments, input_files
-from elc_bert.data.vocabulary import SPECIAL_TOKENS, UNK
-from elc_bert.errors import UserError
-from elc_bert.files import atomic_write
+from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
 
 HELP = "train a subword vocabulary on text"
 

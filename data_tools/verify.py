@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from elc_bert.data.indexed import IndexedDataset, with_suffix
-from elc_bert.data.manifest import Manifest, SegmentsEntry
-from elc_bert.data.segments import open_segments, segment_files, segments_command, segments_of
-from elc_bert.data.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.errors import UserError
+from elc_bert.data.format.indexed import IndexedDataset, with_suffix
+from elc_bert.data.format.manifest import Manifest, SegmentsEntry
+from elc_bert.data.format.segments import open_segments, segment_files, segments_command, segments_of
+from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
+from elc_bert.utils.errors import UserError
 
 HELP = "check every byte of a dataset against its index, manifest, tokenizer and policies"
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elc_bert.config import RunConfig
-from elc_bert.config_file import load_config
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.schedule import LengthSchedule
-from elc_bert.data.vocabulary import load_tokenizer, tokenizer_sha256
-from elc_bert.errors import UserError, exit_status
-from elc_bert.machine import available_cores, free_port
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import RunConfig
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
+from elc_bert.utils.errors import UserError, exit_status
+from elc_bert.utils.machine import available_cores, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = Path("ds_configs/demo.json")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from elc_bert.errors import UserError
-from elc_bert.training.distributed import run_command
+from elc_bert.distributed.world import run_command
+from elc_bert.utils.errors import UserError
 
 EXAMPLES = """MODEL: a run, one of its checkpoints, an export, a published ELC-BERT, or model.bin.
 

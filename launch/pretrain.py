@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from elc_bert.config_file import load_config
-from elc_bert.training.distributed import run_command
+from elc_bert.config.reader import load_config
+from elc_bert.distributed.world import run_command
 
 EXAMPLES = """examples:
   one process:       python launch/pretrain.py --deepspeed_config ds_configs/demo.json

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from elc_bert.errors import UserError, exit_status
+from elc_bert.utils.errors import UserError, exit_status
 
 PAGE = "report.html"
 EXAMPLES = """what the figures mean:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from data_tools.cleaning.rules import RULES
 from data_tools.workers import KILLED, interrupts_blocked, worker_pool
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 CHUNK_CHARACTERS = 1 << 18
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.files import atomic_write
+from elc_bert.utils.files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from elc_bert.config_file import load_config
-from elc_bert.data.from_config import masking_of
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.masking import Masking
-from elc_bert.data.segments import POLICY
-from elc_bert.data.steps import HeldOut, MicroBatch
-from elc_bert.data.vocabulary import MASK, check_tokenizer, load_tokenizer
-from elc_bert.errors import UserError
+from elc_bert.config.reader import load_config
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.segments import POLICY
+from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenizer
+from elc_bert.data.sampling.from_config import masking_of
+from elc_bert.data.sampling.masking import Masking
+from elc_bert.data.sampling.steps import HeldOut, MicroBatch
+from elc_bert.distributed.world import World, agree, connect
 from elc_bert.evaluation.fill_mask import Cloze, fill
 from elc_bert.evaluation.held_out import combined, score
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pseudo_likelihood import Method
 from elc_bert.evaluation.run_pairs import collect, evaluation_key, folder_in_run, score_paradigms
-from elc_bert.files import atomic_write
 from elc_bert.hub.loading import Loaded
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.progress import progress_bar
-from elc_bert.training.distributed import World, agree, connect
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.progress import progress_bar
 
 DEFAULT_LENGTH = 128
 DEFAULT_SEED = 42

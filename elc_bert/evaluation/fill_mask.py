@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.vocabulary import CLS, MASK, SEP
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.vocabulary import CLS, MASK, SEP
 from elc_bert.model import ElcBertForMaskedLM
 
 if TYPE_CHECKING:

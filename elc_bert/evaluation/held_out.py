@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from elc_bert.data.steps import MicroBatch
+from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training.loss import masked_lm_loss
+from elc_bert.model.loss import masked_lm_loss
 
 
 @dataclass(frozen=True)

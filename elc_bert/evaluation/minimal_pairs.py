@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 
 @dataclass(frozen=True)

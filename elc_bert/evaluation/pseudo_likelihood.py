@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elc_bert.data.vocabulary import CLS, MASK, SEP
+from elc_bert.data.format.vocabulary import CLS, MASK, SEP
 from elc_bert.evaluation.minimal_pairs import Sentence
 from elc_bert.model import ElcBertForMaskedLM
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elc_bert.errors import UserError
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare
 from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
 from elc_bert.evaluation.pseudo_likelihood import Method, encode, score_sentences
-from elc_bert.files import atomic_write, sha256_of
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.progress import progress_bar
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write, sha256_of
+from elc_bert.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.data.masking import NUM_SPECIAL
+from elc_bert.data.sampling.masking import NUM_SPECIAL
 
 TOKENS_AT_ONCE = 1 << 24
 

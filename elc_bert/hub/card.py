@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from elc_bert.evaluation.curves import last_scalars
 from elc_bert.evaluation.run_pairs import scores_of_checkpoint
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.pictures import draw_layer_weights
+from elc_bert.utils.event_files import last_scalars
+from elc_bert.utils.figures import draw_layer_weights
 
 USE = """## Use
 

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from elc_bert.data.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
-from elc_bert.errors import UserError
-from elc_bert.files import sync_directory
+from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
 from elc_bert.hub.card import facts_of_checkpoint, model_card
 from elc_bert.hub.loading import EXPORTED, Loaded
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import sync_directory
 
 FILES = Path(__file__).with_name("files")
 """The model's code as transformers runs it; it stands alone, so that exports need nothing of this project."""

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from elc_bert.config import ModelConfig
-from elc_bert.config_file import describe
-from elc_bert.errors import UserError
-from elc_bert.evaluation.loading import load_checkpoint_model, model_of, newest_checkpoint
+from elc_bert.checkpoint.load_model import load_checkpoint_model, newest_checkpoint
+from elc_bert.config.reader import describe
+from elc_bert.config.schema import ModelConfig
 from elc_bert.hub.reference import config_of_tensors, our_parameters, read_tensors, variant_of
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model.from_tensors import model_of
+from elc_bert.utils.errors import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.bin")
 #: Names that exports give to parameters, and the model's own.

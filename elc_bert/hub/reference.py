@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from elc_bert.config import ModelConfig
-from elc_bert.errors import UserError
+from elc_bert.config.schema import ModelConfig
+from elc_bert.utils.errors import UserError
 
 #: Parts of the reference's names and ours, applied in this order.
 RENAMED = {

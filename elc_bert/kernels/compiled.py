@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from elc_bert.errors import UserError
-from elc_bert.kernels.plain import Kernels
+from elc_bert.kernels.reference import Kernels
+from elc_bert.utils.errors import UserError
 
 #: What has several passes over memory to fuse. The products with weights stay outside, and with them all
 #: modules that hold weights: whatever hooks ZeRO puts on those, there is no graph for them to break.

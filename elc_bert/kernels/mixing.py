@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from elc_bert.kernels.plain import Mixing
+from elc_bert.kernels.reference import Mixing
 
 
 class Sums(Protocol):

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 from elc_bert.kernels import Kernels
 from elc_bert.model.linear import Linear
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 from elc_bert.kernels import Choice, Kernels, Mixing, kernels_for
 from elc_bert.model.attention import DisentangledAttention
 from elc_bert.model.initialisation import initialise, truncated_normal_

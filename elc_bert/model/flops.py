@@ -1,6 +1,6 @@
 """The arithmetic a training step must do, for throughput figures."""
 
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int, masked_share: float) -> float:

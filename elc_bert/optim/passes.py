@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 
 class Fragment(NamedTuple):
@@ -178,11 +178,11 @@ def kernels_for(kind: str) -> Passes:
     """
     # Imported here because both import this module, and because Triton comes with torch's GPU builds only.
     if kind == "cpu":
-        from elc_bert.optim.fused_cpu import CpuPasses
+        from elc_bert.optim.lamb_cpu import CpuPasses
 
         return CpuPasses()
     try:
-        from elc_bert.optim.fused_gpu import TritonPasses
+        from elc_bert.optim.lamb_triton import TritonPasses
     except ImportError as error:
         raise UserError(
             "optimizer.params.fused: the GPU kernels need the package triton, which comes with torch's GPU "

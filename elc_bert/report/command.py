@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from elc_bert.files import atomic_write
 from elc_bert.report.page import page_of
 from elc_bert.report.runs import read_runs
 from elc_bert.report.text import text_of
+from elc_bert.utils.files import atomic_write
 
 
 def report(folders: Sequence[Path], output: Path) -> None:

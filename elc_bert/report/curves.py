@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
-from elc_bert.evaluation.curves import Series
 from elc_bert.report.drawing import GREY, Chart, base_figure, colour, plain
 from elc_bert.report.runs import Run
 from elc_bert.report.thinning import smooth, stride, thin
+from elc_bert.utils.event_files import Series
 
 MOST_POINTS = 1000
 """Of a chart, roughly, for each of its curves."""

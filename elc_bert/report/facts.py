@@ -9,7 +9,7 @@ from typing import Any
 
 from elc_bert.report.pairs import logged_scores
 from elc_bert.report.runs import PairScores, Run
-from elc_bert.training.console import human
+from elc_bert.utils.text import human
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from elc_bert.evaluation.curves import Series
 from elc_bert.report.drawing import AXIS, BASE, STEPS, Chart, base_figure
 from elc_bert.report.runs import Run
+from elc_bert.utils.event_files import Series
 
 SHARE = re.compile(r"layer_weights/(?:layer_)?(?P<layer>\d+|output)_from_(?P<source>\d+)")
 NUMBERED_UP_TO = 12

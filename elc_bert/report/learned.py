@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from elc_bert.config import RunConfig
-from elc_bert.data.from_config import held_out_set
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.steps import HeldOut
-from elc_bert.data.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.errors import UserError, told
+from elc_bert.checkpoint.load_model import load_checkpoint_model
+from elc_bert.config.schema import RunConfig
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
+from elc_bert.data.sampling.from_config import held_out_set
+from elc_bert.data.sampling.steps import HeldOut
 from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill, sentence_with_blank, token_text
 from elc_bert.evaluation.held_out import Score, score
-from elc_bert.evaluation.loading import load_checkpoint_model
 from elc_bert.evaluation.unigram import Unigram, unigram
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.utils.errors import UserError, told
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

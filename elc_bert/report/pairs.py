@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from elc_bert.evaluation.curves import Series
 from elc_bert.report.curves import OVERALL, line_chart
 from elc_bert.report.drawing import AXIS, BASE, GREY, Chart, base_figure, colour, plain
 from elc_bert.report.runs import PairScores, Run
 from elc_bert.report.thinning import stride
+from elc_bert.utils.event_files import Series
 
 LOGGED = "minimal_pairs/"
 FROM_TRAINING = "sample scored while training"

@@ -9,12 +9,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from elc_bert.config import RunConfig
-from elc_bert.config_file import load_config
-from elc_bert.errors import UserError
-from elc_bert.evaluation.curves import Series, all_scalars
-from elc_bert.evaluation.loading import newest_checkpoint
+from elc_bert.checkpoint.load_model import newest_checkpoint
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import RunConfig
 from elc_bert.report.learned import Learned, look
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.event_files import Series, all_scalars
 
 RESULTS = re.compile(r"(?P<name>.+)-step-(?P<step>\d{6,})")
 """Names of the folders that launch/evaluate.py leaves in a run."""

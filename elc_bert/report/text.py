@@ -6,9 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from elc_bert.evaluation.curves import log_folder
 from elc_bert.report.learned import Learned
 from elc_bert.report.runs import Run
+from elc_bert.utils.event_files import log_folder
 
 WIDTH = 100
 """Columns."""

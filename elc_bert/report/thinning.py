@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.evaluation.curves import Series
+from elc_bert.utils.event_files import Series
 
 
 def thin(series: Series, most: int) -> Series:

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from elc_bert.config import RunConfig
-from elc_bert.data.schedule import LengthSchedule, Phase
-from elc_bert.data.steps import MicroBatch
-from elc_bert.errors import UserError
-from elc_bert.machine import forget_peak
-from elc_bert.plan.activations import saved_bytes
-from elc_bert.plan.memory import workload
-from elc_bert.training.batch_plan import BatchPlan, divisors, plan_batch, plan_phases
-from elc_bert.training.console import human
-from elc_bert.training.deepspeed_config import check_deepspeed_sections
-from elc_bert.training.distributed import World, agree, connect
-from elc_bert.training.engine import build_engine, choose_kernels
+from elc_bert.config.batch_plan import BatchPlan, divisors, plan_batch, plan_phases
+from elc_bert.config.deepspeed import check_deepspeed_sections
+from elc_bert.config.length_schedule import LengthSchedule, Phase
+from elc_bert.config.schema import RunConfig
+from elc_bert.data.sampling.steps import MicroBatch
+from elc_bert.distributed.world import World, agree, connect
+from elc_bert.engine.build import build_engine, choose_kernels
+from elc_bert.planner.activations import saved_bytes
+from elc_bert.planner.memory import workload
+from elc_bert.training.checks.memory import free_memory
 from elc_bert.training.metrics import largest_of_ranks, peak_memory
-from elc_bert.training.preflight import free_memory
 from elc_bert.training.step import train_step
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.machine import forget_peak
+from elc_bert.utils.text import human
 
 GIB = 2**30
 MARGIN = 0.95

@@ -9,26 +9,26 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from elc_bert.config import RunConfig
-from elc_bert.data.random import derive_seed
-from elc_bert.errors import UserError
+from elc_bert.checkpoint.manager import Written
+from elc_bert.config.schema import RunConfig
+from elc_bert.data.sampling.random import derive_seed
+from elc_bert.distributed.exit_status import DONE, PREEMPTED
+from elc_bert.distributed.watchdog.diagnosis import Limits
+from elc_bert.distributed.world import SharedUserError, agree, connect
 from elc_bert.kernels.compiled import GraphCounts
 from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
-from elc_bert.progress import progress_bar
-from elc_bert.training.babylm import FOLDER, MilestoneExports
-from elc_bert.training.checkpoint import Written
-from elc_bert.training.console import human
-from elc_bert.training.distributed import SharedUserError, agree, connect
+from elc_bert.training.callbacks.babylm_exports import FOLDER, MilestoneExports
+from elc_bert.training.callbacks.minimal_pairs import score_minimal_pairs
+from elc_bert.training.checks.memory import telling_out_of_memory
+from elc_bert.training.checks.nonfinite import check_finite
+from elc_bert.training.checks.replicas import check_replicas
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
-from elc_bert.training.minimal_pairs import score_minimal_pairs
-from elc_bert.training.nonfinite import check_finite
-from elc_bert.training.preflight import telling_out_of_memory
-from elc_bert.training.replicas import check_replicas
 from elc_bert.training.run import Run, set_up
-from elc_bert.training.statuses import DONE, PREEMPTED
 from elc_bert.training.step import evaluate, layer_weights, train_step
-from elc_bert.training.verdict import Limits
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.progress import progress_bar
+from elc_bert.utils.text import human
 
 #: After so many, every graph that a length needs is there, if batches of several sizes do not break it.
 STEPS_TO_COMPILE = 3

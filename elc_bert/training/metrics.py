@@ -1,20 +1,18 @@
 """What is measured while training."""
 
-import functools
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elc_bert.data.steps import MicroBatch
-from elc_bert.machine import peak_resident_bytes
+from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.optim.lamb import TensorNorms
+from elc_bert.utils.machine import peak_resident_bytes
 
 T = TypeVar("T")
 
@@ -92,30 +90,6 @@ class Totals:
         return self._counts[1] / max(1.0, self._counts[2])
 
 
-@dataclass
-class Progress:
-    """Everything that a resumed run needs besides the engine's state."""
-
-    step: int = 0
-    """Optimizer steps taken."""
-    samples_seen: int = 0
-    """Sequences read, over all ranks."""
-    epochs: dict[str, float] = field(default_factory=dict)
-    """Times that each training dataset has been gone through."""
-    tokens_seen: int = 0
-    """Real tokens read up to the last log entry, over all ranks."""
-    words_seen: int = 0
-    """Words read up to the last log entry, over all ranks, repeats included."""
-    since_log: list[float] | None = None
-    """Sums since the last log entry over all ranks, if the checkpoint fell between two entries."""
-    held_out_loss: float | None = None
-    """In nats per masked token, if it was measured after this step."""
-    evaluation_due: bool = False
-    """Whether what follows this step but the step itself was cut short by a signal."""
-    nonfinite_steps: list[int] = field(default_factory=list)
-    """The last steps, if they were skipped in a row because loss or gradient were not finite."""
-
-
 class Stopwatch:
     """Seconds of training since the last reading, without evaluation and checkpoints."""
 
@@ -178,41 +152,3 @@ def lamb_scalars(norms: Mapping[str, TensorNorms], every_tensor: bool) -> dict[s
         if every_tensor:
             entry |= {f"{kind}/{name}": value for name, value in values.items()}
     return entry
-
-
-@functools.cache
-def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of one matrix product on this device, the best of several.
-
-    Call on all ranks at once, so that devices that share a machine share it here as in training. A CPU
-    without instructions for ``dtype`` is faster in fp32, through which the kernels then take their products:
-    there the faster of both counts. Measured once in a process.
-    """
-    if device.type == "cpu":
-        return max(_best_product(device, each, (256, 1024)) for each in {dtype, torch.float32})
-    return _best_product(device, dtype, (8192,))
-
-
-def _best_product(device: torch.device, dtype: torch.dtype, sizes: Sequence[int]) -> float:
-    """Floating-point operations per second of products of square matrices, the best of several."""
-    best = 0.0
-    for size in sizes:
-        a = torch.randn(size, size, device=device, dtype=dtype)
-        b = torch.randn(size, size, device=device, dtype=dtype)
-        taken: list[float] = []
-        while len(taken) < 3 or (sum(taken[1:]) < 0.1 and len(taken) < 8):
-            _synchronise(device)
-            start = time.perf_counter()
-            a @ b
-            _synchronise(device)
-            taken.append(time.perf_counter() - start)
-        best = max(best, 2 * size**3 / min(taken))
-        # A CPU without instructions for this type would take seconds for each of the larger products.
-        if min(taken) > 0.01:
-            break
-    return best
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -9,30 +9,31 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from elc_bert.config import RunConfig
-from elc_bert.data.schedule import LengthSchedule
-from elc_bert.data.steps import MicroBatch
-from elc_bert.data.transport import StepInTransit
-from elc_bert.errors import UserError
+from elc_bert.checkpoint.files import clean_up
+from elc_bert.checkpoint.identity import differences, run_identity
+from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.checkpoint.progress import Progress
+from elc_bert.config.batch_plan import BatchPlan, plan_phases
+from elc_bert.config.deepspeed import check_deepspeed_sections
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.schema import RunConfig
+from elc_bert.data.sampling.steps import MicroBatch
+from elc_bert.data.sampling.transport import StepInTransit
+from elc_bert.distributed.signals import Control, leave_it_to_the_rank
+from elc_bert.distributed.world import World, agree
+from elc_bert.engine.build import build_engine, choose_kernels, missing_kernels
+from elc_bert.engine.monitor import RunMonitor, check_monitors
 from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
-from elc_bert.files import atomic_write
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training.agreement import check_agreement, facts_of_data, facts_of_start
-from elc_bert.training.batch_plan import BatchPlan, plan_phases
-from elc_bert.training.checkpoint import Checkpoints
-from elc_bert.training.checkpoint_files import clean_up
-from elc_bert.training.control import Control, leave_it_to_the_rank
-from elc_bert.training.deepspeed_config import check_deepspeed_sections
-from elc_bert.training.distributed import World, agree
-from elc_bert.training.engine import build_engine, choose_kernels, missing_kernels
-from elc_bert.training.identity import differences, run_identity
-from elc_bert.training.introduction import introduce
-from elc_bert.training.metrics import Progress, measure_peak_flops
-from elc_bert.training.monitor import RunMonitor, check_monitors
-from elc_bert.training.nonfinite import watch_loss_scale
-from elc_bert.training.preflight import check_memory
-from elc_bert.training.run_data import RunData, open_data
+from elc_bert.training.checks.agreement import check_agreement, facts_of_data, facts_of_start
+from elc_bert.training.checks.memory import check_memory
+from elc_bert.training.checks.nonfinite import watch_loss_scale
+from elc_bert.training.data import RunData, open_data
+from elc_bert.training.startup_report import introduce
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.peak_flops import measure_peak_flops
 
 #: Of matrix products, by ``RunConfig.precision``.
 DTYPES = {

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elc_bert.data.steps import MicroBatch
+from elc_bert.data.sampling.steps import MicroBatch
+from elc_bert.distributed.world import World
+from elc_bert.engine.zero_layout import whole
 from elc_bert.model.encoder import LayerMixture
-from elc_bert.optim.zero_layout import whole
-from elc_bert.training.distributed import World
-from elc_bert.training.loss import masked_lm_loss
+from elc_bert.model.loss import masked_lm_loss
 from elc_bert.training.metrics import Totals
 
 

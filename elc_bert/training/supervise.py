@@ -29,10 +29,10 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from elc_bert.config import RunConfig
-from elc_bert.errors import UserError
-from elc_bert.training.distributed import status_of, wind_down
-from elc_bert.training.statuses import DONE, LOST_A_RANK, PREEMPTED
+from elc_bert.config.schema import RunConfig
+from elc_bert.distributed.exit_status import DONE, LOST_A_RANK, PREEMPTED
+from elc_bert.distributed.world import status_of, wind_down
+from elc_bert.utils.errors import UserError
 
 
 @dataclass(frozen=True)

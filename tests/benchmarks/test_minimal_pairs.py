@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from tests.evaluation.test_minimal_pairs import write_pairs
-from tests.training.launching import REPOSITORY
+from tests.support.launching import REPOSITORY
 
 
 def test_all_ways_score_alike(tiny_run, tiny_text, tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.training.launching import REPOSITORY
+from tests.support.launching import REPOSITORY
 
 pytestmark = pytest.mark.timeout(300)
 

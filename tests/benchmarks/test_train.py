@@ -7,7 +7,7 @@ import sys
 import matplotlib.image
 import pytest
 
-from tests.training.launching import REPOSITORY
+from tests.support.launching import REPOSITORY
 
 pytestmark = pytest.mark.timeout(300)
 TINY = (

@@ -7,7 +7,7 @@ import sys
 import matplotlib.image
 import pytest
 
-from tests.training.launching import REPOSITORY, write_config
+from tests.support.launching import REPOSITORY, write_config
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 

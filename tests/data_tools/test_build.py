@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.segments import open_segments
-from elc_bert.data.vocabulary import PAR, load_tokenizer
-from elc_bert.files import sha256_of
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.segments import open_segments
+from elc_bert.data.format.vocabulary import PAR, load_tokenizer
+from elc_bert.utils.files import sha256_of
 from tests.data_tools.running import fails_with, run, start
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from data_tools.clean import clean
 from data_tools.cleaning.parallel import CHUNK_CHARACTERS
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((REPOSITORY / "tests/golden/clean.json").read_text(encoding="utf-8"))

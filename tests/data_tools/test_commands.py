@@ -7,9 +7,9 @@ import pytest
 
 from data_tools.__main__ import COMMANDS
 from data_tools.tokenizer import f95
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.vocabulary import load_tokenizer
-from elc_bert.files import sha256_of
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.utils.files import sha256_of
 from tests.data_tools.running import fails_with, run
 
 

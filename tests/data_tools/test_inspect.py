@@ -15,10 +15,10 @@ from data_tools import copying
 from data_tools.__main__ import main
 from data_tools.histogram import Lengths, as_text, binned, even_steps, powers_of_two
 from data_tools.inspect import count_lengths, document_text
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.segments import open_segments
-from elc_bert.data.vocabulary import load_tokenizer
-from tests.data import foreign
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.segments import open_segments
+from elc_bert.data.format.vocabulary import load_tokenizer
+from tests.data.format import foreign
 from tests.data_tools.running import fails, run
 
 LENGTHS = st.lists(st.integers(0, 50) | st.integers(0, 2**31 - 1), min_size=1, max_size=60)

@@ -15,12 +15,12 @@ from data_tools.__main__ import main
 from data_tools.build import build_dataset
 from data_tools.merge import merge_datasets
 from data_tools.output import work_folder
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import build_segments
-from elc_bert.data.writer import IndexedDatasetWriter
-from elc_bert.errors import UserError
-from tests.data import foreign
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import build_segments
+from elc_bert.data.format.writer import IndexedDatasetWriter
+from elc_bert.utils.errors import UserError
+from tests.data.format import foreign
 from tests.data_tools.running import fails, run
 
 SENTENCE = st.lists(st.integers(0, 100), max_size=6)
@@ -127,7 +127,7 @@ def test_positions_beyond_32_bits(tmp_path):
     np.zeros(long, dtype="<u2").tofile(tmp_path / "large.bin")
     (tmp_path / "large.idx").write_bytes(foreign.index_bytes(8, [long] * 256, [0] * 256, [0, 100, 256]))
     checksums = mock.Mock(**{"return_value.hexdigest.return_value": "0" * 64})  # most of the time
-    with mock.patch("elc_bert.data.writer.hashlib.sha256", checksums):
+    with mock.patch("elc_bert.data.format.writer.hashlib.sha256", checksums):
         merge_datasets([small, tmp_path / "large", small], tmp_path / "merged")
     merged = IndexedDataset(tmp_path / "merged")
     offsets, lengths = merged.spans(0, len(merged.lengths))

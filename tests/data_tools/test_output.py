@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from data_tools.output import new_dataset, work_folder
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 HOLD = """
 import fcntl, sys

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import prose
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 MODULE = '''
 """This module opens the doors of the house.

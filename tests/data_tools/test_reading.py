@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_tools import reading
 from data_tools.reading import END_OF_DOCUMENT, read_lines, read_paragraphs, read_piece
 from data_tools.text import Skipped, input_files, pieces_of
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 TEXT = "One paragraph.\r\nAnother one, with caf\u00e9.  \n\n \n  A second document.\nIts end."
 PARAGRAPHS = [

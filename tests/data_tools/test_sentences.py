@@ -3,7 +3,7 @@
 import pytest
 
 from data_tools.sentences import sentence_finder
-from elc_bert.errors import UserError
+from elc_bert.utils.errors import UserError
 
 PARAGRAPH = 'Dr. Smith arrived at 3 p.m. and left. "Where to?" asked the cat. It paid $3.50!'
 SENTENCES = ["Dr. Smith arrived at 3 p.m. and left.", '"Where to?" asked the cat.', "It paid $3.50![PAR]"]

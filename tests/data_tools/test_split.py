@@ -16,11 +16,11 @@ from data_tools import copying
 from data_tools.copying import Part
 from data_tools.merge import merge_datasets
 from data_tools.split import document_hashes, split_dataset
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import InputFile, Manifest
-from elc_bert.data.segments import build_segments
-from elc_bert.errors import UserError
-from tests.data import foreign
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import InputFile, Manifest
+from elc_bert.data.format.segments import build_segments
+from elc_bert.utils.errors import UserError
+from tests.data.format import foreign
 from tests.data_tools.running import fails, run
 
 SENTENCE = st.lists(st.integers(0, 30), min_size=1, max_size=5)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from data_tools.verify import verify
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.manifest import Manifest
-from elc_bert.data.segments import build_segments
-from elc_bert.files import sha256_of
-from tests.data import foreign
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import build_segments
+from elc_bert.utils.files import sha256_of
+from tests.data.format import foreign
 from tests.data_tools.running import fails_with, run
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.vocabulary import MASK, PAR, load_tokenizer
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.vocabulary import MASK, PAR, load_tokenizer
 from elc_bert.evaluation.fill_mask import Cloze, choose_clozes, fill, sentence_with_blank, token_text
 from elc_bert.model import ElcBertForMaskedLM
 

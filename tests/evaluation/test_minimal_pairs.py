@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from elc_bert.errors import UserError
+from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.evaluation.accuracy import Results, compare
-from elc_bert.evaluation.loading import newest_checkpoint
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.run_pairs import folder_in_run, scores_of_checkpoint
 from elc_bert.hub.card import facts_of_checkpoint
-from tests.training.launching import REPOSITORY, run, scalars
+from elc_bert.utils.errors import UserError
+from tests.support.launching import REPOSITORY, run, scalars
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
 

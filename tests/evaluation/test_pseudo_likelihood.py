@@ -5,7 +5,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from elc_bert.data.vocabulary import MASK, load_tokenizer
+from elc_bert.data.format.vocabulary import MASK, load_tokenizer
 from elc_bert.evaluation.minimal_pairs import Sentence
 from elc_bert.evaluation.pseudo_likelihood import encode, masked_copies, score_sentences
 from elc_bert.model import ElcBertForMaskedLM

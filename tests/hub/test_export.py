@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.vocabulary import SPECIAL_TOKENS
-from elc_bert.errors import UserError
-from elc_bert.evaluation.loading import newest_checkpoint
+from elc_bert.checkpoint.load_model import newest_checkpoint
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.format.vocabulary import SPECIAL_TOKENS
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import Loaded, load_model
 from elc_bert.model import ElcBertForMaskedLM
-from tests.golden_model import GOLDEN, VARIANTS, GoldenModel
+from elc_bert.utils.errors import UserError
+from tests.support.golden_model import GOLDEN, VARIANTS, GoldenModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Put there by `make setup`: transformers of the major version before, apart from everything else.

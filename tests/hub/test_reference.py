@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from elc_bert.errors import UserError
 from elc_bert.hub.loading import load_model
-from tests.golden_model import VARIANTS, GoldenModel
+from elc_bert.utils.errors import UserError
 from tests.hub.test_export import reference_parameters
+from tests.support.golden_model import VARIANTS, GoldenModel
 
 
 def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -> Path:

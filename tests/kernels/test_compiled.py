@@ -5,13 +5,13 @@ import functools
 import pytest
 import torch
 
-from elc_bert.config_file import load_config
-from elc_bert.errors import UserError
+from elc_bert.config.reader import load_config
+from elc_bert.engine import build as engine
 from elc_bert.kernels import Kernels
 from elc_bert.kernels.compiled import METHODS, GraphCounts, compiled, left_plain
 from elc_bert.model.positions import distance_buckets
-from elc_bert.training import engine
-from tests.training.launching import write_config
+from elc_bert.utils.errors import UserError
+from tests.support.launching import write_config
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elc_bert.kernels import cpu_products
-from elc_bert.kernels.cpu_products import linear, multiply
+from elc_bert.kernels.cpu import products as cpu_products
+from elc_bert.kernels.cpu.products import linear, multiply
 
 sizes = st.integers(1, 300)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 from elc_bert.kernels import kernels_for
 from elc_bert.model import ElcBertForMaskedLM, flops_per_token
-from tests.golden_model import VARIANTS, GoldenModel, relative_error
+from tests.support.golden_model import VARIANTS, GoldenModel, relative_error
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from elc_bert.config import ModelConfig
-from elc_bert.data.batches import Batch
-from elc_bert.data.packing import lay_out, packed
-from elc_bert.data.steps import MicroBatch
-from elc_bert.errors import UserError
+from elc_bert.config.schema import ModelConfig
+from elc_bert.data.sampling.batches import Batch
+from elc_bert.data.sampling.packing import lay_out, packed
+from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.kernels import kernels_for
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training.loss import masked_lm_loss
-from tests.golden_model import VARIANTS, relative_error
+from elc_bert.model.loss import masked_lm_loss
+from elc_bert.utils.errors import UserError
+from tests.support.golden_model import VARIANTS, relative_error
 
 WIDTH, VOCABULARY, SEQUENCES = 48, 64, 24
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from elc_bert.errors import UserError
 from elc_bert.optim.passes import Passes, PlainPasses
+from elc_bert.utils.errors import UserError
 
 KERNELS = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu), "gpu, interpreted"]
 ALL_KINDS: list[Any] = ["plain", *KERNELS]
@@ -23,13 +23,13 @@ def passes_of(kind: str) -> tuple[Passes, str]:
     # Whether Triton compiles or interprets is settled when it is imported: see conftest.py.
     if kind == "gpu, interpreted" and torch.cuda.is_available():
         pytest.skip("the kernels run on the GPU here")
-    from elc_bert.optim.fused_gpu import TritonPasses
+    from elc_bert.optim.lamb_triton import TritonPasses
 
     return TritonPasses(), "cuda" if kind == "gpu" else "cpu"
 
 
 def _cpu_passes() -> Passes:
-    from elc_bert.optim.fused_cpu import CpuPasses
+    from elc_bert.optim.lamb_cpu import CpuPasses
 
     try:
         return CpuPasses()

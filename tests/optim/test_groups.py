@@ -1,4 +1,4 @@
-from elc_bert.config import ModelConfig
+from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import parameter_groups
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from elc_bert.errors import UserError
-from elc_bert.optim import fused_cpu
+from elc_bert.optim import lamb_cpu as fused_cpu
 from elc_bert.optim.passes import Flat, Fragment, Passes, PlainPasses, choose_passes
+from elc_bert.utils.errors import UserError
 from tests.optim.kinds import ALL_KINDS, KERNELS, passes_of
 
 SIZES = st.integers(1, 40) | st.sampled_from([4096, 8192]) | st.integers(30_000, 70_000)

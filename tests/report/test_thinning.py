@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elc_bert.evaluation.curves import Series
 from elc_bert.report.thinning import smooth, stride, thin
+from elc_bert.utils.event_files import Series
 
 
 def series_of(values) -> Series:

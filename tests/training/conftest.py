@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from tests.training.launching import write_config
+from tests.support.launching import write_config
 
 
 @pytest.fixture(scope="session")

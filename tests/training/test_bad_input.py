@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from elc_bert.machine import free_port
-from elc_bert.training.checkpoint_files import read_record, sealed
-from tests.training.launching import PRETRAIN, Result, finish, run, spawn
+from elc_bert.checkpoint.files import read_record, sealed
+from elc_bert.utils.machine import free_port
+from tests.support.launching import PRETRAIN, Result, finish, run, spawn
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from elc_bert.training.find_micro_batch import Trial, conclusion, search
-from tests.training.launching import run
+from tests.support.launching import run
 
 POWERS = [1, 2, 4, 8, 16, 32, 64]
 DIVISORS_OF_360 = [n for n in range(1, 361) if 360 % n == 0]

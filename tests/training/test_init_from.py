@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elc_bert.evaluation.loading import newest_checkpoint
-from tests.training.launching import run, write_config
+from elc_bert.checkpoint.load_model import newest_checkpoint
+from tests.support.launching import run, write_config
 
 pytestmark = pytest.mark.launcher
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elc_bert.config_file import load_config
-from elc_bert.data.from_config import masking_of, portions_of
-from elc_bert.data.indexed import IndexedDataset
-from elc_bert.data.schedule import LengthSchedule
-from elc_bert.data.segments import open_segments
-from elc_bert.data.steps import MicroBatch, TrainingSteps
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.reader import load_config
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.segments import open_segments
+from elc_bert.data.sampling.from_config import masking_of, portions_of
+from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model.loss import masked_lm_loss
 from elc_bert.optim import Lamb, parameter_groups, schedule_factor
-from elc_bert.training.loss import masked_lm_loss
-from tests.golden_model import VARIANTS
-from tests.training.launching import (
+from tests.support.golden_model import VARIANTS
+from tests.support.launching import (
     NO_DROPOUT,
     PRETRAIN_EACH,
     events,

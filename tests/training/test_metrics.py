@@ -8,10 +8,11 @@ from typing import ClassVar
 import pytest
 import torch
 
-from elc_bert.data.steps import MicroBatch
+from elc_bert.data.sampling.steps import MicroBatch
+from elc_bert.model.loss import masked_lm_loss
 from elc_bert.optim.lamb import TensorNorms
-from elc_bert.training.loss import masked_lm_loss
-from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, measure_peak_flops, peak_memory
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, peak_memory
+from elc_bert.utils.peak_flops import measure_peak_flops
 
 CPU = torch.device("cpu")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from elc_bert.training.checkpoint_files import read_record
-from elc_bert.training.statuses import PREEMPTED
-from tests.training.launching import PRETRAIN_EACH, Result, run, scalars
+from elc_bert.checkpoint.files import read_record
+from elc_bert.distributed.exit_status import PREEMPTED
+from tests.support.launching import PRETRAIN_EACH, Result, run, scalars
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
 
-INTERRUPT_EACH = Path(__file__).with_name("interrupt_each.py")
+INTERRUPT_EACH = Path(__file__).parents[1] / "support" / "interrupt_each.py"
 STEPS = 16
 #: With dropout, and with a worker that launchers would send their signals to as well.
 RUN = {

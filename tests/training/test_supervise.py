@@ -7,8 +7,8 @@ import time
 import psutil
 import pytest
 
-from elc_bert.training.statuses import FAILED, PREEMPTED
-from tests.training.launching import kill, last_step, losses, run, seconds_until, start
+from elc_bert.distributed.exit_status import FAILED, PREEMPTED
+from tests.support.launching import kill, last_step, losses, run, seconds_until, start
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(240)]
 

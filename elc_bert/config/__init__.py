@@ -1,0 +1,1 @@
+"""Typed configuration of a run: one JSON file, checked before anything starts."""

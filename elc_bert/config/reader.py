@@ -1,0 +1,141 @@
+"""Reading a run configuration: the JSON file, overrides, and errors that say how to mend them."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from elc_bert.config.schema import LambParams, RunConfig, ScheduleParams
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.text import did_you_mean
+
+#: What these sections may hold where their type is this project's; otherwise they are DeepSpeed's.
+PARAMS: dict[tuple[str, ...], type[BaseModel]] = {
+    ("optimizer", "params"): LambParams,
+    ("scheduler", "params"): ScheduleParams,
+}
+# DeepSpeed tolerates unknown top-level keys, so a misspelt one would be ignored without a word.
+# fmt: off
+DEEPSPEED_KEYS = frozenset((
+    "activation_checkpointing", "aio", "autotuning", "bf16", "checkpoint", "comet",
+    "comms_logger", "communication_data_type", "compile", "compression_training", "csv_monitor",
+    "curriculum_learning", "data_efficiency", "data_types", "dataloader_drop_last", "disable_allgather",
+    "dump_state", "eigenvalue", "flops_profiler", "fp16", "fp32_allreduce", "gradient_predivide_factor",
+    "graph_harvesting", "load_universal", "memory_breakdown", "nebula", "prescale_gradients",
+    "seq_parallel_communication_data_type", "sparse_gradients", "steps_per_print", "tensorboard", "timers",
+    "torch_autocast", "use_node_local_storage", "wall_clock_breakdown", "wandb",
+    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "zero_optimization",
+))
+# fmt: on
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read, override and check a run configuration.
+
+    Args:
+        path: JSON file.
+        overrides: ``key.path=value`` each; the value is JSON, or text where it is not JSON.
+
+    Raises:
+        UserError: missing or malformed file, unknown or out-of-range key.
+    """
+    content = _read_json(path)
+    for override in overrides:
+        _apply_override(content, override)
+    _reject_unknown_top_level(content, path)
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error, RunConfig)}") from None
+    config._file = path
+    return config
+
+
+def describe(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
+    """All problems of a validation in one line, each with its key and, if unknown, the nearest valid one."""
+    return "; ".join(_describe_one(dict(problem), root, prefix) for problem in error.errors())
+
+
+def _describe_one(problem: dict[str, Any], root: type[BaseModel], prefix: str) -> str:
+    location = problem["loc"]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    key = "".join([prefix, *parts, problem.get("ctx", {}).get("within", "")]).removeprefix(".")
+    if problem["type"] == "extra_forbidden":
+        names = [part for part in location if isinstance(part, str)]
+        return f"unknown key {key}{did_you_mean(names[-1], _fields_at(root, names[:-1]))}"
+    if problem["type"] == "missing":
+        return f"missing key {key}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {json.dumps(problem['input'], default=str)}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Valid keys of the section at ``location`` below ``model``."""
+    if tuple(location) in PARAMS:
+        return list(PARAMS[tuple(location)].model_fields)
+    for part in location:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file; see ds_configs/ for examples") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}; mend this place"
+        ) from None
+    except _DuplicateKeyError as error:
+        raise UserError(f"{path}: key {error} is given twice; keep one") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise _DuplicateKeyError(key)
+    return dict(pairs)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: write it as key.path=value")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--set {override}: {parent} is a value, not a section")
+    section[last] = value
+
+
+def _reject_unknown_top_level(content: dict[str, Any], path: Path) -> None:
+    valid = DEEPSPEED_KEYS | set(RunConfig.model_fields)
+    for key in content:
+        if key not in valid:
+            raise UserError(f"{path}: unknown key {key}{did_you_mean(key, valid)}")

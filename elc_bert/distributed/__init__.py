@@ -1,0 +1,1 @@
+"""Processes of a run: how they meet, agree, watch each other and exit."""

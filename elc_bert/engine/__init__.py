@@ -1,0 +1,1 @@
+"""The one package that calls DeepSpeed and knows its internals."""

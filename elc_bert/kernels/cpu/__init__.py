@@ -1,0 +1,1 @@
+"""Fused kernels for CPUs, in C and through OpenBLAS."""

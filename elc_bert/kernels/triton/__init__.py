@@ -1,0 +1,1 @@
+"""Fused kernels for GPUs (CUDA and ROCm), in Triton."""

@@ -1,0 +1,281 @@
+"""What a micro-batch leaves in memory between forward and backward.
+
+The tables below list every tensor that is kept for the backward pass, in the order of the forward pass; a
+test compares them with what autograd really keeps. Change them together with the model and its kernels.
+
+Shapes: ``B`` sequences, ``T`` tokens, ``D`` hidden, ``H`` heads, ``K`` head size, ``M`` feed-forward,
+``N`` predicted tokens, ``V`` vocabulary, ``P`` relative positions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from elc_bert.config.schema import ModelConfig
+
+Kernels = Literal["plain", "fused"]
+Size = Literal["compute", "noise", 1, 4, 8]
+"""Bytes of a number. ``compute``: of the type that activations have. ``noise``: of what dropout keeps, a
+number of that type on a CPU, a byte on a GPU, and nothing with fused kernels."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A line of a table."""
+
+    name: str
+    shape: str
+    """Letters with spaces between them, perhaps with a factor, as in ``B T 2M``."""
+    size: Size = "compute"
+    needs: str = ""
+    """Kept only in models with this: ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One set of kernels."""
+
+    layer: tuple[Tensor, ...]
+    """Kept by each layer, without its input, the newest of the ``hidden`` states."""
+    layer_work: tuple[Tensor, ...]
+    """Most that is in use at once in a layer's backward pass, besides what is kept."""
+    loss: tuple[Tensor, ...]
+    """Kept by the loss."""
+    loss_work: tuple[Tensor, ...]
+    """In use at once between the loss's forward and backward pass."""
+    frees_hidden: bool
+    """Whether a hidden state is given up as soon as backward has passed the mixture that read it first, and
+    has a gradient as soon as it has passed the last; otherwise the gradients of mixtures passed are kept."""
+
+
+ENCODER = (
+    Tensor("rows of the embedding", "B T D"),
+    Tensor("statistics of their norm", "2B T", 4),
+    Tensor("dropout", "B T D", "noise", "dropout"),
+    Tensor("statistics of the relative embedding's norm", "2P", 4),
+    Tensor("relative embedding", "P D", needs="no dropout"),
+)
+HIDDEN = Tensor("output of the embedding or of a layer", "B T D")
+HEAD = (
+    Tensor("encoder's output at the predicted tokens", "N D"),
+    Tensor("statistics of its norm", "2N", 4),
+    Tensor("normalised", "N D"),
+    Tensor("before GELU", "N D"),
+    Tensor("after GELU", "N D"),
+    Tensor("statistics of its norm", "2N", 4),
+    Tensor("dropout", "N D", "noise", "dropout"),
+    Tensor("input of the output matrix", "N D"),
+)
+_ATTENTION_IN = (
+    Tensor("mixture x", "B T D"),
+    Tensor("statistics of LN(x)", "2B T", 4),
+    Tensor("z = LN(x)", "B T D"),
+    Tensor("dropout of the relative embedding", "P D", needs="dropout"),
+    Tensor("relative embedding after dropout", "P D", needs="dropout"),
+)
+_FEED_FORWARD_IN = (
+    Tensor("context, input of the output projection", "B T D"),
+    Tensor("output projection", "B T D"),
+    Tensor("statistics of LN*", "2B T", 4),
+)
+_NORMALIZED = (
+    Tensor("layer's output before its norm", "B T D", needs="normalized"),
+    Tensor("statistics of its norm", "2B T", 4, "normalized"),
+)
+
+PLAIN = Table(
+    layer=(
+        *_ATTENTION_IN,
+        Tensor("q and k, once for each product of each", "4B T D"),
+        Tensor("relative q and k, for every sequence", "2B P D"),
+        Tensor("products with the relative ones", "2B H T P"),
+        Tensor("bucket of every pair", "T T", 8),
+        Tensor("what is hidden", "B T T", 1),
+        Tensor("probabilities", "B H T T"),
+        Tensor("dropout of the probabilities", "B H T T", "noise", "attention dropout"),
+        Tensor("probabilities after masking and dropout", "B H T T"),
+        Tensor("v", "B T D"),
+        *_FEED_FORWARD_IN,
+        Tensor("dropout", "B T D", "noise", "dropout"),
+        Tensor("input of the feed-forward", "B T D"),
+        Tensor("statistics of its norm", "2B T", 4),
+        Tensor("normalised, input of W_1", "B T D"),
+        Tensor("output of W_1", "B T 2M"),
+        Tensor("GELU of the gate", "B T M"),
+        Tensor("value * GELU(gate)", "B T M"),
+        Tensor("statistics of its norm", "2B T", 4),
+        Tensor("input of W_2", "B T M"),
+        Tensor("dropout", "B T D", "noise", "dropout"),
+        *_NORMALIZED,
+    ),
+    layer_work=(
+        Tensor("gradients of both halves of W_1's output, each as wide as both", "2B T 2M"),
+        Tensor("gradient of the inner norm's input", "B T M"),
+    ),
+    loss=(Tensor("logarithms of the probabilities", "N V", 4),),
+    loss_work=(Tensor("gradient of the logits", "N V", 4),),
+    frees_hidden=True,
+)
+_FUSED = Table(
+    layer=(
+        *_ATTENTION_IN,
+        Tensor("q and k", "2B T D"),
+        Tensor("v", "B T D"),
+        Tensor("relative q and k", "2P D"),
+        *_FEED_FORWARD_IN,
+        Tensor("input of the feed-forward", "B T D"),
+        Tensor("statistics of its norm", "2B T", 4),
+        Tensor("normalised, input of W_1", "B T D"),
+        Tensor("output of W_1", "B T 2M"),
+        Tensor("statistics of the inner norm", "2B T", 4),
+        Tensor("input of W_2", "B T M"),
+        *_NORMALIZED,
+    ),
+    layer_work=(
+        Tensor("gradient of W_1's output", "B T 2M"),
+        Tensor("gradient of W_2's input", "B T M"),
+    ),
+    loss=(Tensor("logits", "N V"), Tensor("logarithms of the sums", "2N", 4)),
+    loss_work=(Tensor("gradient of the logits", "N V"),),
+    frees_hidden=False,
+)
+FUSED_CPU = replace(_FUSED, layer=(*_FUSED.layer, Tensor("probabilities", "B H T T")))
+FUSED_GPU = replace(_FUSED, layer=(*_FUSED.layer, Tensor("logarithms of the sums of scores", "B H T", 4)))
+
+
+def table_for(kernels: Kernels, on_cpu: bool) -> Table:
+    """What these kernels keep on such a device."""
+    return PLAIN if kernels == "plain" else FUSED_CPU if on_cpu else FUSED_GPU
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One micro-batch on one device."""
+
+    model: ModelConfig
+    sequences: int
+    """B"""
+    tokens: int
+    """T"""
+    predicted: int
+    """N"""
+    compute_bytes: int
+    """Of a number of the type that activations have."""
+    on_cpu: bool
+    kernels: Kernels
+    checkpointing: bool = False
+    """Layers are computed a second time in the backward pass."""
+
+    @property
+    def table(self) -> Table:
+        return table_for(self.kernels, self.on_cpu)
+
+    def bytes_of(self, tensors: Iterable[Tensor]) -> int:
+        """Of those of the tensors that this model has."""
+        return sum(self._bytes(tensor) for tensor in tensors if self._has(tensor.needs))
+
+    def _bytes(self, tensor: Tensor) -> int:
+        noise = 0 if self.kernels == "fused" else self.compute_bytes if self.on_cpu else 1
+        sizes = {"compute": self.compute_bytes, "noise": noise}
+        return self._numel(tensor.shape) * (
+            sizes[tensor.size] if isinstance(tensor.size, str) else tensor.size
+        )
+
+    def _numel(self, shape: str) -> int:
+        model = self.model
+        letters = {
+            "B": self.sequences,
+            "T": self.tokens,
+            "D": model.hidden_size,
+            "H": model.num_attention_heads,
+            "K": model.hidden_size // model.num_attention_heads,
+            "M": model.intermediate_size,
+            "N": self.predicted,
+            "V": model.vocab_size,
+            "P": 2 * model.position_bucket_size - 1,
+        }
+        product = 1
+        for word in shape.split():
+            product *= int(word[:-1] or 1) * letters[word[-1]]
+        return product
+
+    def _has(self, needs: str) -> bool:
+        return {
+            "": True,
+            "dropout": self.model.hidden_dropout_prob > 0,
+            "no dropout": self.model.hidden_dropout_prob == 0,
+            "attention dropout": self.model.attention_probs_dropout_prob > 0,
+            "normalized": self.model.variant == "normalized",
+        }[needs]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of one micro-batch at the worst moment of its backward pass."""
+
+    layers: int
+    """Kept by layers, without their inputs."""
+    hidden: int
+    """Outputs of the embedding and of all layers, and as many gradients of them as there are by then."""
+    ends: int
+    """Kept by embedding and head."""
+    logits: int
+    """Kept by the loss, and the gradient of the logits."""
+    work: int
+    """What a layer needs while it is differentiated."""
+    gradients: int
+    """Of those parameters whose layers have been passed."""
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.hidden + self.ends + self.logits + self.work + self.gradients
+
+
+def saved_bytes(load: Workload) -> int:
+    """Everything that is kept when the forward pass ends."""
+    model, table = load.model, load.table
+    layers = 0 if load.checkpointing else model.num_hidden_layers * load.bytes_of(table.layer)
+    # Nothing reads the last output again, except the mixture of all outputs.
+    hidden = model.num_hidden_layers + (model.variant == "weighted_output")
+    others = load.bytes_of([*ENCODER, *HEAD, *table.loss])
+    return layers + hidden * load.bytes_of([HIDDEN]) + others
+
+
+def peak_of_backward(load: Workload, layer_gradients: int, head_gradients: int) -> Activations:
+    """The worst moment of a backward pass, layer by layer from the last to the first.
+
+    Args:
+        load: the micro-batch.
+        layer_gradients: bytes of the gradients of a layer's parameters that stay when it has been passed.
+        head_gradients: the same of the head, with the output matrix.
+    """
+    model, table = load.model, load.table
+    count = model.num_hidden_layers
+    layer, hidden = load.bytes_of(table.layer), load.bytes_of([HIDDEN])
+    ends = load.bytes_of([*ENCODER, *HEAD])
+    moments = [
+        Activations(
+            layers=0 if load.checkpointing else count * layer,
+            hidden=count * hidden,
+            ends=ends,
+            logits=load.bytes_of(table.loss) + load.bytes_of(table.loss_work),
+            work=0,
+            gradients=0,
+        )
+    ]
+    for number in reversed(range(count)):
+        last = number == count - 1
+        # A layer that is computed a second time gives up the states that came after it.
+        kept = number + 1 if table.frees_hidden or load.checkpointing else count
+        gradients = 1 if last else number + 1 if table.frees_hidden else count - 1 - number
+        moments.append(
+            Activations(
+                layers=layer if load.checkpointing else (number + 1) * layer,
+                hidden=(kept + gradients) * hidden,
+                ends=ends - load.bytes_of(HEAD),
+                logits=0,
+                work=load.bytes_of(table.layer_work),
+                gradients=head_gradients + (count - 1 - number) * layer_gradients,
+            )
+        )
+    return max(moments, key=lambda moment: moment.total)

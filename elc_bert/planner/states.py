@@ -1,0 +1,219 @@
+"""What DeepSpeed keeps of weights, gradients and optimizer for each combination of stage and precision.
+
+Read off the source of the pinned DeepSpeed (runtime/engine.py, bf16_optimizer.py, fp16/unfused_optimizer.py,
+zero/stage_1_and_2.py, zero/stage3.py). N parameters on W devices.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from elc_bert.config.schema import RunConfig
+from elc_bert.planner.parameters import Parameters
+from elc_bert.utils.errors import UserError
+
+When = Literal["always", "gradients", "backward", "reduction", "step"]
+"""Until when: ``always``; ``gradients`` grow during the first backward pass and stay until the step;
+``backward`` passes; the ``reduction`` over devices, after them; the optimizer's ``step``."""
+ALLREDUCE_ELEMENTS = 500_000_000
+"""Gradients that the engine puts into one all-reduce without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE)."""
+#: DeepSpeed's defaults of the keys of ``zero_optimization`` that are read here.
+ZERO_DEFAULTS: dict[str, Any] = {
+    "reduce_bucket_size": 500_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "overlap_comm": None,
+}
+BYTES = {"fp32": 4, "bf16 autocast": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of one device, or of the host's memory for it."""
+
+    name: str
+    bytes: float
+    when: When = "always"
+    on_host: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run divides its state."""
+
+    stage: int
+    devices: int
+    weight_bytes: int
+    """Of a weight in forward and backward."""
+    sum_bytes: int
+    """Of a number in the sum of gradients over micro-batches."""
+    wire_bytes: int
+    """Of a gradient that travels between devices."""
+    autocast: bool
+    offloads_optimizer: bool
+    reduce_bucket: int
+    """Gradients in one reduction."""
+    max_live: int
+    """Parameters that ZeRO 3 has gathered at once, at most."""
+    overlaps: bool
+    """Whether gradients travel while backward goes on."""
+
+    @property
+    def sums_bf16_in_fp32(self) -> bool:
+        """Whether DeepSpeed takes its BF16_Optimizer, which has a full set of fp32 gradients."""
+        return (
+            self.stage == 1 and (self.weight_bytes, self.sum_bytes) == (2, 4) and not self.offloads_optimizer
+        )
+
+
+def layout_of(config: RunConfig, devices: int) -> Layout:
+    """What the configuration comes to.
+
+    Raises:
+        UserError: a value that DeepSpeed would refuse as well.
+    """
+    section = config.deepspeed_extras.get("zero_optimization") or {}
+    if not isinstance(section, dict) or section.get("stage", 0) not in range(4):
+        raise UserError(f"{config.origin}zero_optimization.stage: choose 0, 1, 2 or 3")
+    zero = {key: section.get(key, default) for key, default in ZERO_DEFAULTS.items()}
+    for key, value in zero.items():
+        if key != "overlap_comm" and (not isinstance(value, int | float) or value < 0):
+            raise UserError(f"{config.origin}zero_optimization.{key} = {value!r}: give a number")
+    weights = BYTES[config.precision]
+    return Layout(
+        stage=config.zero_stage,
+        devices=devices,
+        weight_bytes=weights,
+        sum_bytes=_type_of(
+            config, (config.deepspeed_extras.get("data_types") or {}), "grad_accum_dtype", weights
+        ),
+        wire_bytes=_type_of(
+            config,
+            config.deepspeed_extras,
+            "communication_data_type",
+            # Under autocast ZeRO sends gradients of linear layers in bf16.
+            2 if config.precision == "bf16 autocast" and config.zero_stage else weights,
+        ),
+        autocast=config.precision == "bf16 autocast",
+        offloads_optimizer=config.offloads_optimizer,
+        reduce_bucket=int(zero["reduce_bucket_size"]),
+        max_live=int(zero["stage3_max_live_parameters"]),
+        overlaps=config.zero_stage == 3 if zero["overlap_comm"] is None else bool(zero["overlap_comm"]),
+    )
+
+
+def _type_of(config: RunConfig, section: dict[str, Any], key: str, default: int) -> int:
+    name = section.get(key)
+    if name is None:
+        return default
+    if name not in BYTES:
+        raise UserError(f"{config.origin}{key} = {name!r}: choose fp32, bf16 or fp16")
+    return BYTES[name]
+
+
+def pieces(layout: Layout, parameters: Parameters, on_cpu: bool, plain_lamb: bool = False) -> list[Piece]:
+    """Everything but activations.
+
+    Args:
+        layout: of the run.
+        parameters: N.
+        on_cpu: the device is a CPU, where of a buffer only what is used takes memory.
+        plain_lamb: LAMB steps by its definition, which keeps the whole update.
+    """
+    n, share = parameters.total, parameters.total / layout.devices
+    kinds = {0: _without_zero, 1: _partitioned, 2: _partitioned, 3: _zero_3}
+    found = (_bf16_summed_in_fp32 if layout.sums_bf16_in_fp32 else kinds[layout.stage])(
+        layout, parameters, share, on_cpu
+    )
+    if layout.autocast:
+        found.append(Piece("weights in bf16 (autocast)", 2 * n, "backward"))
+    if plain_lamb:
+        found.append(Piece("LAMB's update (not fused)", 4 * share, "step", layout.offloads_optimizer))
+    return found
+
+
+def _without_zero(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
+    n, w = parameters.total, layout.weight_bytes
+    found = [
+        Piece("weights", w * n),
+        Piece("gradients", w * n, "gradients"),
+        Piece("moments", 8 * n),
+        # All gradients of a bucket are copied end to end, also where there is nobody to send them to.
+        Piece("gradients in a row", w * min(n, ALLREDUCE_ELEMENTS), "reduction"),
+    ]
+    if w < 4:
+        found += [Piece("masters", 4 * n), Piece("fp32 gradients", 4 * n, "step")]
+    return found
+
+
+def _bf16_summed_in_fp32(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
+    n = parameters.total
+    first, second = parameters.groups
+    # The two groups travel as they are if the first fills a bucket, otherwise as a copy of both.
+    copied = 0 if first > ALLREDUCE_ELEMENTS else 4 * n
+    sent = layout.wire_bytes * (max(first, second) if first > ALLREDUCE_ELEMENTS else n)
+    return [
+        Piece("weights", 2 * n),
+        Piece("gradients", 2 * n, "gradients"),
+        Piece("sum of gradients", 4 * n),
+        Piece("masters", 4 * share),
+        Piece("moments", 8 * share),
+        Piece("gradients in a row", copied + (sent if layout.wire_bytes != 4 else 0), "reduction"),
+    ]
+
+
+def _partitioned(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
+    """ZeRO 1 and 2: flat weights, of which each device updates a share."""
+    n, w, host = parameters.total, layout.weight_bytes, layout.offloads_optimizer
+    keeps_all = layout.stage == 1
+    sums_apart = layout.sum_bytes != w
+    # ZeRO 1 sends the sums, ZeRO 2 the gradients of each micro-batch.
+    sent = layout.sum_bytes if keeps_all else w
+    buffers = (2 if layout.overlaps else 1) * sent
+    used = min(n, layout.reduce_bucket)
+    found = [
+        Piece("weights", w * n),
+        Piece("masters", 4 * share, on_host=host),
+        Piece("moments", 8 * share, on_host=host),
+        # The copy has gone when the share is cut out of what came back.
+        Piece(
+            "copy of a bucket, then gradients of the share",
+            max(layout.wire_bytes * used, 0 if host or sums_apart else w * share),
+            "reduction",
+        ),
+    ]
+    if keeps_all:
+        found.append(Piece("gradients", layout.sum_bytes * n, "gradients"))
+        if not on_cpu:
+            found.append(Piece("reduction bucket", buffers * layout.reduce_bucket, "backward"))
+    elif on_cpu:
+        found.append(Piece("gradients in the reduction bucket", buffers * used, "gradients"))
+    else:
+        found.append(Piece("reduction bucket", buffers * layout.reduce_bucket, "backward"))
+    if host:
+        found += [
+            Piece("gradients of the share", 4 * share, on_host=True),
+            Piece("weights of the share", w * share, on_host=True),
+            Piece("room to move one gradient", w * parameters.largest),
+        ]
+    elif sums_apart:
+        found.append(Piece("sum of the share's gradients", layout.sum_bytes * share, "gradients"))
+    else:
+        found.append(Piece("gradients of the share, and in a row", (w + 4) * share, "step"))
+    return found
+
+
+def _zero_3(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
+    n, w, host = parameters.total, layout.weight_bytes, layout.offloads_optimizer
+    bucket = min(n, layout.reduce_bucket) if on_cpu else layout.reduce_bucket
+    return [
+        Piece("weights", w * share),
+        Piece("small tensors, kept whole", w * parameters.small),
+        Piece("weights gathered from others", w * min(n, layout.max_live), "backward"),
+        Piece("masters", 4 * share, on_host=host),
+        Piece("moments", 8 * share, on_host=host),
+        Piece("sum of the share's gradients", layout.sum_bytes * share, on_host=host),
+        Piece("reduction bucket", layout.wire_bytes * bucket),
+        Piece("copy of a bucket", layout.wire_bytes * min(n, layout.reduce_bucket), "backward"),
+        Piece("fp32 gradients of the share", 4 * share, "step", host),
+    ]

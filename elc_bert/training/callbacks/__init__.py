@@ -1,0 +1,1 @@
+"""Callbacks: what happens periodically during training."""

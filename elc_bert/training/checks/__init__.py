@@ -1,0 +1,1 @@
+"""Checks that a run is sound: agreement of ranks, memory, finite values, equal replicas."""

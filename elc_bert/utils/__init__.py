@@ -1,0 +1,1 @@
+"""Helpers that know nothing of models: errors, files, the machine, progress bars, text."""

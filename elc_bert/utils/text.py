@@ -1,0 +1,36 @@
+"""Text for people: tables, short numbers, near matches."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+
+def summary_table(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns between two rules."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    rule = "-" * max(len(line) for line in lines)
+    return "\n".join([rule, *lines, rule])
+
+
+def human(number: float) -> str:
+    """1234567 -> 1.23M"""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def numbers_in_short(numbers: Sequence[int]) -> str:
+    """Rising numbers as ``0-2, 5``."""
+    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    ends = [(group[0][1], group[-1][1]) for _, each in runs if (group := list(each))]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; valid: {', '.join(sorted(valid))}" if valid else ""

@@ -1,0 +1,1 @@
+"""Entry points: parse the command line, call the library, exit."""

@@ -1,0 +1,73 @@
+"""Whatever happens to a file of a checkpoint is noticed, named, and the checkpoint before is taken."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from elc_bert.checkpoint.files import read_record
+from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.config.reader import load_config
+from elc_bert.distributed.world import World
+from tests.support.launching import run, scalars
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
+
+RUN = {"zero_optimization": {"stage": 2}, "training": {"max_steps": 8}, "checkpoint": {"every": 4}}
+
+
+@pytest.fixture(scope="module")
+def finished(configure, tmp_path_factory) -> Path:
+    """Output directory of a run on two ranks, with checkpoints of steps 4 and 8."""
+    config = configure(tmp_path_factory.mktemp("damage"), **RUN)
+    result = run("forked", 2, ["--deepspeed_config", config])
+    assert result.status == 0, result.output
+    return config.parent / "run"
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: random.randrange(path.stat().st_size)])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    path.write_bytes(content)
+
+
+DAMAGES: list[Callable[[Path], None]] = [truncate, flip_a_bit, Path.unlink]
+
+
+def test_every_damage_to_every_file_is_noticed(finished, alone, capsys):
+    directory = finished / "checkpoints"
+    newest = directory / "step-000008"
+    config = load_config(finished / "config.json")
+    checkpoints = Checkpoints(config, World(0, 1, torch.device("cpu")), read_record(newest)["identity"])
+    path, _ = checkpoints.find("auto")
+    assert path == newest
+    whole = shutil.copytree(newest, finished / "whole")
+    names = sorted(file.name for file in newest.iterdir())
+    assert len(names) == 8, "weights, model, run, and two files of each rank"
+    for name in names:
+        for damage in DAMAGES:
+            for _ in range(1 if damage is Path.unlink else 5):
+                damage(newest / name)
+                capsys.readouterr()
+                path, record = checkpoints.find("auto")
+                assert path == directory / "step-000004", (name, damage)
+                assert record["progress"]["step"] == 4
+                (first, *_) = capsys.readouterr().out.splitlines()
+                assert first.startswith(f"{newest / name}: ")
+                assert first.endswith("; going on from step-000004")
+                shutil.copy(whole / name, newest)
+    path, _ = checkpoints.find("auto")
+    assert path == newest
+
+
+def test_the_stall_and_the_time_of_writing_are_logged(finished):
+    for tag in ("checkpoint/stall_seconds", "checkpoint/write_seconds"):
+        assert len(scalars(finished, tag)) == 2
+        assert all(seconds > 0 for seconds in scalars(finished, tag).values())

@@ -1,0 +1,282 @@
+"""Which checkpoints are taken for this run's; saving and loading are tested in test_resume.py."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elc_bert.checkpoint.files import (
+    clean_up,
+    drop_old,
+    newest_first,
+    partial_of,
+    publish,
+    read_record,
+    sealed,
+    write_rank,
+)
+from elc_bert.checkpoint.identity import differences, layout_of, run_identity
+from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import CheckpointConfig, RunConfig
+from elc_bert.distributed.world import World
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import sha256_of
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+DATA = {"train": "1f", "dev": "2e", "tokenizer": "3d"}
+PROGRESS = {"step": 4, "tokens_seen": 1000, "since_log": None}
+
+
+@pytest.fixture
+def config(configure, tmp_path) -> Path:
+    return configure(tmp_path)
+
+
+@pytest.fixture
+def checkpoint(config: Path) -> Path:
+    """A complete checkpoint after step 4 on two devices, with a stand-in for DeepSpeed's files."""
+    directory = config.parent / "run" / "checkpoints" / "step-000004"
+    directory.mkdir(parents=True)
+    (directory / "weights.pt").write_bytes(b"weights")
+    rewrite(
+        directory,
+        identity=run_identity(load_config(config), DATA),
+        layout=layout_of(load_config(config), devices=2),
+        progress=PROGRESS,
+        config=load_config(config).model_dump(mode="json"),
+        files={"weights.pt": sha256_of(directory / "weights.pt")},
+    )
+    (directory.parent / "latest").write_text(directory.name)
+    return directory
+
+
+def rewrite(directory: Path, **changes: Any) -> None:
+    """Change run.json and its seal."""
+    path = directory / "run.json"
+    record = read_record(directory) if path.exists() else {}
+    path.write_text(sealed({**record, **changes}))
+
+
+def of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
+    return Checkpoints(config, World(0, 1, torch.device("cpu")), run_identity(config, data))
+
+
+def found(checkpoints: Checkpoints, resume: str = "auto") -> Path:
+    """The checkpoint that is taken, which is the one after step 4."""
+    path, record = checkpoints.find(resume)
+    assert record["progress"] == PROGRESS
+    return path
+
+
+def test_the_newest_is_found_and_accepted(config, checkpoint):
+    assert found(of(load_config(config))) == checkpoint
+    assert found(of(load_config(config)), str(checkpoint)) == checkpoint
+
+
+def test_a_new_run_begins_where_there_is_none(config):
+    assert of(load_config(config)).find("auto") is None
+    assert of(load_config(config)).find("never") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("elc_bert.model.variant=base", 'model.variant: "zero" -> "base"'),
+        ("elc_bert.data.mask_probability=0.2", "data.mask_probability: 0.15 -> 0.2"),
+        ("elc_bert.data.segments=packed", 'data.segments: "reference" -> "packed"'),
+        ("elc_bert.training.seed=7", "seed: 42 -> 7"),
+        ("elc_bert.training.max_steps=30", "schedule.max_steps: 20 -> 30"),
+        ("train_batch_size=16", "schedule.train_batch_size: 8 -> 16"),
+        ("optimizer.params.lr=0.5", "schedule.optimizer.params.lr: 0.01 -> 0.5"),
+        ("scheduler.type=Linear", 'schedule.scheduler.type: "Cosine" -> "Linear"'),
+    ],
+)
+def test_the_identity_must_agree(config, checkpoint, override, difference):
+    with pytest.raises(UserError, match="is a checkpoint of another run") as error:
+        of(load_config(config, [override])).find("auto")
+    assert difference in str(error.value)
+
+
+def test_the_data_must_be_the_same(config, checkpoint):
+    with pytest.raises(UserError, match=r'another run: data\.train: "1f" -> "4c"'):
+        of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
+
+
+BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "difference"),
+    [
+        (BLEND | {"blend": {"32": [3, 1]}}, r"data\.blend\.32: \[7, 3\] -> \[3, 1\]"),
+        (BLEND | {"train": ["4c", "1f"]}, r'data\.train: \["1f", "4c"\] -> \["4c", "1f"\]'),
+        (DATA, r'data\.train: \["1f", "4c"\] -> "1f"'),
+    ],
+)
+def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
+    rewrite(checkpoint, identity=run_identity(load_config(config), BLEND))
+    parts = [{"path": "elsewhere/a", "weight": 0.7}, {"path": "elsewhere/b", "weight": 0.3}]
+    moved = load_config(config, [f"elc_bert.data.train={json.dumps(parts)}"])
+    assert found(of(moved, data=BLEND)) == checkpoint
+    with pytest.raises(UserError, match=difference):
+        of(moved, data=data).find("auto")
+
+
+def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoint, capsys):
+    moved = [
+        "elc_bert.data.train=elsewhere/tiny",
+        "elc_bert.data.pack=false",
+        "elc_bert.training.log_every=5",
+        "elc_bert.training.max_micro_batch_size=2",
+        "tensorboard.enabled=false",
+        "optimizer.params.fused=false",
+        "zero_optimization.stage=1",
+    ]
+    assert found(of(load_config(config, moved))) == checkpoint
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 9
+    assert "changed since the checkpoint: layout.zero_stage: 0 -> 1" in printed
+    assert 'changed since the checkpoint: layout.devices: "any" -> 1' in printed
+    assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in printed
+    assert "changed since the checkpoint: tensorboard.enabled: true -> false" in printed
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
+def test_a_damaged_record_is_named(config, checkpoint, content):
+    (checkpoint / "run.json").write_text(content)
+    with pytest.raises(UserError) as error:
+        of(load_config(config)).find("auto")
+    assert str(checkpoint / "run.json") in str(error.value)
+
+
+def test_every_byte_of_a_record_counts(checkpoint):
+    path = checkpoint / "run.json"
+    whole = path.read_bytes()
+    for place in random.Random(1).sample(range(len(whole)), 300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="is damaged"):
+            read_record(checkpoint)
+        path.write_bytes(whole[:place])
+        with pytest.raises(UserError, match="is damaged"):
+            read_record(checkpoint)
+    path.write_bytes(whole)
+    assert read_record(checkpoint)["progress"] == PROGRESS
+
+
+def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config, checkpoint, capsys):
+    newer = checkpoint.with_name("step-000006")
+    shutil.copytree(checkpoint, newer)
+    (checkpoint.parent / "latest").write_text(newer.name)
+    (newer / "weights.pt").write_bytes(b"weighty")
+    assert found(of(load_config(config))) == checkpoint
+    assert f"{newer / 'weights.pt'}: is damaged" in capsys.readouterr().out
+    (newer / "weights.pt").unlink()
+    assert found(of(load_config(config))) == checkpoint
+    assert f"{newer / 'weights.pt'}: cannot be read (No such file" in capsys.readouterr().out
+    shutil.rmtree(newer)
+    assert found(of(load_config(config))) == checkpoint
+    assert "step-000006/run.json: cannot be read" in capsys.readouterr().out
+
+    with pytest.raises(UserError, match="no checkpoint there"):
+        of(load_config(config)).find(str(newer))
+    (checkpoint / "weights.pt").write_bytes(b"weighty")
+    with pytest.raises(UserError, match=r"step-000006/run\.json.*; .*step-000004/weights\.pt: is damaged"):
+        of(load_config(config)).find("auto")
+
+
+def test_where_to_go_on_from(tmp_path):
+    assert newest_first(tmp_path / "none") == []
+    for step in (2, 10, 1000000):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    (tmp_path / ".step-000012.partial").mkdir()
+    names = ["step-1000000", "step-000010", "step-000002"]
+    for latest, expected in [
+        (None, names),
+        ("step-1000000", names),
+        ("step-000010\n", names[1:]),
+        # Named, but gone.
+        ("step-000011", ["step-000011", *names[1:]]),
+        ("../elsewhere", names),
+        ("\0", names),
+    ]:
+        if latest is not None:
+            (tmp_path / "latest").write_text(latest)
+        assert [path.name for path in newest_first(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_kill_while_a_checkpoint_gives_way_to_one_of_the_same_step(
+    config, checkpoint, monkeypatch, renamed
+):
+    class Kill(BaseException):
+        pass
+
+    def replace(source, target):
+        if checkpoint in (source, target) and next(renames) == renamed:
+            raise Kill
+        rename(source, target)
+
+    rename, renames, partial = os.replace, itertools.count(), partial_of(checkpoint)
+    partial.mkdir()
+    write_rank(partial, 0, 1, dict, pieces=None)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(Kill):
+        publish(checkpoint, read_record(checkpoint), {}, {}, CheckpointConfig(keep=1))
+    monkeypatch.undo()
+    assert checkpoint.exists() == (renamed == 0)
+    assert found(of(load_config(config))) == checkpoint
+
+
+def test_differences_name_every_leaf():
+    before = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": True}
+    after = {"a": 1, "b": {"c": [1, 3], "d": None}, "new": "x"}
+    assert differences(before, after) == [
+        "b.c: [1, 2] -> [1, 3]",
+        "gone: true -> null",
+        'new: null -> "x"',
+    ]
+
+
+def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(tmp_path):
+    """As after --resume DIR from an early checkpoint."""
+    names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    drop_old(tmp_path / "step-000040", CheckpointConfig(keep=1))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"step-000020-mine", "step-000040", "step-000060", "step-1000000"}
+    drop_old(tmp_path / "step-1000000", CheckpointConfig(keep=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000020-mine", "step-1000000"}
+
+
+def test_every_mth_and_the_best_stay(checkpoint):
+    directory = checkpoint.parent
+    for step, loss in [(5, 3.0), (6, 2.5), (7, None), (8, 2.75), (9, 2.9)]:
+        copy = directory / f"step-{step:06d}"
+        shutil.copytree(checkpoint, copy)
+        rewrite(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
+    drop_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
+    assert [path.name for path in newest_first(directory)] == ["step-000004"]  # what latest names
+    left = {path.name for path in directory.iterdir()}
+    assert left == {"latest", "best", *(f"step-00000{step}" for step in (4, 6, 8, 9))}
+    assert (directory / "best").read_text() == "step-000006"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    directory = tmp_path / "checkpoints"
+    for name in (".step-000012.partial", ".step-000002.old", "step-000010"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "half").touch()
+    for name in (directory / ".latest.12.tmp", directory / "latest", tmp_path / ".config.json.9.tmp"):
+        name.touch()
+    clean_up(directory)
+    assert {path.name for path in directory.iterdir()} == {"step-000010", "latest"}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

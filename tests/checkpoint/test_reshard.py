@@ -1,0 +1,130 @@
+"""A run goes on with other numbers of devices, ZeRO stages and micro-batches as if nothing had changed."""
+
+import itertools
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elc_bert.checkpoint.reshard import SavedState
+from elc_bert.engine.checkpoint_writer import CLASSES
+from tests.support.launching import NO_DROPOUT, PRETRAIN_EACH, largest_difference, losses, run
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
+
+BF16 = {"bf16": {"enabled": True}}
+#: No number is a multiple of the ranks, and the sequences get longer at step 36.
+RUN: dict[str, Any] = {
+    "train_batch_size": 24,
+    "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37, **NO_DROPOUT},
+    "training": {"max_steps": 40, "long_after": 0.9},
+    "checkpoint": {"every": 20},
+}
+ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "torch_adam": True}}}
+
+
+def zero(stage: int, **settings: Any) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": stage, **settings}}
+
+
+#: No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it.
+SUB_GROUPS = zero(3, sub_group_size=500, stage3_param_persistence_threshold=0)
+REORDERED = zero(2, round_robin_gradients=True, parameter_alignment=True)
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+#: By name: on two ranks, what is changed in RUN.
+SOURCES = {
+    "stage 1": zero(1),
+    "stage 0": zero(0),
+    "stage 2 reordered": REORDERED,
+    "stage 3 sub-groups": SUB_GROUPS,
+    "AdamW stage 1": ADAMW | zero(1),
+    "bf16 stage 1": BF16 | zero(1),
+}
+FOUR_MICRO_BATCHES = {"train_micro_batch_size_per_gpu": 6}
+#: The source, the number of ranks to go on with, and what is changed then.
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "1 rank, stage 0": ("stage 1", 1, zero(0) | {"train_micro_batch_size_per_gpu": 12}),
+    "3 ranks, stage 2": ("stage 1", 3, zero(2)),
+    "2 ranks, stage 3": ("stage 1", 2, zero(3)),
+    "1 rank, stage 1, accumulation 4": ("stage 1", 1, zero(1) | FOUR_MICRO_BATCHES),
+    "stage 0 to stage 2 on 3 ranks": ("stage 0", 3, zero(2)),
+    "stage 2 reordered to stage 1 on 3 ranks": ("stage 2 reordered", 3, zero(1)),
+    "stage 3 to stage 3 on 3 ranks": ("stage 3 sub-groups", 3, zero(3, **OFFLOAD)),
+    "stage 3 to stage 0 on 1 rank": ("stage 3 sub-groups", 1, zero(0)),
+    "AdamW to stage 3 on 3 ranks": ("AdamW stage 1", 3, ADAMW | zero(3)),
+    "AdamW to stage 0 on 1 rank": ("AdamW stage 1", 1, ADAMW | zero(0)),
+    "bf16 to stage 2 on 3 ranks": ("bf16 stage 1", 3, BF16 | zero(2)),
+    "bf16 to stage 3": ("bf16 stage 1", 2, BF16 | zero(3)),
+    "bf16 to stage 0 on 1 rank": ("bf16 stage 1", 1, BF16 | zero(0)),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(configure, tmp_path_factory) -> dict[str, Path]:
+    """Output directories of runs that nothing has interrupted, each with its checkpoint of step 20."""
+    folder = tmp_path_factory.mktemp("sources")
+    configs = {
+        name: configure(folder / name.replace(" ", "-"), **RUN, **case) for name, case in SOURCES.items()
+    }
+    result = run("forked", 2, list(configs.values()), timeout=300, script=PRETRAIN_EACH)
+    assert result.status == 0, result.output
+    return {name: path.parent / "run" for name, path in configs.items()}
+
+
+@pytest.fixture(scope="module")
+def resumed(configure, sources, tmp_path_factory) -> dict[str, Path]:
+    """Output directories of runs that went on from step 20, in one launch for each number of ranks."""
+    folder = tmp_path_factory.mktemp("resumed")
+    configs = {}
+    for name, (source, _, changes) in CASES.items():
+        configs[name] = configure(folder / name.replace(" ", "-"), **RUN, **changes)
+        checkpoints = configs[name].parent / "run" / "checkpoints"
+        shutil.copytree(sources[source] / "checkpoints" / "step-000020", checkpoints / "step-000020")
+    for ranks in (1, 2, 3):
+        paths = [configs[name] for name, case in CASES.items() if case[1] == ranks]
+        arguments = [*paths, "--resume", "auto"]
+        result = run("forked", ranks, arguments, timeout=300, script=PRETRAIN_EACH)
+        assert result.status == 0, result.output
+        assert result.stdout.count("after step 20, from") == len(paths)
+        assert "changed since the checkpoint: layout." in result.stdout
+    return {name: path.parent / "run" for name, path in configs.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_losses_are_those_of_the_run_that_went_on_as_it_was(sources, resumed, case):
+    source = CASES[case][0]
+    expected = {step: loss for step, loss in losses(sources[source]).items() if step > 20}
+    assert len(expected) == 20
+    # In bf16 another division of the sums rounds differently, with and without an interruption.
+    assert largest_difference(losses(resumed[case]), expected) < (2e-3 if "bf16" in case else 1e-5)
+
+
+@pytest.mark.parametrize("source", ["stage 1", "stage 2 reordered", "stage 3 sub-groups"])
+def test_deepspeeds_own_converter_finds_the_same(sources, source, tmp_path, capsys):
+    """Its universal checkpoint, which stage 0 cannot be converted to, holds our tensors to the bit."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    checkpoint = sources[source] / "checkpoints" / "step-000020"
+    arguments = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(tmp_path / "universal"),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    ds_to_universal.main(arguments)
+    capsys.readouterr()
+    saved = SavedState(checkpoint)
+    # A tied matrix is there twice, without moments under its second name.
+    names = {path.parent.name for path in (tmp_path / "universal" / "zero").glob("*/exp_avg.pt")}
+    assert len(names) > 20
+    for name, key in itertools.product(names, ("fp32", "exp_avg", "exp_avg_sq")):
+        with torch.serialization.safe_globals(CLASSES):
+            theirs = torch.load(tmp_path / "universal" / "zero" / name / f"{key}.pt", weights_only=True)
+        theirs = theirs["param"] if isinstance(theirs, dict) else theirs  # at ZeRO 3 it is the tensor alone
+        assert torch.equal(theirs.flatten(), saved.whole(name, key)), (name, key)

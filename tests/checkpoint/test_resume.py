@@ -1,0 +1,222 @@
+"""A run that is killed and resumed is the run that was never killed, to the last bit."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from elc_bert.utils.files import sha256_of
+from tests.support.launching import (
+    FORK_SERVER,
+    PRETRAIN_EACH,
+    Result,
+    last_step,
+    losses,
+    run,
+    scalars,
+    seconds_until,
+)
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
+
+BF16 = {"bf16": {"enabled": True}}
+STEPS = 100
+#: With dropout; the sequences get longer at step 90, so within the part that is done again.
+LONG_RUN = {
+    "training": {"max_steps": STEPS, "long_after": 0.9},
+    "checkpoint": {"every": 20, "keep": 2},
+    "evaluation": {"every": 50},
+}
+#: In fp32 see test_kill.py.
+CASES = {
+    "bf16 stage 1": LONG_RUN
+    | {
+        **BF16,
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": 1},
+        "model": {"variant": "weighted_output"},
+        # The entry of step 63 averages over steps on both sides of the checkpoint of step 60.
+        "training": LONG_RUN["training"] | {"log_every": 7},
+        "data": {"workers": 1},
+    },
+}
+
+
+@dataclass
+class Story:
+    """What happened to one run."""
+
+    uninterrupted: Path
+    killed: Path
+    losses_before: dict[int, float]
+    """What the killed run had logged."""
+    checkpoint: str
+    """The newest when it was killed."""
+    resumed: Result
+    config: Path
+
+
+@pytest.fixture(scope="module", params=CASES)
+def story(request, configure, tmp_path_factory) -> Story:
+    folder = tmp_path_factory.mktemp("resume")
+    configs = [configure(folder / name, **CASES[request.param]) for name in ("uninterrupted", "killed")]
+    uninterrupted, killed = (config.parent / "run" for config in configs)
+
+    # Neither has been started: "auto" begins both afresh, one after the other.
+    job = FORK_SERVER.start(2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
+    for _ in seconds_until(240):
+        if last_step(killed) > 62:
+            break
+        assert not job.has_ended, job.result(1).output
+    job.kill()
+    losses_before = losses(killed)
+    time.sleep(1)
+    assert losses(killed) == losses_before, "no rank has outlived the kill"
+    checkpoints = killed / "checkpoints"
+    newest = (checkpoints / "latest").read_text()
+    # A kill while a checkpoint is being written leaves this behind.
+    (checkpoints / ".step-000055.partial").mkdir()
+    (checkpoints / ".step-000055.partial" / "half").touch()
+
+    resumed = run("forked", 2, ["--deepspeed_config", configs[1], "--resume", "auto"])
+    return Story(uninterrupted, killed, losses_before, newest, resumed, configs[1])
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): sha256_of(path) for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_it_was_killed_between_two_checkpoints(story):
+    step = int(story.checkpoint.removeprefix("step-"))
+    assert step % 20 == 0
+    assert step < max(story.losses_before) < STEPS
+
+
+def test_it_goes_on_where_the_checkpoint_was_made(story):
+    assert story.resumed.status == 0, story.resumed.output
+    step = int(story.checkpoint.removeprefix("step-"))
+    assert (
+        f"after step {step}, from {story.killed / 'checkpoints' / story.checkpoint}" in story.resumed.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "train/loss",
+        "train/accuracy",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/sequence_length",
+        "throughput/real_share",
+        "data/words",
+        "data/epochs",
+        "held_out/loss",
+        "layer_weights/layer_02_from_00",
+    ],
+)
+def test_every_figure_is_exactly_that_of_the_uninterrupted_run(story, tag):
+    assert scalars(story.killed, tag) == scalars(story.uninterrupted, tag)
+    if tag == "train/loss":
+        assert max(scalars(story.killed, tag)) == STEPS
+
+
+def test_the_weights_are_exactly_those_of_the_uninterrupted_run(story):
+    name = Path("checkpoints", f"step-{STEPS:06d}", "model.safetensors")
+    resumed, uninterrupted = (load_file(run / name) for run in (story.killed, story.uninterrupted))
+    assert list(resumed) == list(uninterrupted)
+    assert all((resumed[name] == uninterrupted[name]).all() for name in resumed)
+
+
+def test_progress_is_that_of_the_uninterrupted_run(story):
+    name = Path("checkpoints", f"step-{STEPS:06d}", "run.json")
+    resumed, uninterrupted = (
+        json.loads((run / name).read_text())["progress"] for run in (story.killed, story.uninterrupted)
+    )
+    assert resumed == uninterrupted
+    assert resumed["tokens_seen"] > 0
+
+
+def test_only_the_newest_checkpoints_stay(story):
+    for directory in (story.killed, story.uninterrupted):
+        names = {path.name for path in (directory / "checkpoints").iterdir()}
+        # Under ZeRO, DeepSpeed adds its conversion scripts.
+        assert names - {"zero_to_fp32.py", "zero_to_torch.py"} == {"latest", "step-000080", "step-000100"}
+        assert (directory / "checkpoints" / "latest").read_text() == "step-000100"
+
+
+def test_a_checkpoint_is_complete(story):
+    directory = story.killed / "checkpoints" / "step-000100"
+    record = json.loads((directory / "run.json").read_text())
+    assert set(record["files"]) == {path.name for path in directory.iterdir()} - {"run.json"}
+    assert all(sha256_of(directory / name) == sha256 for name, sha256 in record["files"].items())
+    assert {"model.safetensors", "model.json"} <= set(record["files"])
+
+
+def test_resuming_a_finished_run_changes_nothing(story):
+    before = hashes(story.killed / "checkpoints"), losses(story.killed)
+    again = run("forked", 2, ["--deepspeed_config", story.config, "--resume", "auto"])
+    assert again.status == 0, again.output
+    assert f"after step {STEPS}" in again.stdout
+    assert (hashes(story.killed / "checkpoints"), losses(story.killed)) == before
+
+
+#: Runs of 20 steps that go back to step 10. Dropout is on, and no number is a multiple of the ranks.
+SHORT_RUN = {
+    "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37},
+    "checkpoint": {"every": 10},
+}
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+SHARDED = {
+    "fp32 stage 3": {
+        "zero_optimization": {"stage": 3, "sub_group_size": 500, "stage3_param_persistence_threshold": 0}
+    },
+    "bf16 stage 3 offload": BF16 | {"zero_optimization": {"stage": 3, **OFFLOAD}},
+    "fp32 stage 2 offload": {"zero_optimization": {"stage": 2, **OFFLOAD}},
+    # Whose first steps overflow and are skipped: the loss scale and the count of steps are state, too.
+    "fp16 stage 0": {"fp16": {"enabled": True, "initial_scale_power": 20}},
+}
+
+
+BLEND = "bf16 blend"
+
+
+@pytest.fixture(scope="module")
+def gone_back(configure, blended, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
+    """Of each case what the run left behind, before and after its second half was done again."""
+    folder = tmp_path_factory.mktemp("gone-back")
+    cases = SHARDED | {BLEND: BF16 | blended}
+    configs = [
+        configure(folder / name.replace(" ", "-"), **SHORT_RUN, **case) for name, case in cases.items()
+    ]
+    arguments = [*configs, "--fp16-on-cpu", "--resume", "auto"]
+    left = []
+    for _ in range(2):
+        result = run("forked", 2, arguments, timeout=200, script=PRETRAIN_EACH)
+        assert result.status == 0, result.output
+        left.append([left_behind(config.parent / "run") for config in configs])
+        for config in configs:
+            (config.parent / "run" / "checkpoints" / "latest").write_text("step-000010")
+    assert "after step 10" in result.stdout
+    return dict(zip(cases, zip(*left, strict=True), strict=True))
+
+
+def left_behind(directory: Path) -> dict[str, dict]:
+    curves = ("train/loss", "train/gradient_norm", "train/learning_rate", "train/skipped_steps")
+    weights = load_file(directory / "checkpoints" / "step-000020" / "model.safetensors")
+    return {tag: scalars(directory, tag) for tag in curves} | {
+        "weights": {name: tensor.tolist() for name, tensor in weights.items()}
+    }
+
+
+@pytest.mark.parametrize("case", [*SHARDED, BLEND])
+def test_going_back_gives_exactly_the_same_run(gone_back, case):
+    once, twice = gone_back[case]
+    assert len(once["train/loss"]) == 20
+    assert once == twice
+    assert (once["train/skipped_steps"][20] > 0) == case.startswith("fp16")

@@ -1,0 +1,95 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elc_bert.config.batch_plan import BatchPlan, plan_batch
+from elc_bert.utils.errors import UserError
+
+counts = st.integers(1, 200)
+
+
+def test_the_largest_micro_batch_that_fits_is_taken():
+    assert plan_batch(32768, 16, max_micro_batch=256) == BatchPlan(256, 8, 16)
+    assert plan_batch(96, 2, max_micro_batch=20) == BatchPlan(16, 3, 2)
+    assert plan_batch(22, 2, max_micro_batch=10) == BatchPlan(1, 11, 2)
+
+
+@given(micro=counts, accumulation=counts, world=counts, most=counts)
+def test_the_product_is_exactly_the_global_batch(micro, accumulation, world, most):
+    plan = plan_batch(micro * accumulation * world, world, most)
+    assert plan.global_batch == plan.micro_batch * plan.accumulation * plan.world_size
+    assert plan.global_batch == micro * accumulation * world
+    assert plan.world_size == world
+    assert plan.micro_batch <= most
+    assert not [m for m in range(plan.micro_batch + 1, most + 1) if micro * accumulation % m == 0]
+
+
+@given(micro=counts, accumulation=counts, world=counts)
+def test_what_is_given_is_kept(micro, accumulation, world):
+    total, plan = micro * accumulation * world, BatchPlan(micro, accumulation, world)
+    assert plan_batch(total, world, 1, micro_batch=micro) == plan
+    assert plan_batch(total, world, 1, accumulation=accumulation) == plan
+    assert plan_batch(total, world, 1, micro_batch=micro, accumulation=accumulation) == plan
+
+
+@given(total=counts, world=counts, micro=st.none() | counts, accumulation=st.none() | counts)
+def test_a_refusal_is_right_and_what_it_proposes_works(total, world, micro, accumulation):
+    possible = any(
+        micro in (None, m) and accumulation in (None, a)
+        for m in range(1, total + 1)
+        for a in range(1, total // m + 1)
+        if m * a * world == total
+    )
+    try:
+        plan = plan_batch(total, world, 256, micro, accumulation)
+    except UserError as refusal:
+        assert not possible
+        check_proposals(str(refusal), total, world)
+    else:
+        assert possible
+        assert plan.global_batch == total
+
+
+def check_proposals(message: str, total: int, world: int) -> None:
+    proposals = [int(number) for number in re.findall(r"\d+", message.partition("possible")[2])]
+    for number in proposals:
+        if message.startswith("gradient_accumulation_steps"):
+            assert plan_batch(total, world, 256, accumulation=number).accumulation == number
+        elif message.startswith("train_micro_batch_size_per_gpu"):
+            assert plan_batch(total, world, 256, micro_batch=number).micro_batch == number
+        else:
+            assert plan_batch(total, number, 256).world_size == number
+    assert proposals or "leave one of them out" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"global_batch": 12, "world_size": 5},
+            "train_batch_size: 12 sequences cannot be shared equally by 5 devices; "
+            "possible numbers of devices: 1, 2, 3, 4, 6, 12",
+        ),
+        (
+            {"global_batch": 12, "world_size": 2, "micro_batch": 4},
+            "train_micro_batch_size_per_gpu: 4 does not divide the 6 sequences of each of 2 devices; "
+            "possible: 1, 2, 3, 6",
+        ),
+        (
+            {"global_batch": 12, "world_size": 2, "accumulation": 4},
+            "gradient_accumulation_steps: 4 micro-batches do not divide the 6 sequences of each of "
+            "2 devices; possible: 1, 2, 3, 6",
+        ),
+        (
+            {"global_batch": 12, "world_size": 2, "micro_batch": 3, "accumulation": 3},
+            "train_batch_size 12 is not train_micro_batch_size_per_gpu 3 x gradient_accumulation_steps 3 x "
+            "2 devices; leave one of them out",
+        ),
+    ],
+)
+def test_messages(given, message):
+    with pytest.raises(UserError) as refusal:
+        plan_batch(**given, max_micro_batch=256)
+    assert str(refusal.value) == message

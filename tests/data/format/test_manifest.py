@@ -1,0 +1,74 @@
+import hashlib
+import json
+
+import pytest
+
+from elc_bert.data.format.manifest import Manifest, SegmentsEntry
+from elc_bert.utils.errors import UserError
+
+COUNTS = {"sequences": 3, "documents": 1, "tokens": 12}
+
+
+def entry(length, policy="reference", **changes):
+    known = {"file": "d.npy", "count": 1, "tokens": 12, "sha256": "0" * 64}
+    return SegmentsEntry(sequence_length=length, policy=policy, **known | changes)
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    manifest = Manifest(**COUNTS, words=9, skipped={"empty": 1}, segments=[entry(32)])
+    manifest.save(tmp_path / "d.v1")
+    loaded = Manifest.load(tmp_path / "d.v1")
+    assert loaded.model_copy(update={"manifest_sha256": None}) == manifest
+    assert Manifest.path(tmp_path / "d.v1").read_text() == loaded.sealed() == manifest.sealed()
+
+
+def test_the_seal_is_of_the_manifest_without_it():
+    sealed = Manifest(**COUNTS).sealed()
+    seal = json.loads(sealed)["manifest_sha256"]
+    assert hashlib.sha256(sealed.replace(f'"{seal}"', "null").encode()).hexdigest() == seal
+    assert seal != json.loads(Manifest(**COUNTS, words=1).sealed())["manifest_sha256"]
+
+
+def test_segments_are_sorted_and_replaced():
+    manifest = Manifest(**COUNTS)
+    for each in (entry(128), entry(32), entry(64, "packed"), entry(32, count=7)):
+        manifest = manifest.with_segments(each)
+    found = [(each.policy, each.sequence_length, each.count) for each in manifest.segments]
+    assert found == [("packed", 64, 1), ("reference", 32, 7), ("reference", 128, 1)]
+    assert manifest.find_segments(32, "reference").count == 7
+    assert manifest.find_segments(32, "packed") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "EOF"),
+        (b"\xff", "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+        (b'{"versions": {"a": "\\ud800"}}', "Invalid JSON"),
+        (b'{"sequences": 1, "documents": 1}', "tokens: Field required"),
+        (b'{"sequences": 1, "documents": 1, "tokens": -1}', "tokens: Input should be greater"),
+        (b'{"sequences": 1, "documents": 1, "tokens": 1e300}', "tokens: Input should be a valid integer"),
+        (b'{"sequences": 1, "documents": 1, "tokens": 9223372036854775808}', "less than 9223372036854775808"),
+        (b'{"sequences": 1, "documents": 1, "tokens": 1, "token": 1}', "token: Extra inputs"),
+        *(
+            (
+                json.dumps(COUNTS | {"segments": [entry(8).model_dump() | {"file": name}]}).encode(),
+                "segments.0.file",
+            )
+            for name in ("", ".", "..", "a/b", "../d.npy", "\0")
+        ),
+    ],
+)
+def test_what_is_no_manifest_is_a_user_error(tmp_path, content, message):
+    (tmp_path / "d.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"d\.json: not a manifest of this version") as caught:
+        Manifest.load(tmp_path / "d")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_is_no_manifest(tmp_path):
+    (tmp_path / "d.json").mkdir()
+    with pytest.raises(UserError, match="cannot read the dataset's manifest: Is a directory"):
+        Manifest.load(tmp_path / "d")

@@ -1,0 +1,238 @@
+"""LAMB takes the same steps however ZeRO cuts its tensors: stages, world sizes, offload, precisions."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from elc_bert.config.reader import load_config
+from elc_bert.config.schema import ModelConfig
+from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.optim import parameter_groups, schedule_factor
+from tests.support.launching import (
+    NO_DROPOUT,
+    PRETRAIN_EACH,
+    TINY,
+    largest_difference,
+    losses,
+    run,
+    scalars,
+)
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
+
+STEPS = 50
+STAGES = (0, 1, 2, 3)
+#: Micro-batch of each world size: two of them on every rank make 12 sequences a step.
+MICRO_BATCH = {1: 6, 2: 3, 3: 2}
+CLIPPING = 0.5
+PEAK = 0.03
+#: Nothing is a multiple of a number of ranks, and some tensors have fewer elements than there are ranks.
+ODD_MODEL = {
+    "variant": "weighted_output",
+    "hidden_size": 25,
+    "num_attention_heads": 5,
+    "intermediate_size": 37,
+    "num_hidden_layers": 1,
+    **NO_DROPOUT,
+}
+RUN: dict[str, Any] = {
+    "train_batch_size": 12,
+    "gradient_clipping": CLIPPING,
+    "optimizer": {"params": {"lr": PEAK, "weight_decay": 0.1}},
+    "model": ODD_MODEL,
+    "training": {"max_steps": STEPS},
+}
+BF16 = {"bf16": {"enabled": True}}
+FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+#: No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it.
+SUB_GROUPS = {"sub_group_size": 500, "stage3_param_persistence_threshold": 0}
+
+
+def zero(stage: int, **settings: Any) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": stage, **settings}}
+
+
+#: For each world size. Runs with autocast come last: DeepSpeed remembers it for the whole process.
+MATRIX = {f"fp32 stage {stage}": zero(stage) for stage in STAGES} | {
+    f"bf16 stage {stage}": zero(stage) | BF16 for stage in STAGES
+}
+#: On two ranks.
+VARIATIONS = {
+    "fp32 stage 1 offload": zero(1, **OFFLOAD),
+    "fp32 stage 2 offload": zero(2, **OFFLOAD),
+    "fp32 stage 3 offload sub-groups": zero(3, **OFFLOAD, **SUB_GROUPS),
+    "fp32 stage 3 sub-groups": zero(3, **SUB_GROUPS),
+    "fp32 stage 2 reordered and aligned": zero(2, round_robin_gradients=True, parameter_alignment=True),
+    "bf16 stage 2 offload": zero(2, **OFFLOAD) | BF16,
+    "bf16 stage 3 offload": zero(3, **OFFLOAD) | BF16,
+    "bf16 stage 1 summed in fp32": zero(1) | BF16 | FP32_SUMS,
+}
+AUTOCAST = {
+    f"autocast stage {stage}": zero(stage) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    for stage in STAGES
+}
+#: Under stage 3 it may meet what is in the padding, and the loss become NaN.
+PLAIN = {
+    f"plain stage {stage}": zero(stage) | {"training": {"max_steps": STEPS, "max_nonfinite_steps": STEPS}}
+    for stage in STAGES[1:]
+}
+FP16 = {f"fp16 stage {stage}": zero(stage) | {"fp16": {"enabled": True}} for stage in STAGES}
+#: At a loss scale of 2^24 gradients overflow; it is halved each time.
+OVERFLOW = {
+    f"fp16 stage {stage} overflow": zero(stage)
+    | {"fp16": {"enabled": True, "initial_scale_power": 24, "hysteresis": 1}, "training": {"max_steps": 14}}
+    for stage in STAGES
+}
+
+
+class Launches:
+    """Output directories of runs by name, started together with the others of the same world size."""
+
+    def __init__(self, configure: Callable[..., Path], folder: Path):
+        self._configure = configure
+        self._folder = folder
+
+    @functools.cache  # noqa: B019 (as long as the tests of this file)
+    def __call__(self, world: int) -> dict[str, Path]:
+        if world != 2:
+            return self.launch(world, MATRIX)
+        return self.launch(
+            world, MATRIX | VARIATIONS | FP16 | OVERFLOW | AUTOCAST, plain=PLAIN, options=["--fp16-on-cpu"]
+        )
+
+    def launch(
+        self, world: int, cases: dict[str, Any], plain: dict[str, Any] | None = None, options: Iterable = ()
+    ) -> dict[str, Path]:
+        configs = {name: self._write(world, name, case) for name, case in (cases | (plain or {})).items()}
+        arguments = [*options, *(configs[name] for name in cases)]
+        if plain:
+            arguments += ["--plain-lamb", *(configs[name] for name in plain)]
+        result = run("forked", world, arguments, timeout=560, script=PRETRAIN_EACH)
+        assert result.status == 0, result.output
+        return {name: path.parent / "run" for name, path in configs.items()}
+
+    def _write(self, world: int, name: str, case: dict[str, Any]) -> Path:
+        changes = RUN | {"train_micro_batch_size_per_gpu": MICRO_BATCH[world]} | case
+        return self._configure(self._folder / f"{world}-{name.replace(' ', '-')}", **changes)
+
+
+@pytest.fixture(scope="module")
+def launches(configure, tmp_path_factory) -> Launches:
+    return Launches(configure, tmp_path_factory.mktemp("zero"))
+
+
+def final_weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors")
+
+
+def assert_same_training(directory: Path, reference: Path) -> None:
+    """The same but for rounding: the loss at every step, and the parameters at the end."""
+    assert largest_difference(losses(directory), losses(reference)) < 1e-5
+    weights, expected = final_weights(directory), final_weights(reference)
+    assert list(weights) == list(expected)
+    largest = max(tensor.abs().max() for tensor in expected.values())
+    for name in expected:
+        assert (weights[name] - expected[name]).abs().max() < 1e-5 * largest
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_partitions_cut_through_tensors(world):
+    model = ElcBertForMaskedLM(ModelConfig(**TINY["elc_bert"]["model"] | ODD_MODEL))
+    for group in parameter_groups(model, weight_decay=0.1):
+        sizes = [parameter.numel() for parameter in group["params"]]
+        partition = -(-sum(sizes) // (2 * world)) * 2  # stages 1 and 2 round up to an even number
+        borders = {partition * rank for rank in range(1, world)}
+        assert not borders & set(itertools.accumulate(sizes))
+        # Stage 3 cuts each tensor; some shares are filled up with padding.
+        assert any(size % world for size in sizes)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("world", MICRO_BATCH)
+def test_stages_and_world_sizes_do_not_matter(launches, world, stage):
+    reference, runs = launches(1), launches(world)
+    assert len(losses(reference["fp32 stage 0"])) == STEPS
+    assert_same_training(runs[f"fp32 stage {stage}"], reference["fp32 stage 0"])
+    curve = losses(runs[f"bf16 stage {stage}"])
+    assert 0 < largest_difference(curve, losses(reference["fp32 stage 0"])) < 2e-2
+    assert largest_difference(curve, losses(reference["bf16 stage 0"])) < 2e-2
+
+
+@pytest.mark.parametrize("case", VARIATIONS)
+def test_offload_sub_groups_and_layout_do_not_matter(launches, case):
+    reference, directory = launches(1)["fp32 stage 0"], launches(2)[case]
+    if case.startswith("fp32"):
+        assert_same_training(directory, reference)
+    else:
+        assert 0 < largest_difference(losses(directory), losses(reference)) < 2e-2
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_a_plain_lamb_trains_another_model(launches, case):
+    """The difference that this project's LAMB does not have."""
+    expected = losses(launches(1)["fp32 stage 0"])
+    curve = losses(launches(2)[case])
+    assert any(not abs(curve[step] / expected[step] - 1) < 1e-3 for step in expected)
+
+
+def test_these_runs_are_clipped_and_learn(launches):
+    """Otherwise their agreement would say little."""
+    directory = launches(1)["fp32 stage 0"]
+    norms, curve = scalars(directory, "train/gradient_norm"), losses(directory)
+    assert sum(norm > CLIPPING for norm in norms.values()) > 0.8 * STEPS
+    assert curve[STEPS] < curve[1] - 0.8
+
+
+@pytest.mark.parametrize("case", AUTOCAST)
+def test_autocast_stays_near_fp32(launches, case):
+    reference, directory = launches(1)["fp32 stage 0"], launches(2)[case]
+    assert 0 < largest_difference(losses(directory), losses(reference)) < 2e-2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_stays_near_fp32_and_survives_overflow(launches, stage):
+    runs = launches(2)
+    check_fp16(runs[f"fp16 stage {stage}"], launches(1)["fp32 stage 0"])
+    check_overflow(runs[f"fp16 stage {stage} overflow"])
+
+
+@pytest.mark.gpu
+def test_fp16_on_a_gpu(launches):
+    runs = launches.launch(1, {"fp32 stage 0": zero(0)} | FP16 | OVERFLOW)
+    for stage in STAGES:
+        check_fp16(runs[f"fp16 stage {stage}"], runs["fp32 stage 0"])
+        check_overflow(runs[f"fp16 stage {stage} overflow"])
+
+
+def check_fp16(directory: Path, reference: Path) -> None:
+    assert scalars(directory, "train/skipped_steps")[STEPS] == 0
+    assert 0 < largest_difference(losses(directory), losses(reference)) < 2e-2
+    # The norm is that of the gradient, not of the gradient times the loss scale.
+    norms, expected = (scalars(run, "train/gradient_norm") for run in (directory, reference))
+    assert norms[1] == pytest.approx(expected[1], rel=1e-2)
+
+
+def check_overflow(directory: Path) -> None:
+    """Steps that overflow are counted, and advance neither the schedule nor anything else."""
+    skipped = scalars(directory, "train/skipped_steps")
+    scales = scalars(directory, "train/loss_scale")
+    rates = scalars(directory, "train/learning_rate")
+    norms = scalars(directory, "train/gradient_norm")
+    config = load_config(directory / "config.json")
+    factor = schedule_factor("Cosine", len(skipped), **config.scheduler.params)
+    assert skipped[1] == 1
+    assert 4 < skipped[len(skipped)] < len(skipped)
+    for step, so_far in skipped.items():
+        was_skipped = so_far > skipped.get(step - 1, 0)
+        assert so_far == skipped.get(step - 1, 0) + was_skipped
+        assert scales[step] == 2.0 ** (24 - so_far)
+        assert rates[step] == pytest.approx(PEAK * factor(step - 1 - skipped.get(step - 1, 0)), rel=1e-6)
+        assert (norms[step] == float("inf")) == was_skipped
+    assert all(loss < 7 for loss in losses(directory).values())

@@ -1,0 +1,119 @@
+"""launch/demo.py, without the minutes of training."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from elc_bert.config.reader import load_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("launch_demo", REPOSITORY / "launch" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def options(command: list[str]) -> dict[str, list[str]]:
+    """Values of each option of a command."""
+    found: dict[str, list[str]] = {}
+    for word in command:
+        if word.startswith("--"):
+            last = found.setdefault(word, [])
+        elif found:
+            last.append(word)
+    return found
+
+
+def test_the_steps_make_what_the_configuration_asks_for(demo):
+    config = load_config(REPOSITORY / "ds_configs" / "demo.json")
+    steps = demo.plan(config, ["--deepspeed_config", "ds_configs/demo.json"], [])
+    prose, tokenizer, train, dev, pretrain, report = (step.command for step in steps)
+    assert options(prose)["--output"] == ["data/demo"]
+    assert options(tokenizer)["--input"] == ["data/demo/train.txt"]
+    assert options(tokenizer)["--vocab-size"] == [str(config.elc_bert.model.vocab_size)]
+    length = config.elc_bert.training.sequence_length
+    for command, name in ((train, "train"), (dev, "dev")):
+        assert options(command)["--input"] == [f"data/demo/{name}.txt"]
+        assert options(command)["--tokenizer"] == ["data/demo/tokenizer.json"]
+        assert options(command)["--output"] == [f"data/demo/{name}"]
+        assert options(command)["--lengths"] == [str(length), str(4 * length)]
+    assert Path(pretrain[0]).name == "deepspeed"
+    assert options(pretrain)["--resume"] == ["auto"]
+    assert report[1:] == ["launch/report.py", "runs/demo"]
+
+
+def test_two_processes_can_share_its_batches():
+    config = load_config(REPOSITORY / "ds_configs" / "demo.json")
+    assert config.train_batch_size % (2 * 4) == 0, "also when sequences are 4 times longer"
+
+
+def test_the_demo_shows_what_there_is_to_see():
+    config = load_config(REPOSITORY / "ds_configs" / "demo.json")
+    ours = config.elc_bert
+    assert config.deepspeed_extras["tensorboard"]["enabled"]
+    for every in (ours.training.picture_every, ours.evaluation.every, ours.checkpoint.every):
+        assert 2 <= ours.training.max_steps // every <= 60
+
+
+@pytest.fixture
+def tiny(demo, tmp_path: Path) -> list[str]:
+    """Arguments for a demo of seconds in a directory of its own; its training would take two steps."""
+    values = {
+        "data.train": tmp_path / "data" / "train",
+        "data.dev": tmp_path / "data" / "dev",
+        "data.tokenizer": tmp_path / "data" / "tokenizer.json",
+        "training.output_dir": tmp_path / "run",
+        "training.max_steps": 2,
+        "model.vocab_size": 300,
+    }
+    return ["--max-words", "30000", *(f"--set=elc_bert.{key}={value}" for key, value in values.items())]
+
+
+def test_it_goes_on_where_it_stopped(
+    demo, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    failing = [sys.executable, "-c", "raise SystemExit(7)"]
+    monkeypatch.setattr(demo, "_launcher", lambda: failing)
+    assert demo.main(tiny) == 7, "the status of the command that failed"
+    output = capfd.readouterr()
+    assert "[5/6] pretrain for 2 steps" in output.out
+    assert "[6/6]" not in output.out
+    assert "demo.py: stopped: this command failed:" in output.err
+    assert "Traceback" not in output.err
+
+    # What is there stays; what is incomplete or was made for something else is made again.
+    (tmp_path / "data" / "dev.json").unlink()
+    assert demo.main(tiny) == 7
+    lines = capfd.readouterr().out.splitlines()
+    done = [line[:5] for line in lines if line.endswith("done already")]
+    assert done == ["[1/6]", "[2/6]", "[3/6]"]
+    assert demo.main(tiny) == 7
+    assert capfd.readouterr().out.count("done already") == 4
+    assert demo.main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 7
+    assert capfd.readouterr().out.count("done already") == 1
+
+    # A finished run is not started again, and its report is still given.
+    checkpoint = tmp_path / "run" / "checkpoints"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "latest").write_text("step-000002", encoding="utf-8")
+    assert demo.main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 1
+    output = capfd.readouterr()
+    assert output.out.count("done already") == 5
+    assert "report.py: error:" in output.err
+
+
+def test_mistakes_get_one_line(demo, capfd: pytest.CaptureFixture[str]):
+    assert demo.main(["--set=elc_bert.model.vocab=3"]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("demo.py: error: ds_configs/demo.json: unknown key elc_bert.model.vocab")
+    assert error.count("\n") == 1
+    blend = '[{"path": "a", "weight": 1}, {"path": "b", "weight": 1}]'
+    assert demo.main([f"--set=elc_bert.data.train={blend}"]) == 1
+    assert capfd.readouterr().err.startswith("demo.py: error: elc_bert.data: the demo builds one training")

@@ -1,0 +1,319 @@
+"""Starting tiny runs with the real launchers, and reading back what they logged."""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from elc_bert.utils.machine import free_port
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRETRAIN = REPOSITORY / "launch" / "pretrain.py"
+#: Runs several configurations in one launch, which takes much longer to start than a tiny run.
+PRETRAIN_EACH = Path(__file__).with_name("pretrain_each.py")
+#: What a launcher tells its processes; a test that runs under one must not pass it on.
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_",
+    "LOCAL_",
+    "GROUP_",
+    "ROLE_",
+    "OMPI_",
+    "PMI",
+    "SLURM_",
+    "TORCHELASTIC",
+)
+TINY: dict[str, Any] = {
+    "train_batch_size": 8,
+    "zero_optimization": {"stage": 0},
+    "optimizer": {"type": "Lamb", "params": {"lr": 0.01, "weight_decay": 0.1}},
+    "scheduler": {"type": "Cosine", "params": {"warmup_proportion": 0.1}},
+    "tensorboard": {"enabled": True},
+    "elc_bert": {
+        "model": {
+            "vocab_size": 512,
+            "hidden_size": 24,
+            "num_attention_heads": 3,
+            "num_hidden_layers": 2,
+            "intermediate_size": 40,
+            "max_position_embeddings": 128,
+            "position_bucket_size": 8,
+        },
+        "data": {"workers": 0},
+        "training": {"max_steps": 20, "sequence_length": 32, "long_after": 1.0, "max_micro_batch_size": 4},
+        "evaluation": {"every": 1000, "sequences": 16},
+        "checkpoint": {"every": 1000},
+    },
+}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def write_config(directory: Path, dataset: Path, tokenizer: Path, **changes: Any) -> Path:
+    """A run of 20 steps over 8 sequences of 32 tokens that writes to ``directory / "run"``.
+
+    Args:
+        changes: laid over the whole, section by section. Sections of ``elc_bert`` are given by their own
+            name, as in ``training={"max_steps": 5}``; whatever else stands at the top level.
+    """
+    ours = {name: changes.pop(name) for name in list(changes) if name in TINY["elc_bert"]}
+    places = {
+        "data": {"train": str(dataset), "dev": str(dataset), "tokenizer": str(tokenizer)},
+        "training": {"output_dir": str(directory / "run")},
+    }
+    content = _laid_over(TINY, {"elc_bert": places})
+    content = _laid_over(content, {**changes, "elc_bert": ours})
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.json"
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    return path
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a launch ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+    @property
+    def errors(self) -> list[str]:
+        """The messages that the user was shown."""
+        return re.findall(r"^error(?: on rank \d+)?: (.*)$", self.output, flags=re.MULTILINE)
+
+
+def run(
+    launcher: str, ranks: int, arguments: Sequence[Any], timeout: float = 120, script: Path = PRETRAIN
+) -> Result:
+    """Run a script to its end.
+
+    Args:
+        launcher: ``deepspeed``, ``torchrun``, ``mpirun``, ``python`` (with one rank), or ``forked``: ranks
+            that need not import anything, for what no launcher has a part in.
+    """
+    if launcher == "forked":
+        return FORK_SERVER.start(ranks, arguments, script).result(timeout)
+    return finish(start(launcher, ranks, arguments, script), timeout)
+
+
+def start(launcher: str, ranks: int, arguments: Sequence[Any], script: Path = PRETRAIN) -> subprocess.Popen:
+    """Start a script in a process group of its own."""
+    return spawn([*_launcher(launcher, ranks), script, *arguments])
+
+
+def spawn(command: Sequence[Any]) -> subprocess.Popen:
+    """Start a command in a process group of its own, as in a shell with the environment of these tests."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
+    """Wait for the end of a launch, which is ended by force after ``timeout`` seconds."""
+    begin = time.monotonic()
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        kill(process)
+    return Result(process.returncode, stdout, stderr, time.monotonic() - begin)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End a launcher and all its ranks at once, without notice."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        for each in [launcher, *launcher.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait()
+
+
+@dataclass
+class ForkedJob:
+    """A job of ``FORK_SERVER``."""
+
+    folder: Path
+    begin: float
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its ranks."""
+        path = self.folder / "pids"
+        while not path.is_file() or not path.read_text():
+            time.sleep(0.002)
+        return [int(pid) for pid in path.read_text().split()]
+
+    @property
+    def has_ended(self) -> bool:
+        return (self.folder / "status").is_file()
+
+    def kill(self) -> None:
+        """End all ranks at once, without notice, and wait until they are gone."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.result(timeout=60)
+
+    def result(self, timeout: float) -> Result:
+        """Wait for its end."""
+        while not self.has_ended:
+            if time.monotonic() > self.begin + timeout:
+                for pid in self.pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                raise TimeoutError(f"{timeout} s: {(self.folder / 'stderr').read_text()}")
+            time.sleep(0.01)
+        stdout, stderr, status = ((self.folder / name).read_text() for name in ("stdout", "stderr", "status"))
+        return Result(int(status), stdout, stderr, time.monotonic() - self.begin)
+
+
+class ForkServer:
+    """The process of ``forked_ranks``, which is started when it is first needed and ends with the tests."""
+
+    def start(self, ranks: int, arguments: Sequence[Any], script: Path = PRETRAIN) -> ForkedJob:
+        """Start a script on several ranks."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        names = ("stdout", "stderr")
+        for name in names:
+            (folder / name).touch()
+        job = {
+            "ranks": ranks,
+            "port": free_port(),
+            "script": str(script),
+            "arguments": [str(each) for each in arguments],
+            **{name: str(folder / name) for name in (*names, "pids", "status")},
+        }
+        with self._lock:
+            self._input.write(json.dumps(job) + "\n")
+            self._input.flush()
+        return ForkedJob(folder, time.monotonic())
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    _lock = threading.Lock()
+
+    @functools.cached_property
+    def _input(self) -> IO[str]:
+        log = self._folder / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("forked_ranks.py"))],
+                cwd=REPOSITORY,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        atexit.register(process.kill)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", log.read_text()
+        return process.stdin
+
+
+FORK_SERVER = ForkServer()
+
+
+def _launcher(name: str, ranks: int) -> list[str]:
+    beside = Path(sys.executable).parent
+    if name == "deepspeed":
+        port = str(free_port())
+        return [str(beside / name), "--num_accelerators", str(ranks), "--master_port", port]
+    if name == "torchrun":
+        return [str(beside / name), "--standalone", "--nproc-per-node", str(ranks)]
+    if name == "mpirun":
+        return [str(beside / name), "--oversubscribe", "-n", str(ranks), sys.executable]
+    return [sys.executable]
+
+
+def environment() -> dict[str, str]:
+    """Of processes that a test starts: nothing of a launcher that the tests themselves run under."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        # Containers run as root; Open MPI wants to be told that this is meant.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+
+
+def events(output_dir: Path) -> EventAccumulator:
+    """What TensorBoard shows of a run."""
+    everything = {"scalars": 0, "images": 0, "tensors": 0}
+    return EventAccumulator(str(output_dir / "tensorboard"), size_guidance=everything).Reload()
+
+
+def scalars(output_dir: Path, tag: str) -> dict[int, float]:
+    """Values of one curve by step."""
+    return {event.step: event.value for event in events(output_dir).Scalars(tag)}
+
+
+def losses(output_dir: Path) -> dict[int, float]:
+    """Training loss by step."""
+    return scalars(output_dir, "train/loss")
+
+
+def last_step(output_dir: Path) -> int:
+    """The last step that a run has logged; 0 if it has not begun."""
+    if not (output_dir / "tensorboard").is_dir():
+        return 0
+    logged = events(output_dir)
+    return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0
+
+
+def largest_difference(some: Mapping[int, float], others: Mapping[int, float]) -> float:
+    """Largest relative difference between two curves over the same steps."""
+    assert list(some) == list(others)
+    return max(abs(some[step] - others[step]) / abs(others[step]) for step in some)
+
+
+def seconds_until(limit: float) -> Iterator[float]:
+    """Ticks, until the time is up."""
+    begin = time.monotonic()
+    while (passed := time.monotonic() - begin) < limit:
+        yield passed
+        time.sleep(0.2)
+    raise TimeoutError

@@ -1,0 +1,172 @@
+"""Runs in which a rank computes, reads or holds something wrong: skipped, or ended in one line."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.launching import Result, run, scalars
+
+pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
+
+PRETRAIN_FAULTY = Path(__file__).parents[2] / "support" / "pretrain_faulty.py"
+BF16 = {"bf16": {"enabled": True}}
+FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
+#: At the least loss scale, so that an overflow is not one of its search.
+FP16 = {"fp16": {"enabled": True, "initial_scale_power": 0}}
+ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}}
+
+
+def stage(number: int, offload: bool = False) -> dict[str, Any]:
+    section = {"offload_optimizer": {"device": "cpu"}} if offload else {}
+    return {"zero_optimization": {"stage": number, **section}}
+
+
+#: A case for every wrapper that DeepSpeed puts around the optimizer, and for every way it keeps gradients.
+#: In all of them the gradient is NaN in step 3, and the loss infinite in step 5, on rank 1.
+SKIPPING = {
+    **{f"fp32 stage {number}": stage(number) for number in range(4)},
+    "bf16 stage 0": BF16 | stage(0),
+    "bf16 stage 1 summed in fp32": BF16 | FP32_SUMS | stage(1),
+    "bf16 stage 2 offload": BF16 | stage(2, offload=True),
+    "bf16 stage 3 offload": BF16 | stage(3, offload=True),
+    "fp16 stage 0": FP16 | stage(0),
+    "fp16 stage 3": FP16 | stage(3),
+    "AdamW stage 0": ADAMW | stage(0),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def launch(configure, folder, tiny_dataset, second_dataset) -> Result:
+    """All cases, one after the other, in one launch of two ranks."""
+    cases: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, changes: dict[str, Any], training: dict[str, Any], **fault: Any) -> None:
+        training = {"max_steps": 7, "max_micro_batch_size": 2, **training}
+        changes = {"checkpoint": {"every": 4}} | changes
+        config = configure(folder / name.replace(" ", "-"), training=training, **changes)
+        cases[name] = {"config": str(config), **fault}
+
+    for name, changes in SKIPPING.items():
+        add(name, changes, {}, nan_gradients=[3], bad_losses={"5": float("inf")})
+    in_a_row = {"max_nonfinite_steps": 3}
+    add("too many", stage(1), in_a_row, bad_losses={"2": float("nan")}, nan_gradients=[4, 5, 6])
+    cases["too many, resumed"] = cases["too many"] | {"resume": "auto"}
+    for number in (0, 3):
+        add(f"flip stage {number}", stage(number), {"check_replicas_every": 2}, flips=[4])
+    add("no flip", BF16 | stage(1), {"check_replicas_every": 1})
+    add("other config", {}, {}, overrides=["elc_bert.training.seed=7", "gradient_clipping=1.5"])
+    for here, prefix in {"here": tiny_dataset, "there": second_dataset}.items():
+        (folder / here).mkdir()
+        for file in prefix.parent.glob(f"{prefix.name}.*"):
+            target = folder / here / f"text{file.name.removeprefix(prefix.name)}"
+            shutil.copy(file, target)
+            if target.suffix == ".json":
+                target.write_text(target.read_text().replace(f'"{prefix.name}.', '"text.'))
+    directories = [str(folder / "here"), str(folder / "there")]
+    add("other data", {"data": {"train": "text"}}, {}, directories=directories)
+    add("no room", {"train_batch_size": 1 << 24}, {"max_micro_batch_size": 1 << 24})
+    (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    return run("deepspeed", 2, [folder / "cases.json"], timeout=300, script=PRETRAIN_FAULTY)
+
+
+def message(launch: Result, name: str) -> str:
+    """What the run of a case ended with, on both ranks alike."""
+    messages = re.findall(rf"^{name}, rank \d: (.*)$", launch.output, flags=re.MULTILINE)
+    assert len(messages) == 2, launch.output
+    assert messages[0] == messages[1]
+    return messages[0]
+
+
+def ranks(folder: Path, name: str) -> list[dict[str, dict[str, Any]]]:
+    directory = folder / name.replace(" ", "-") / "run"
+    return [json.loads((directory / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was_on_all_ranks(launch, folder, name):
+    assert launch.status == 0, launch.output
+    for steps in ranks(folder, name):
+        states = [steps[str(number)]["state"] for number in range(1, 8)]
+        rates = [steps[str(number)]["learning_rate"] for number in range(1, 8)]
+        for skipped in (2, 4):
+            assert (states[skipped], rates[skipped]) == (states[skipped - 1], rates[skipped - 1])
+        taken = [number for number in range(7) if number not in (2, 4)]
+        assert len({states[number] for number in taken}) == 5
+        assert len({rates[number] for number in taken}) == 5
+        assert [steps[str(number)]["skipped"] for number in range(1, 8)] == [0, 0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_the_curve_goes_on_without_the_step(launch, folder, name):
+    directory = folder / name.replace(" ", "-") / "run"
+    curve = scalars(directory, "train/loss")
+    assert [number for number, loss in curve.items() if loss != loss] == [5]
+    assert curve[7] < 6.5
+    assert list(scalars(directory, "train/skipped_steps").values()) == [0, 0, 1, 1, 2, 2, 2]
+    assert scalars(directory, "data/words")[5] > scalars(directory, "data/words")[4]
+
+
+def test_too_many_in_a_row_end_the_run_and_the_count_survives_a_resume(launch, folder):
+    for name in ("too many", "too many, resumed"):
+        assert "not finite in steps 4-6, 3 in a row (elc_bert.training.max_nonfinite_steps)" in message(
+            launch, name
+        )
+    assert list(ranks(folder, "too many")[0]) == ["5", "6"], "the resumed run began behind step 4"
+
+
+def test_what_a_bad_step_read_is_written_down(launch, folder, tiny_dataset):
+    directory = folder / "too-many" / "run" / "nonfinite"
+    assert {path.name for path in directory.iterdir()} == {f"step-00000{n}.json" for n in (2, 4, 5, 6)}
+    loss, gradient = (json.loads((directory / f"step-00000{n}.json").read_text()) for n in (2, 4))
+    (rank,) = loss["ranks"]
+    assert (rank["rank"], {each["loss"] for each in rank["micro_batches"]}) == (1, {"nan"})
+    assert [each["rank"] for each in gradient["ranks"]] == [0, 1]
+    samples = [
+        (sample["dataset"], sample["epoch"], sample["segment"])
+        for rank in gradient["ranks"]
+        for micro_batch in rank["micro_batches"]
+        for sample in micro_batch["samples"]
+    ]
+    assert len(set(samples)) == 8
+    assert {dataset for dataset, _, _ in samples} == {str(tiny_dataset)}
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_flipped_bit_is_found_at_the_next_check(launch, folder, number):
+    text = message(launch, f"flip stage {number}")
+    assert re.search(r"^step 4: ranks 0-1 \(.*\) hold different weights in .*(bias|weight|embedding)", text)
+    assert list(ranks(folder, f"flip stage {number}")[0]) == ["1", "2", "3", "4"]
+
+
+def test_equal_replicas_pass(launch, folder):
+    assert list(ranks(folder, "no flip")[0]) == [str(number) for number in range(1, 8)]
+
+
+def test_another_configuration_on_one_rank_is_named(launch):
+    text = message(launch, "other config")
+    assert re.search(r"elc_bert\.training\.seed: 42 on rank 0 \(.*\), 7 on rank 1 \(.*\)", text)
+    assert re.search(r"gradient_clipping: 2\.0 on rank 0 \(.*\), 1\.5 on rank 1 \(.*\)", text)
+    assert text.count(" on rank 1 ") == 2, "nothing else differs"
+
+
+def test_another_dataset_on_one_rank_is_named(launch):
+    text = message(launch, "other data")
+    assert re.search(r"manifests\.train: [0-9a-f]{64} on rank 0", text)
+    assert re.search(r"text\.bin: \d+ bytes, [0-9a-f]{12} on rank 0 \(.*\), \d+ bytes.* on rank 1", text)
+    assert "tokenizer" not in text
+
+
+def test_a_run_without_room_is_refused_with_what_would_fit(launch):
+    assert re.search(
+        r"does not fit: sequences of 32 need [\d.]+ GiB of [\d.]+ GiB; the largest micro-batch that does is",
+        message(launch, "no room"),
+    )

@@ -1,0 +1,59 @@
+"""Whether there is room; that a run without it is refused is tested in test_faults.py."""
+
+import pytest
+import torch
+
+from elc_bert.config.reader import load_config
+from elc_bert.distributed.world import World
+from elc_bert.kernels import kernels_for
+from elc_bert.training.checks import memory as preflight
+from elc_bert.training.checks.memory import check_memory, telling_out_of_memory
+from elc_bert.utils.errors import UserError
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def room(monkeypatch, gib: float) -> None:
+    monkeypatch.setattr(preflight, "free_memory", lambda device: gib * 2**30)
+
+
+@pytest.fixture
+def config(configure, tmp_path):
+    """Short sequences need little memory, long ones much: their attention is kept."""
+    path = configure(
+        tmp_path,
+        train_batch_size=1024,
+        training={"max_steps": 10, "sequence_length": 512, "long_after": 0.9, "max_micro_batch_size": 1024},
+    )
+    return load_config(path)
+
+
+def test_the_longer_sequences_count_too(config, monkeypatch):
+    room(monkeypatch, 40)
+    kernels = kernels_for("cpu", "plain")
+    with pytest.raises(UserError, match=r"sequences of 2048 need [\d.]+ GiB of 40.00 GiB; .*size=\d+"):
+        check_memory(config, kernels, ALONE)
+
+
+def test_what_is_close_is_said_and_what_is_not_as_well(config, monkeypatch):
+    kernels = kernels_for("cpu", "plain")
+    room(monkeypatch, 1000)
+    said = check_memory(config, kernels, ALONE)
+    assert "of 1000.00 GiB free per device" in said
+    assert "close" not in said
+    room(monkeypatch, float(said.split()[1]) * 0.95)
+    assert "close: if it runs out, lower elc_bert.training.max_micro_batch_size" in check_memory(
+        config, kernels, ALONE
+    )
+
+
+def test_running_out_of_memory_is_one_line():
+    with pytest.raises(UserError, match=r"out of memory \(.*\): lower .*max_micro_batch_size") as caught:  # noqa: SIM117
+        with telling_out_of_memory():
+            torch.empty(1 << 50)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), telling_out_of_memory():
+        torch.ones(2, 3) @ torch.ones(2, 3)

@@ -1,0 +1,34 @@
+import pytest
+
+from elc_bert.utils.errors import told
+from elc_bert.utils.files import atomic_write
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_write(path, "w") as file:
+        file.write("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path, "w") as file:
+        file.write("half" * (1 // 0))
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+    path = tmp_path / "a.txt"
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        atomic_write(path, "w"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+    assert caught.value.filename == str(path)
+    assert told(caught.value).startswith(f"{path}: No space left on device; make room")
