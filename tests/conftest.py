@@ -5,10 +5,15 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch.distributed as dist
+
+from tests.support.launching import write_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -122,6 +127,31 @@ def tiny_run(tiny_dataset: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return TinyRun(folder / "tiny", done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="session")
+def configure(tiny_dataset: Path, tiny_tokenizer: Path) -> Callable[..., Path]:
+    """``write_config`` over the tiny dataset."""
+
+    def configure(directory: Path, **changes) -> Path:
+        return write_config(directory, tiny_dataset, tiny_tokenizer, **changes)
+
+    return configure
+
+
+@pytest.fixture(scope="session")
+def blended(tiny_dataset: Path, second_dataset: Path) -> dict[str, Any]:
+    """Changes for ``configure``: two training datasets."""
+    parts = [{"path": str(tiny_dataset), "weight": 0.7}, {"path": str(second_dataset), "weight": 0.3}]
+    return {"data": {"train": parts}}
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def pytest_configure() -> None:
