@@ -18,8 +18,10 @@ from elc_bert.checkpoint.progress import Progress
 from elc_bert.config.batch_plan import BatchPlan
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
-from elc_bert.distributed.world import World, connect
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.distributed.world import World
 from elc_bert.engine.build import build_engine
+from elc_bert.engine.processes import connect
 from elc_bert.training.find_micro_batch import full_batch
 from elc_bert.training.step import train_step
 
@@ -81,7 +83,7 @@ class Figures:
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
-    world = connect()
+    world = connect(Watchdog())
     file = ROOT / "ds_configs" / {"small": "strict_small.json", "base": "strict.json"}[arguments.size]
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
         settings = [f"elc_bert.training.output_dir={folder}", f"train_batch_size={arguments.sequences}"]
@@ -96,7 +98,7 @@ class Round:
 
     def __init__(self, config: RunConfig, world: World, sequences: int):
         self._world = world
-        self._engine = build_engine(config, BatchPlan(sequences, 1, world.size))
+        self._engine = build_engine(config, BatchPlan(sequences, 1, world.size), world)
         self._batch = full_batch(config, sequences, config.elc_bert.training.sequence_length)
         self._checkpoints = Checkpoints(config, world, identity={})
         self._directory = config.elc_bert.training.output_dir

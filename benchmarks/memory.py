@@ -168,18 +168,19 @@ def child(file: Path, holes: bool) -> NoReturn:
     """A rank: train, and say the peak."""
     import torch
 
-    from elc_bert.distributed import world as distributed
+    from elc_bert.distributed.watchdog.watchdog import Watchdog
+    from elc_bert.engine import processes
     from elc_bert.training.loop import pretrain
     from elc_bert.training.metrics import peak_memory
 
-    def command() -> None:
-        pretrain(load_config(file))
+    def command(watchdog: Watchdog) -> None:
+        pretrain(load_config(file), watchdog)
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         print(f"\npeak {peak_memory(torch.device(kind))}", flush=True)
 
     if not holes:
-        distributed.keep_freed_memory = lambda: None
-    distributed.run_command(command)
+        processes.keep_freed_memory = lambda: None
+    processes.run_command(command)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

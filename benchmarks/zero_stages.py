@@ -70,14 +70,16 @@ def train_all(arguments: argparse.Namespace) -> None:
 
 def train_one(arguments: argparse.Namespace) -> None:
     """One run, on the ranks of a launch; goes on where it was stopped."""
-    from elc_bert.distributed.world import run_command
     from elc_bert.engine import build as engine
+    from elc_bert.engine.processes import run_command
     from elc_bert.training.loop import pretrain
 
     if arguments.one.startswith("plain"):
         # Any LAMB that takes what ZeRO hands it for parameters: ours, not told what they are made of.
         engine.shard_lamb = lambda *ignored: None
-    run_command(lambda: pretrain(load_config(arguments.deepspeed_config, arguments.set), "auto"))
+    run_command(
+        lambda watchdog: pretrain(load_config(arguments.deepspeed_config, arguments.set), watchdog, "auto")
+    )
 
 
 def losses(run: Path) -> Curve:

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from elc_bert.distributed.world import run_command
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import run_command
 from elc_bert.utils.errors import UserError
 
 EXAMPLES = """MODEL: a run, one of its checkpoints, an export, a published ELC-BERT, or model.bin.
@@ -95,13 +96,14 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> NoReturn:
     arguments = parse_arguments(argv)
 
-    def command() -> None:
+    def command(watchdog: Watchdog) -> None:
         # These load PyTorch; --help should not wait for it.
         from elc_bert.evaluation.commands import evaluate_loss, evaluate_pairs, fill_in
         from elc_bert.hub.loading import load_model
 
         if arguments.command == "pairs":
             evaluate_pairs(
+                watchdog,
                 lambda: load_model(arguments.model, arguments.variant),
                 arguments.tokenizer,
                 arguments.pairs,
@@ -112,6 +114,7 @@ def main(argv: list[str]) -> NoReturn:
             return
         if arguments.command == "loss":
             evaluate_loss(
+                watchdog,
                 lambda: load_model(arguments.model, arguments.variant),
                 arguments.tokenizer,
                 arguments.data,

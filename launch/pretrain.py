@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from elc_bert.config.reader import load_config
-from elc_bert.distributed.world import run_command
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import run_command
 
 EXAMPLES = """examples:
   one process:       python launch/pretrain.py --deepspeed_config ds_configs/demo.json
@@ -120,13 +121,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> NoReturn:
     arguments = parse_arguments(argv)
 
-    def command() -> int | None:
+    def command(watchdog: Watchdog) -> int | None:
         config = load_config(arguments.deepspeed_config, arguments.set)
         # After the cheap checks: these load DeepSpeed.
         if arguments.find_micro_batch:
             from elc_bert.training.find_micro_batch import find_micro_batch
 
-            return find_micro_batch(config, arguments.memory_limit)
+            return find_micro_batch(config, watchdog, arguments.memory_limit)
         if arguments.supervise:
             from elc_bert.training.supervise import Hosts, supervise
 
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> NoReturn:
             return supervise(config, meeting, arguments.max_restarts, arguments.init_from)
         from elc_bert.training.loop import pretrain
 
-        return pretrain(config, arguments.resume, arguments.init_from)
+        return pretrain(config, watchdog, arguments.resume, arguments.init_from)
 
     run_command(command)
 

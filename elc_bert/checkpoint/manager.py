@@ -25,7 +25,8 @@ from elc_bert.checkpoint import files as files
 from elc_bert.checkpoint.identity import differences, layout_of
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.config.schema import RunConfig
-from elc_bert.distributed.world import SharedUserError, World, agree, from_main
+from elc_bert.distributed.collectives import SharedUserError, agree, from_main
+from elc_bert.distributed.world import World
 from elc_bert.engine.zero_layout import full_precision_weights, pieces_of_rank, whole_shape
 from elc_bert.utils.errors import UserError
 
@@ -82,15 +83,15 @@ class Checkpoints:
             UserError: none can be used, it is another run's, or a new run would overwrite one. On all ranks.
         """
         problems: list[str] = []
-        for path in from_main(lambda: self._candidates(resume)):
+        for path in from_main(self._world, lambda: self._candidates(resume)):
             try:
-                record = from_main(functools.partial(files.read_record, path))
+                record = from_main(self._world, functools.partial(files.read_record, path))
                 mine = sorted(record["files"].items())[self._world.rank :: self._world.size]
-                agree(functools.partial(files.check_files, path, dict(mine)))
+                agree(self._world, functools.partial(files.check_files, path, dict(mine)))
             except SharedUserError as damage:
                 problems.append(str(damage))
                 continue
-            agree(functools.partial(self._check_identity, path, record))
+            agree(self._world, functools.partial(self._check_identity, path, record))
             self._tell(f"{problem}; going on from {path.name}" for problem in problems)
             changes = differences(record["config"], self._config.model_dump(mode="json"))
             changes += differences(record["layout"], self._layout, "layout")
@@ -137,7 +138,7 @@ class Checkpoints:
         began = time.perf_counter()
         final = self.directory / files.name_of(progress.step)
         partial = files.partial_of(final)
-        agree(lambda: self._told(final, lambda: self._make(partial)))
+        agree(self._world, lambda: self._told(final, lambda: self._make(partial)))
         engine.save_checkpoint(str(self.directory), tag=partial.name, save_latest=False)
         pieces = pieces_of_rank(engine)
         self._unfinished = _Unfinished(
@@ -205,10 +206,16 @@ class Checkpoints:
         if unfinished is None:
             return None
         try:
-            agree(lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)))
+            agree(
+                self._world,
+                lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)),
+            )
             if not unfinished.publishing:
                 self._publish(unfinished)
-                agree(lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)))
+                agree(
+                    self._world,
+                    lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)),
+                )
         except SharedUserError:
             if self._world.is_main and unfinished.work.done():
                 shutil.rmtree(files.partial_of(unfinished.final), ignore_errors=True)
@@ -217,6 +224,10 @@ class Checkpoints:
             self._unfinished = None
         step = unfinished.record["progress"]["step"]
         return Written(step, time.perf_counter() - unfinished.began)
+
+    def _wait(self, unfinished: _Unfinished) -> None:
+        wait = functools.partial(unfinished.work.result, self._patience)
+        agree(self._world, lambda: self._told(unfinished.final, wait))
 
     def _publish(self, unfinished: _Unfinished) -> None:
         unfinished.publishing = True

@@ -1,9 +1,10 @@
-"""Exit statuses of a run, which scripts that start it again understand (README has the table)."""
+"""Exit statuses of a run, for scripts that restart it. ``docs/faults.md`` has the table for users."""
 
 DONE = 0
-#: A mistake of the user's, told in one line, or a bug, with its traceback: starting again would not help.
+"""The run is finished."""
 FAILED = 1
-#: Stopped by SIGTERM or SIGUSR1 after a checkpoint (EX_TEMPFAIL of sysexits.h): ``--resume auto`` goes on.
+"""A user error, reported in one line, or a bug, with its traceback. A restart would not help."""
 PREEMPTED = 75
-#: A rank or host died or hung: ``--resume auto`` goes on from the last checkpoint, on the hosts left.
+"""Stopped by SIGTERM or SIGUSR1 after writing a checkpoint; ``--resume auto`` continues (EX_TEMPFAIL)."""
 LOST_A_RANK = 76
+"""A rank or host died or hung; ``--resume auto`` continues from the last checkpoint on the hosts left."""

@@ -1,4 +1,4 @@
-"""What all ranks must know of each other after every step: whether to stop, and how the checkpoint is."""
+"""Signals that stop a run: noted on the rank that receives them, and exchanged between the ranks."""
 
 import signal
 import sys
@@ -9,14 +9,17 @@ import torch.distributed as dist
 
 from elc_bert.distributed.world import World
 
-#: Slurm's notice before a time limit or a pre-emption, what launchers send, and Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Slurm's warning before a time limit or a preemption, the signals that launchers send, and Ctrl-C."""
 
 
-class Control:
-    """Notes signals instead of dying of them, and tells all ranks so that they stop after the same step.
+class StopSignals:
+    """Note signals instead of dying from them, so that all ranks stop after the same step.
 
-    The exchange is on the host (gloo), so that no rank waits for its GPU.
+    The exchange runs on the host (gloo), so that no rank waits for its GPU.
+
+    Args:
+        world: Processes of the run. Constructing this object is collective.
     """
 
     def __init__(self, world: World):
@@ -25,8 +28,8 @@ class Control:
         for number in SIGNALS:
             signal.signal(number, self._note)
 
-    def highest(self, *values: int) -> tuple[int, ...]:
-        """The highest of each value over all ranks. Collective."""
+    def max_over_ranks(self, *values: int) -> tuple[int, ...]:
+        """Return the element-wise maximum of integers over all ranks. Collective."""
         if self._group is None:
             return values
         everyone = torch.tensor(values, dtype=torch.int64)
@@ -34,34 +37,37 @@ class Control:
         return tuple(everyone.tolist())
 
     @property
-    def signalled(self) -> int:
-        """Whether this rank has been told to stop: 0, or the signal's number."""
+    def received(self) -> int:
+        """Number of the signal that this rank has received, or 0."""
         return self._signal or 0
 
-    def stopping(self) -> bool:
-        """Whether any rank has been told to stop. Collective."""
-        return self.highest(self.signalled)[0] > 0
+    def received_by_any_rank(self) -> bool:
+        """Return whether any rank has received a signal. Collective."""
+        return self.max_over_ranks(self.received)[0] > 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signal == signal.SIGINT:
-            raise KeyboardInterrupt  # Ctrl-C again: now
+            raise KeyboardInterrupt  # the second Ctrl-C stops at once
         self._signal = number
 
 
-def leave_it_to_the_rank(worker: int = 0) -> None:
-    """In a process that prepares batches: the training process ends it, and says what there is to say.
+def ignore_signals_in_data_worker(worker: int = 0) -> None:
+    """Leave signals and lost connections to the training process, which ends its data workers itself.
 
-    Launchers send their signals to all processes below them. And when a rank dies while it is handed a batch,
-    the thread of the worker that does so would print a traceback.
+    Launchers send their signals to all processes below them. And when a rank dies while a worker hands it a
+    batch, the worker's thread would print a traceback in addition to the one message of the run.
+
+    Args:
+        worker: Number of the worker, as ``DataLoader`` passes it to ``worker_init_fn``.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    say = sys.excepthook
+    default_hook = sys.excepthook
 
-    def say_unless_left_alone(
+    def ignore_lost_connections(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         if not isinstance(error, ConnectionError | EOFError):
-            say(kind, error, trace)
+            default_hook(kind, error, trace)
 
-    sys.excepthook = say_unless_left_alone
+    sys.excepthook = ignore_lost_connections

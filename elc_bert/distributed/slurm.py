@@ -4,7 +4,7 @@ import os
 import re
 
 
-def tasks_of_srun() -> int:
+def srun_tasks() -> int:
     """Tasks of the ``srun`` that this process is a task of; 0 if ``srun`` did not start it.
 
     The shell of a batch script has a SLURM_PROCID and the job's SLURM_NTASKS without being a task of
@@ -16,7 +16,7 @@ def tasks_of_srun() -> int:
     return 0 if by_mpirun else int(tasks)
 
 
-def places_from_srun() -> dict[str, str]:
+def environment_from_srun() -> dict[str, str]:
     """What torch wants to find in the environment, from what ``srun`` put there."""
     names = ("PROCID", "LOCALID", "NODEID", "JOB_ID", "STEP_ID", "STEP_NODELIST", "STEP_TASKS_PER_NODE")
     task = {name: os.environ[f"SLURM_{name}"] for name in names}
@@ -33,7 +33,7 @@ def places_from_srun() -> dict[str, str]:
         "RANK": task["PROCID"],
         "LOCAL_RANK": task["LOCALID"],
         "LOCAL_WORLD_SIZE": str(tasks_of_hosts[int(task["NODEID"])]),
-        "WORLD_SIZE": str(tasks_of_srun()),
+        "WORLD_SIZE": str(srun_tasks()),
         **{name: os.environ.get(name, value) for name, value in meeting.items()},
     }
 

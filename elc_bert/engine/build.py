@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from elc_bert.config.batch_plan import BatchPlan
 from elc_bert.config.deepspeed import deepspeed_config
 from elc_bert.config.schema import RunConfig
-from elc_bert.distributed.world import outlast_the_watch
+from elc_bert.distributed.world import World
+from elc_bert.engine.processes import raise_collective_timeouts
 from elc_bert.engine.zero_layout import full_precision_weights, shard_lamb
 from elc_bert.kernels import Choice, Kernels, kernels_for
 from elc_bert.kernels.compiled import check_compiler, compiled
@@ -24,6 +25,7 @@ from elc_bert.utils.errors import UserError
 def build_engine(
     config: RunConfig,
     plan: BatchPlan,
+    world: World,
     kernels: Choice | Kernels = "auto",
     initial: ElcBertForMaskedLM | None = None,
 ) -> Any:
@@ -45,11 +47,11 @@ def build_engine(
     settings = deepspeed_config(config, plan)
     if not config.optimizer.is_lamb:
         groups = parameter_groups(model, config.optimizer.params.get("weight_decay", 0.0))
-        return _initialize(config, model=model, model_parameters=groups, config=settings)
+        return _initialize(config, world, model=model, model_parameters=groups, config=settings)
     params = dict(config.optimizer.params)
     lamb = Lamb(parameter_groups(model, params.pop("weight_decay")), **params)
     with lamb.allocating():
-        engine = _initialize(config, model=model, optimizer=lamb, config=settings)
+        engine = _initialize(config, world, model=model, optimizer=lamb, config=settings)
     shard_lamb(lamb, engine)
     return engine
 
@@ -94,7 +96,7 @@ def missing_kernels(config: RunConfig, device: torch.device) -> str:
     return ""
 
 
-def _initialize(run: RunConfig, **arguments: Any) -> Any:
+def _initialize(run: RunConfig, world: World, **arguments: Any) -> Any:
     import deepspeed
 
     from elc_bert.engine.checkpoint_writer import BackgroundWriter
@@ -102,7 +104,7 @@ def _initialize(run: RunConfig, **arguments: Any) -> Any:
     # Some of its optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
         engine = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
-    outlast_the_watch()  # in the process groups that it has made
+    raise_collective_timeouts(world.watchdog)  # in the process groups that it has made
     engine.checkpoint_engine = BackgroundWriter()
     # It would copy two scripts beside the checkpoints, on one rank, where a full disk is told to nobody.
     engine._copy_recovery_script = lambda save_path: None

@@ -18,7 +18,10 @@ from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenize
 from elc_bert.data.sampling.from_config import masking_of
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
-from elc_bert.distributed.world import World, agree, connect
+from elc_bert.distributed.collectives import agree
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.distributed.world import World
+from elc_bert.engine.processes import connect
 from elc_bert.evaluation.fill_mask import Cloze, fill
 from elc_bert.evaluation.held_out import combined, score
 from elc_bert.evaluation.minimal_pairs import read_paradigms
@@ -36,6 +39,7 @@ DEFAULT_SEED = 42
 
 
 def evaluate_pairs(
+    watchdog: Watchdog,
     load: Callable[[], Loaded],
     tokenizer: Path | None,
     pairs: Path,
@@ -56,16 +60,16 @@ def evaluate_pairs(
     Raises:
         UserError: on all ranks alike.
     """
-    world = connect()
-    paradigms = agree(lambda: read_paradigms(pairs))
-    loaded = agree(load)
-    path = agree(lambda: _tokenizer(loaded, tokenizer))
-    folder = agree(lambda: _output(loaded, output, pairs))
-    words = agree(lambda: load_tokenizer(path))
+    world = connect(watchdog)
+    paradigms = agree(world, lambda: read_paradigms(pairs))
+    loaded = agree(world, load)
+    path = agree(world, lambda: _tokenizer(loaded, tokenizer))
+    folder = agree(world, lambda: _output(loaded, output, pairs))
+    words = agree(world, lambda: load_tokenizer(path))
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, method, limit)
     start = time.monotonic()
-    with world.watch.during("scoring minimal pairs"):
+    with world.watchdog.activity("scoring minimal pairs"):
         score_paradigms(
             model,
             words,
@@ -90,6 +94,7 @@ def evaluate_pairs(
 
 
 def evaluate_loss(
+    watchdog: Watchdog,
     load: Callable[[], Loaded],
     tokenizer: Path | None,
     data: Path | None,
@@ -110,13 +115,13 @@ def evaluate_loss(
     Raises:
         UserError: on all ranks alike.
     """
-    world = connect()
-    agree(lambda: _check_folder_of(output))
-    loaded = agree(load)
-    path = agree(lambda: _tokenizer(loaded, tokenizer))
-    held_out = agree(lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
+    world = connect(watchdog)
+    agree(world, lambda: _check_folder_of(output))
+    loaded = agree(world, load)
+    path = agree(world, lambda: _tokenizer(loaded, tokenizer))
+    held_out = agree(world, lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
     model = loaded.model.to(world.device)
-    with world.watch.during("evaluating"):
+    with world.watchdog.activity("evaluating"):
         with progress_bar(len(held_out), "batch", title="held-out loss", shown=world.is_main) as bar:
             own = score(model, _counted(held_out, bar))
         parts = [own] * world.size

@@ -13,12 +13,15 @@ from elc_bert.config.deepspeed import check_deepspeed_sections
 from elc_bert.config.length_schedule import LengthSchedule, Phase
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.sampling.steps import MicroBatch
-from elc_bert.distributed.world import World, agree, connect
+from elc_bert.distributed.collectives import agree, max_over_ranks
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.distributed.world import World
 from elc_bert.engine.build import build_engine, choose_kernels
+from elc_bert.engine.processes import connect
 from elc_bert.planner.activations import saved_bytes
 from elc_bert.planner.memory import workload
 from elc_bert.training.checks.memory import free_memory
-from elc_bert.training.metrics import largest_of_ranks, peak_memory
+from elc_bert.training.metrics import peak_memory
 from elc_bert.training.step import train_step
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import forget_peak
@@ -40,7 +43,7 @@ class Trial:
     """Over all devices."""
 
 
-def find_micro_batch(config: RunConfig, memory_limit: float | None = None) -> None:
+def find_micro_batch(config: RunConfig, watchdog: Watchdog, memory_limit: float | None = None) -> None:
     """Try micro-batches on all processes that the launcher started, and print which to use. Collective.
 
     Args:
@@ -50,13 +53,13 @@ def find_micro_batch(config: RunConfig, memory_limit: float | None = None) -> No
     Raises:
         UserError: on all ranks alike, if not even the smallest micro-batch fits, or the batch cannot be met.
     """
-    world = connect()
-    agree(lambda: check_deepspeed_sections(config))
-    kernels = agree(lambda: choose_kernels(config, world.device))
-    share = agree(lambda: plan_batch(config.train_batch_size, world.size, 1)).accumulation
-    engine = agree(lambda: build_engine(config, BatchPlan(1, share, world.size), kernels))
+    world = connect(watchdog)
+    agree(world, lambda: check_deepspeed_sections(config))
+    kernels = agree(world, lambda: choose_kernels(config, world.device))
+    share = agree(world, lambda: plan_batch(config.train_batch_size, world.size, 1)).accumulation
+    engine = agree(world, lambda: build_engine(config, BatchPlan(1, share, world.size), world, kernels))
     limit = memory_limit * GIB if memory_limit else MARGIN * free_memory(world.device)
-    limit = -largest_of_ranks([-limit], world.device)[0]
+    limit = -max_over_ranks([-limit], world.device)[0]
     shapes = {size: _worst_shape(config, world, size) for size in divisors(share)}
     _tell(world, f"at most {limit / GIB:.2f} GiB per device; possible: {', '.join(map(str, shapes))}")
 
@@ -154,7 +157,7 @@ def _worst_shape(config: RunConfig, world: World, micro_batch: int) -> tuple[int
         training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
     )
     changes = {"train_micro_batch_size_per_gpu": micro_batch, "gradient_accumulation_steps": None}
-    plans = agree(lambda: plan_phases(config.model_copy(update=changes), schedule, world.size))
+    plans = agree(world, lambda: plan_phases(config.model_copy(update=changes), schedule, world.size))
     on_cpu = world.device.type == "cpu"
     shapes = [(plans[phase.index].micro_batch, phase) for phase in schedule.phases]
     return max(
@@ -181,7 +184,7 @@ def _try(config: RunConfig, world: World, engine: Any, size: int, rows: int, len
                 f"out of memory at micro-batch {size}, although it should have fitted; the one before it does"
             ) from None
         return Trial(size, float("inf"), 0.0)
-    (peak,) = largest_of_ranks([_peak(world.device)], world.device)
+    (peak,) = max_over_ranks([_peak(world.device)], world.device)
     return Trial(size, peak, 2 * rows * length * world.size / seconds)
 
 

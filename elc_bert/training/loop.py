@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 from elc_bert.checkpoint.manager import Written
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.sampling.random import derive_seed
+from elc_bert.distributed.collectives import SharedUserError, agree, max_over_ranks
 from elc_bert.distributed.exit_status import DONE, PREEMPTED
 from elc_bert.distributed.watchdog.diagnosis import Limits
-from elc_bert.distributed.world import SharedUserError, agree, connect
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import connect
 from elc_bert.kernels.compiled import GraphCounts
 from elc_bert.model import flops_per_token
 from elc_bert.optim import Lamb
@@ -23,7 +25,7 @@ from elc_bert.training.callbacks.minimal_pairs import score_minimal_pairs
 from elc_bert.training.checks.memory import telling_out_of_memory
 from elc_bert.training.checks.nonfinite import check_finite
 from elc_bert.training.checks.replicas import check_replicas
-from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, largest_of_ranks, peak_memory
+from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, peak_memory
 from elc_bert.training.run import Run, set_up
 from elc_bert.training.step import evaluate, layer_weights, train_step
 from elc_bert.utils.errors import UserError
@@ -34,7 +36,9 @@ from elc_bert.utils.text import human
 STEPS_TO_COMPILE = 3
 
 
-def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = None) -> int:
+def pretrain(
+    config: RunConfig, watchdog: Watchdog, resume: str = "never", init_from: Path | None = None
+) -> int:
     """Pretrain from a configuration, on all processes that the launcher started.
 
     Args:
@@ -52,7 +56,7 @@ def pretrain(config: RunConfig, resume: str = "never", init_from: Path | None = 
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of the device
         torch.use_deterministic_algorithms(True)
-    world = connect(Limits(training.silence_limit, training.hang_limit))
+    world = connect(watchdog, Limits(training.silence_limit, training.hang_limit))
     with telling_out_of_memory():
         run = set_up(config, resume, world, init_from)
         try:
@@ -77,10 +81,12 @@ def train(run: Run) -> int:
     watch = Stopwatch()
     compiled_by = min(progress.step + STEPS_TO_COMPILE, last)
     with progress_bar(last, "step", done=progress.step, title="pretraining", shown=run.world.is_main) as bar:
-        if run.control.stopping() or (progress.evaluation_due and not catch_up(run, bar, since_log)):
+        if run.signals.received_by_any_rank() or (
+            progress.evaluation_due and not catch_up(run, bar, since_log)
+        ):
             return PREEMPTED
         for micro_batches in watch.waiting_for(run.batches()):
-            run.world.watch.begin(progress.step + 1)
+            run.world.watchdog.begin_step(progress.step + 1)
             seed = derive_seed(settings.training.seed, progress.step, run.world.rank)
             learning_rate = run.engine.get_lr()[0]
             result = train_step(run.engine, micro_batches, run.world, settings.training.label_smoothing, seed)
@@ -104,12 +110,12 @@ def train(run: Run) -> int:
                     for name in exports.after_step(_on_all_ranks(since_log)):
                         tell(run, bar, f"step {step}: exported {FOLDER}/{name}")
                 progress.evaluation_due = not look_at_model(run, bar)
-                stopping, state, log_failed = run.control.highest(
-                    run.control.signalled, run.checkpoints.state, run.monitor.has_failed
+                stopping, state, log_failed = run.signals.max_over_ranks(
+                    run.signals.received, run.checkpoints.state, run.monitor.has_failed
                 )
                 log_written(run, run.checkpoints.advance(state))
                 if log_failed:
-                    agree(run.monitor.check)
+                    agree(run.world, run.monitor.check)
                 if stopping or step % settings.checkpoint.every == 0 or step == last:
                     save(run, since_log, wait=bool(stopping) or step == last)
             if stopping:
@@ -127,7 +133,7 @@ def look_at_model(run: Run, bar) -> bool:
     if (step % settings.evaluation.every == 0 or last) and not log_held_out(run, bar):
         return False
     if run.paradigms and (step % settings.evaluation.minimal_pairs_every == 0 or last):
-        if run.control.stopping():
+        if run.signals.received_by_any_rank():
             return False
         log_minimal_pairs(run, bar)
     return True
@@ -146,7 +152,7 @@ def save(run: Run, since_log: Totals, wait: bool) -> None:
     """Write a checkpoint, to its end or in the background. Collective."""
     run.progress.since_log = _on_all_ranks(since_log).values()
     run.progress.samples_seen, run.progress.epochs = run.samples_seen(), run.epochs()
-    with run.world.watch.during("saving a checkpoint"):
+    with run.world.watchdog.activity("saving a checkpoint"):
         began = time.perf_counter()
         log_written(run, run.checkpoints.finish())  # the one before, if it took so long
         stall = time.perf_counter() - began + run.checkpoints.save(run.engine, run.progress)
@@ -170,7 +176,7 @@ def log(
     progress.tokens_seen += totals.tokens
     progress.words_seen += totals.words
     seconds, waited = watch.read()  # after the sums are in, and with them the device's work
-    data_wait, peak_memory_of_rank = largest_of_ranks(
+    data_wait, peak_memory_of_rank = max_over_ranks(
         [waited / seconds, peak_memory(run.world.device)], run.world.device
     )
     sequence_length = run.schedule.at(progress.step - 1)[0]
@@ -220,8 +226,8 @@ def log_held_out(run: Run, bar) -> bool:
     """Evaluate on the held-out set and write the result; False if a signal cut it short. Collective."""
     pin_memory = run.world.device.type == "cuda"
     micro_batches = DataLoader(run.data.held_out, batch_size=None, pin_memory=pin_memory)
-    with run.world.watch.during("evaluating"):
-        totals = evaluate(run.engine, micro_batches, run.world, run.control.stopping)
+    with run.world.watchdog.activity("evaluating"):
+        totals = evaluate(run.engine, micro_batches, run.world, run.signals.received_by_any_rank)
     if totals is None:
         return False
     run.progress.held_out_loss = totals.loss
@@ -237,7 +243,7 @@ def log_held_out(run: Run, bar) -> bool:
 
 def log_minimal_pairs(run: Run, bar) -> None:
     """Score minimal pairs and write the accuracy. Collective."""
-    with run.world.watch.during("scoring minimal pairs"):
+    with run.world.watchdog.activity("scoring minimal pairs"):
         results = score_minimal_pairs(run)
     by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
     run.monitor.scalars(run.progress.step, {"minimal_pairs/overall": results.overall, **by_phenomenon})

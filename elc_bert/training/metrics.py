@@ -126,13 +126,6 @@ def peak_memory(device: torch.device) -> int:
     return peak_resident_bytes()
 
 
-def largest_of_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Of each value the largest that any rank has. Collective."""
-    largest = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return largest.tolist()
-
-
 def lamb_scalars(norms: Mapping[str, TensorNorms], every_tensor: bool) -> dict[str, float]:
     """What to log of a step of LAMB.
 

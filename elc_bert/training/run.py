@@ -19,8 +19,9 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.data.sampling.transport import StepInTransit
-from elc_bert.distributed.signals import Control, leave_it_to_the_rank
-from elc_bert.distributed.world import World, agree
+from elc_bert.distributed.collectives import agree
+from elc_bert.distributed.signals import StopSignals, ignore_signals_in_data_worker
+from elc_bert.distributed.world import World
 from elc_bert.engine.build import build_engine, choose_kernels, missing_kernels
 from elc_bert.engine.monitor import RunMonitor, check_monitors
 from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
@@ -50,7 +51,7 @@ class Run:
 
     config: RunConfig
     world: World
-    control: Control
+    signals: StopSignals
     schedule: LengthSchedule
     plans: dict[int, BatchPlan]
     """By phase index."""
@@ -75,7 +76,7 @@ class Run:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if settings.data.workers else None,
             collate_fn=StepInTransit.load,
-            worker_init_fn=leave_it_to_the_rank,
+            worker_init_fn=ignore_signals_in_data_worker,
         )
         try:
             for step in loader:
@@ -106,21 +107,22 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     Raises:
         UserError: on all ranks alike, if anything does not fit on any rank.
     """
-    agree(lambda: check_deepspeed_sections(config))  # the first thing, see distributed.status_of
+    agree(world, lambda: check_deepspeed_sections(config))  # the first thing, see distributed.run_to_status
     check_agreement(world, facts_of_start(config, resume, init_from, world))
-    control = Control(world)
-    agree(lambda: check_monitors(config))
-    missing = agree(lambda: missing_kernels(config, world.device))
-    kernels = agree(lambda: choose_kernels(config, world.device))
+    signals = StopSignals(world)
+    agree(world, lambda: check_monitors(config))
+    missing = agree(world, lambda: missing_kernels(config, world.device))
+    kernels = agree(world, lambda: choose_kernels(config, world.device))
     training = config.elc_bert.training
     schedule = agree(
+        world,
         lambda: LengthSchedule(
             training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
-        )
+        ),
     )
-    plans = agree(lambda: plan_phases(config, schedule, world.size))
-    memory = agree(lambda: check_memory(config, kernels, world))
-    data = agree(lambda: open_data(config, schedule, plans, world))
+    plans = agree(world, lambda: plan_phases(config, schedule, world.size))
+    memory = agree(world, lambda: check_memory(config, kernels, world))
+    data = agree(world, lambda: open_data(config, schedule, plans, world))
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
     facts = {"kernels": type(kernels).__name__, "why LAMB has no kernels": missing}
     check_agreement(world, facts_of_data(config, data) | facts)
@@ -129,21 +131,23 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     progress = Progress(**record.get("progress", {}))
     initial = None
     if init_from is not None and checkpoint is None:
-        initial = agree(lambda: initial_model(config, init_from))
+        initial = agree(world, lambda: initial_model(config, init_from))
     pairs = config.elc_bert.evaluation.minimal_pairs
-    paradigms = agree(lambda: [] if pairs is None else read_paradigms(pairs))
-    engine = agree(lambda: build_engine(config, plans[schedule.phases[0].index], kernels, initial))
+    paradigms = agree(world, lambda: [] if pairs is None else read_paradigms(pairs))
+    engine = agree(
+        world, lambda: build_engine(config, plans[schedule.phases[0].index], world, kernels, initial)
+    )
     if checkpoint is not None:
-        agree(lambda: checkpoints.load(engine, checkpoint, record))
+        agree(world, lambda: checkpoints.load(engine, checkpoint, record))
     watch_loss_scale(engine)
-    agree(lambda: _save_config(config, world))
+    agree(world, lambda: _save_config(config, world))
     if world.is_main:
         clean_up(checkpoints.directory)
     monitor = RunMonitor(config, progress.step)
     run = Run(
         config,
         world,
-        control,
+        signals,
         schedule,
         plans,
         data,

@@ -50,7 +50,7 @@ def train_step(
     loss_scale = _loss_scale_left_to_us(engine)
     scale = world.size * loss_scale / predicted.clamp(min=1)
     totals, losses = Totals(world.device), []
-    for number, batch in enumerate(world.watch.over(on_device(micro_batches, world.device)), start=1):
+    for number, batch in enumerate(world.watchdog.track(on_device(micro_batches, world.device)), start=1):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches))
         loss, correct = _forward(engine, batch, label_smoothing)
         losses.append(loss.detach())
@@ -138,7 +138,7 @@ def evaluate(
     engine.eval()
     totals = Totals(world.device)
     stopped = False
-    for batch in world.watch.over(on_device(micro_batches, world.device)):
+    for batch in world.watchdog.track(on_device(micro_batches, world.device)):
         if stopped := stopping():
             break
         totals.add(*_forward(engine, batch), batch)

@@ -31,7 +31,8 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.exit_status import DONE, LOST_A_RANK, PREEMPTED
-from elc_bert.distributed.world import status_of, wind_down
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import finish_interpreter, run_to_status
 from elc_bert.utils.errors import UserError
 
 
@@ -164,11 +165,11 @@ def _work(config: RunConfig, init_from: Path | None) -> int:
     from elc_bert.training.loop import pretrain
 
     try:
-        status = status_of(lambda: pretrain(config, "auto", init_from))
+        status = run_to_status(lambda watchdog: pretrain(config, watchdog, "auto", init_from), Watchdog())
     except Exception:
         traceback.print_exc()
         status = LOST_A_RANK
-    wind_down()
+    finish_interpreter()
     if status == LOST_A_RANK:
         os._exit(status)
     # Once the agent has read the status the interpreter ends; see run_command for why it must not get far.

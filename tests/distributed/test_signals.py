@@ -8,13 +8,13 @@ from multiprocessing.resource_sharer import DupFd
 
 import pytest
 
-from elc_bert.distributed.signals import SIGNALS, leave_it_to_the_rank
+from elc_bert.distributed.signals import SIGNALS, ignore_signals_in_data_worker
 
 
 def hand_over(rank: Connection, leave_it: bool) -> None:
     """Offer a file, as a worker does that has prepared a batch, until the rank says that it is enough."""
     if leave_it:
-        leave_it_to_the_rank()
+        ignore_signals_in_data_worker()
         for number in SIGNALS:
             os.kill(os.getpid(), number)
     address, _ = DupFd(0)._id

@@ -2,7 +2,7 @@
 
 import pytest
 
-from elc_bert.distributed.slurm import expand_counts, first_host, places_from_srun, tasks_of_srun
+from elc_bert.distributed.slurm import environment_from_srun, expand_counts, first_host, srun_tasks
 
 #: As Slurm 22.05 sets it for the second task of the second of two nodes.
 TASK = {
@@ -29,8 +29,8 @@ def environment(monkeypatch):
 
 def test_a_task_knows_its_place(environment):
     environment(TASK)
-    assert tasks_of_srun() == 4
-    places = places_from_srun()
+    assert srun_tasks() == 4
+    places = environment_from_srun()
     assert 10_000 <= int(places.pop("MASTER_PORT")) < 30_000
     assert places == {
         "RANK": "3",
@@ -54,12 +54,12 @@ def test_a_task_knows_its_place(environment):
 )
 def test_only_a_task_is_taken_for_one(environment, what, variables, tasks):
     environment(variables)
-    assert tasks_of_srun() == tasks, what
+    assert srun_tasks() == tasks, what
 
 
 def test_the_meeting_place_can_be_set(environment):
     environment(TASK | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
-    places = places_from_srun()
+    places = environment_from_srun()
     assert (places["MASTER_ADDR"], places["MASTER_PORT"]) == ("10.0.0.7", "29500")
 
 
@@ -68,7 +68,7 @@ def test_jobs_and_steps_beside_each_other_meet_at_ports_of_their_own(environment
     for job in ("4711", "4712"):
         for step in ("0", "1", "2"):
             environment(TASK | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step})
-            ports.add(places_from_srun()["MASTER_PORT"])
+            ports.add(environment_from_srun()["MASTER_PORT"])
     assert len(ports) == 6
 
 

@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 
 from elc_bert.distributed.watchdog.diagnosis import Limits
-from elc_bert.distributed.world import connect, run_command
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import connect, run_command
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import free_port
 
@@ -63,10 +64,10 @@ FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
 }
 
 
-def train(unlucky: int, fault: Callable[[], None]) -> None:
-    world = connect(LIMITS)
+def train(watchdog: Watchdog, unlucky: int, fault: Callable[[], None]) -> None:
+    world = connect(watchdog, LIMITS)
     for step in range(1, 6):
-        world.watch.begin(step)
+        world.watchdog.begin_step(step)
         if step == 3:
             dist.barrier()  # a rank may be in the next step while others still take part in this one
             if world.rank == unlucky:
@@ -83,7 +84,7 @@ def fork(name: str, rank: int, port: int, output: Path) -> int:
     os.dup2(file, 2)
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in places.items()}, MASTER_ADDR="127.0.0.1")
-    run_command(lambda: train(*FAULTS[name]))
+    run_command(lambda watchdog: train(watchdog, *FAULTS[name]))
 
 
 def main(folder: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from elc_bert.config.batch_plan import BatchPlan
 from elc_bert.config.reader import load_config
-from elc_bert.distributed.world import connect, run_command
 from elc_bert.engine.build import build_engine
+from elc_bert.engine.processes import connect, run_command
 from elc_bert.planner.parameters import count_parameters
 from elc_bert.planner.states import layout_of, pieces
 from elc_bert.training.find_micro_batch import full_batch
@@ -35,9 +35,9 @@ def bytes_since(earlier: list[weakref.ref]) -> int:
     return sum(size for address, size in storages.items() if address not in others)
 
 
-def command() -> None:
+def command(watchdog) -> None:
     warnings.simplefilter("ignore")
-    world = connect()
+    world = connect(watchdog)
     for stage in range(4):
         for precision, sums in (("fp32", None), ("bf16", None), ("bf16", "fp32")):
             if stage == 0 and sums:
@@ -52,7 +52,7 @@ def command() -> None:
             ]
             config = load_config(Path(sys.argv[1]), overrides)
             earlier = [weakref.ref(tensor) for tensor in all_tensors()]
-            engine = build_engine(config, BatchPlan(2, 4 // world.size, world.size))
+            engine = build_engine(config, BatchPlan(2, 4 // world.size, world.size), world)
             for _ in range(2):
                 train_step(engine, [full_batch(config, 1, 16)] * 2, world, 0.0, seed=0)
             left = bytes_since(earlier)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elc_bert.checkpoint import files as checkpoint_files
 from elc_bert.config.reader import load_config
-from elc_bert.distributed.world import run_command
+from elc_bert.engine.processes import run_command
 from elc_bert.training import loop
 from elc_bert.training.loop import pretrain
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--local_rank", help="given by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
-    def command() -> int:
+    def command(watchdog) -> int:
         statuses = []
         for case in arguments.cases:
             path, moment, rank, call = case.split(":")
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
                 if name == moment and os.environ["RANK"] == rank:
                     original = signalling(original, int(call))
                 setattr(module, attribute, original)
-            statuses.append(pretrain(load_config(Path(path)), "auto"))
+            statuses.append(pretrain(load_config(Path(path)), watchdog, "auto"))
         if os.environ["RANK"] == "0":
             print(f"statuses: {' '.join(map(str, statuses))}", flush=True)
         return max(statuses)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from elc_bert.config.reader import load_config
-from elc_bert.distributed.world import run_command
 from elc_bert.engine import build as engine
+from elc_bert.engine.processes import run_command
 from elc_bert.training.loop import pretrain
 
 
@@ -26,14 +26,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--local_rank", help="given by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
-    def command() -> None:
+    def command(watchdog) -> None:
         if arguments.fp16_on_cpu:
             allow_fp16()
         for path in arguments.configs:
-            pretrain(load_config(path), arguments.resume)
+            pretrain(load_config(path), watchdog, arguments.resume)
         engine.shard_lamb = lambda lamb, engine: None
         for path in arguments.plain_lamb:
-            pretrain(load_config(path), arguments.resume)
+            pretrain(load_config(path), watchdog, arguments.resume)
 
     run_command(command)
 

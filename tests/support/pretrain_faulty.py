@@ -13,7 +13,8 @@ from unittest import mock
 import torch
 
 from elc_bert.config.reader import load_config
-from elc_bert.distributed.world import connect, run_command
+from elc_bert.distributed.watchdog.watchdog import Watchdog
+from elc_bert.engine.processes import connect, run_command
 from elc_bert.training import loop, step
 from elc_bert.utils.errors import UserError
 from tests.support.pretrain_each import allow_fp16
@@ -55,22 +56,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--local_rank", help="given by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
-    def command() -> None:
+    def command(watchdog) -> None:
         allow_fp16()
-        rank = connect().rank
+        rank = connect(watchdog).rank
         for name, fields in json.loads(arguments.cases.read_text(encoding="utf-8")).items():
             case = Case(**fields)
             directory = contextlib.chdir(case.directories[rank]) if case.directories else mock.MagicMock()
             try:
                 with directory:
-                    pretrain(case, rank)
+                    pretrain(case, rank, watchdog)
             except UserError as error:  # on all ranks alike
                 print(f"\n{name}, rank {rank}: {error}", flush=True)
 
     run_command(command)
 
 
-def pretrain(case: Case, rank: int) -> None:
+def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
     """Run a case; what each step left on this rank goes to ``run/rank-N.json``."""
     is_there = rank == 1
     config = load_config(Path(case.config), case.overrides if is_there else [])
@@ -102,7 +103,7 @@ def pretrain(case: Case, rank: int) -> None:
 
     with mock.patch.object(step, "_forward", forward), mock.patch.object(loop, "train_step", train_step):
         try:
-            loop.pretrain(config, case.resume)
+            loop.pretrain(config, watchdog, case.resume)
         finally:
             if steps:
                 output = config.elc_bert.training.output_dir / f"rank-{rank}.json"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from elc_bert.distributed.exit_status import FAILED, LOST_A_RANK
 from elc_bert.distributed.watchdog.stack_traces import Whereabouts
+from elc_bert.utils.text import numbers_in_short
 
 SETTING_UP = "setting up"
 TRAINING = "training"
@@ -166,13 +167,5 @@ def _names(members: Iterable[Member]) -> str:
         if len(here) == 1:
             names.append(f"rank {here[0].rank} on {host} (pid {here[0].pid})")
         else:
-            names.append(f"ranks {_ranges([member.rank for member in here])} on {host}")
+            names.append(f"ranks {numbers_in_short([member.rank for member in here])} on {host}")
     return ", ".join(names)
-
-
-def _ranges(ranks: list[int]) -> str:
-    """``0-3, 6`` for 0, 1, 2, 3, 6."""
-    runs = [
-        [rank for _, rank in run] for _, run in groupby(enumerate(ranks), key=lambda each: each[1] - each[0])
-    ]
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

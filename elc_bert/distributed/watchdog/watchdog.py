@@ -25,7 +25,7 @@ _PATIENCE = 5.0
 _JOINING = 60.0
 
 
-class Watch:
+class Watchdog:
     """This rank's part in the watch; it is told what the main thread does.
 
     That costs an assignment: another thread passes it on. A process alone has nobody to tell.
@@ -36,18 +36,18 @@ class Watch:
         self._lifeline: Lifeline | None = None
         self.limits = Limits()
 
-    def begin(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """An optimizer step begins, counted from 1."""
         self._me.step, self._me.doing = step, TRAINING
 
     @contextmanager
-    def during(self, what: str) -> Iterator[None]:
+    def activity(self, what: str) -> Iterator[None]:
         """Something else than training is done meanwhile, such as ``evaluating``."""
         before, self._me.doing = self._me.doing, what
         yield
         self._me.doing = before  # not after an exception: its message says during what
 
-    def over(self, items: Iterable[T]) -> Iterator[T]:
+    def track(self, items: Iterable[T]) -> Iterator[T]:
         """The items; each is progress."""
         for item in items:
             self.progress()
@@ -94,7 +94,7 @@ class Watch:
             self._lifeline.change("ended")
             self._lifeline.join()
 
-    def end_all(self, error: BaseException | None = None) -> NoReturn:
+    def end_all_ranks(self, error: BaseException | None = None) -> NoReturn:
         """End this rank and all others because of an error, which is told first if it is given.
 
         If a collective failed because a rank was lost, the verdict on that comes instead.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from elc_bert.distributed.world import agree
+from elc_bert.distributed.collectives import agree
 from elc_bert.engine.build import current_model
 from elc_bert.hub.card import facts_of_run
 from elc_bert.hub.export import export
@@ -76,5 +76,5 @@ class MilestoneExports:
             for name in names:
                 export(loaded, config.elc_bert.data.tokenizer, folder / name, force=True, facts=facts)
 
-        agree(write if run.world.is_main else lambda: None)
+        agree(run.world, write if run.world.is_main else lambda: None)
         return names

@@ -24,7 +24,7 @@ def score_minimal_pairs(run: "Run") -> Results:
     limit = settings.evaluation.minimal_pairs_limit
     mine = [
         score_paradigm(model, tokenizer, paradigm, limit=limit)
-        for paradigm in run.world.watch.over(run.paradigms[run.world.rank :: run.world.size])
+        for paradigm in run.world.watchdog.track(run.paradigms[run.world.rank :: run.world.size])
     ]
     parts: list[list[ParadigmResult]] = [[] for _ in range(run.world.size)]
     dist.all_gather_object(parts, mine)

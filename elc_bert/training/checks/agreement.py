@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 import elc_bert
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import with_suffix
-from elc_bert.distributed.world import SharedUserError, World
+from elc_bert.distributed.collectives import SharedUserError, same_on_all_ranks
+from elc_bert.distributed.world import World
 from elc_bert.training.data import RunData
 from elc_bert.utils.files import sha256_of
 from elc_bert.utils.text import numbers_in_short
@@ -55,14 +55,6 @@ def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
         if (difference := _difference([each.get(name, "missing") for each in all_facts], hosts))
     ]
     raise SharedUserError(f"the ranks of this run do not agree: {'; '.join(differences)}; make them the same")
-
-
-def same_on_all_ranks(numbers: Tensor) -> bool:
-    """Whether a tensor of int64 holds the same numbers on every rank. Collective; waits for the device."""
-    # The largest of -x - 1 tells the smallest of x, without overflow and in the same all-reduce.
-    largest = torch.stack([numbers, ~numbers])
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return torch.equal(largest[0], ~largest[1])
 
 
 def ranks_in_words(ranks: Iterable[int], hosts: Sequence[str]) -> str:

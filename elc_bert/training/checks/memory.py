@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from elc_bert.config.schema import RunConfig
-from elc_bert.distributed.world import World, ranks_here
+from elc_bert.distributed.launchers import ranks_on_this_host
+from elc_bert.distributed.world import World
 from elc_bert.kernels import Kernels
 from elc_bert.planner.devices import Device
 from elc_bert.planner.plan import Machine, Plan, make_plan, warnings
@@ -85,7 +86,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _share_of_host() -> float:
-    return available_memory() / ranks_here(default=1)
+    return available_memory() / ranks_on_this_host(default=1)
 
 
 def _plan(config: RunConfig, kernels: Kernels, world: World, memory: float) -> Plan:

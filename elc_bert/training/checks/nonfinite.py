@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from elc_bert.distributed.world import SharedUserError, agree
-from elc_bert.training.metrics import largest_of_ranks
+from elc_bert.distributed.collectives import SharedUserError, agree, max_over_ranks
 from elc_bert.training.step import StepResult
 from elc_bert.utils.errors import UserError, told
 from elc_bert.utils.files import atomic_write
@@ -48,14 +47,14 @@ def check_finite(run: "Run", result: StepResult) -> str | None:
         return None
     losses = [float(loss) for loss in result.losses]
     bad = [not math.isfinite(loss) for loss in losses]
-    is_loss = largest_of_ranks([any(bad)], world.device)[0] > 0
+    is_loss = max_over_ranks([any(bad)], world.device)[0] > 0
     if not is_loss and _scale_can_fall(engine):
         return None
     if is_loss:
         result.totals.forget_loss()
     progress.nonfinite_steps.append(progress.step)
     path = _directory(run) / f"step-{progress.step:06d}.json"
-    agree(lambda: _write_down(run, path, losses, bad if is_loss else [True] * len(bad)))
+    agree(run.world, lambda: _write_down(run, path, losses, bad if is_loss else [True] * len(bad)))
     _stop_after_too_many(run)
     what = "the loss is" if is_loss else "the gradient is"
     return f"step {progress.step}: {what} not finite; skipped, what it read is in {path}"

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elc_bert.distributed.world import SharedUserError, World
-from elc_bert.training.checks.agreement import ranks_in_words, same_on_all_ranks
+#: Numbers that are summed at once, so that their int64 copies stay in a processor's cache.
+from elc_bert.distributed.collectives import SharedUserError, same_on_all_ranks
+from elc_bert.distributed.world import World
+from elc_bert.training.checks.agreement import ranks_in_words
 
 #: Numbers that are summed at once, so that their int64 copies stay in a processor's cache.
 AT_ONCE = 1 << 18
