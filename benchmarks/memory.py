@@ -170,8 +170,8 @@ def child(file: Path, holes: bool) -> NoReturn:
 
     from elc_bert.distributed.watchdog.watchdog import Watchdog
     from elc_bert.engine import processes
-    from elc_bert.training.loop import pretrain
     from elc_bert.training.metrics import peak_memory
+    from elc_bert.training.pretrain import pretrain
 
     def command(watchdog: Watchdog) -> None:
         pretrain(load_config(file), watchdog)

@@ -72,7 +72,7 @@ def train_one(arguments: argparse.Namespace) -> None:
     """One run, on the ranks of a launch; goes on where it was stopped."""
     from elc_bert.engine import build as engine
     from elc_bert.engine.processes import run_command
-    from elc_bert.training.loop import pretrain
+    from elc_bert.training.pretrain import pretrain
 
     if arguments.one.startswith("plain"):
         # Any LAMB that takes what ZeRO hands it for parameters: ours, not told what they are made of.

@@ -133,7 +133,7 @@ def main(argv: list[str]) -> NoReturn:
 
             meeting = Hosts(*arguments.supervise, arguments.rdzv_endpoint, arguments.nproc_per_node)
             return supervise(config, meeting, arguments.max_restarts, arguments.init_from)
-        from elc_bert.training.loop import pretrain
+        from elc_bert.training.pretrain import pretrain
 
         return pretrain(config, watchdog, arguments.resume, arguments.init_from)
 

@@ -1,20 +1,20 @@
-"""Who a run is, and what DeepSpeed's files of it depend on."""
+"""Identity of a run, and the layout on which DeepSpeed's files of it depend."""
 
 import json
 from typing import Any
 
 from elc_bert.config.schema import RunConfig
 
-#: Keys of ``zero_optimization`` that move tensors within DeepSpeed's buffers, which it does not notice.
-CUTTING_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
+PARTITION_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
+"""Keys of ``zero_optimization`` that move tensors within DeepSpeed's buffers, which it does not detect."""
 
 
 def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run; a resumed run must agree in all of it.
+    """Return everything in which a resumed run must agree with its checkpoint.
 
     Args:
-        config: the run.
-        data: what identifies the data, wherever they lie.
+        config: Configuration of the run.
+        data: Identity of the datasets, wherever they are stored.
     """
     ours = config.elc_bert
     training = ours.training
@@ -22,7 +22,7 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
         "model": ours.model.model_dump(mode="json"),
         "data": {
             **data,
-            # Not how the samples are laid out: any layout gives the same loss.
+            # How samples are laid out in rows and by how many workers does not change the loss.
             **ours.data.model_dump(mode="json", exclude={"train", "dev", "tokenizer", "pack", "workers"}),
         },
         "seed": training.seed,
@@ -31,7 +31,7 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
             "max_steps": training.max_steps,
             "sequence_length": training.sequence_length,
             "long_after": training.long_after,
-            # Not by which kernels the step is taken.
+            # The choice of kernels does not change the step.
             "optimizer": config.optimizer.model_dump(mode="json", exclude={"params": {"fused"}}),
             "scheduler": config.scheduler.model_dump(mode="json"),
         },
@@ -39,7 +39,7 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:
-    """What DeepSpeed's own files depend on: partitions are per device."""
+    """Return the settings on which DeepSpeed's own files depend, such as the ZeRO stage."""
     stage = config.zero_stage
     extras = config.deepspeed_extras
     zero, types = extras.get("zero_optimization") or {}, extras.get("data_types") or {}
@@ -47,13 +47,13 @@ def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:
         "zero_stage": stage,
         "precision": config.precision,
         "devices": devices if stage > 0 else "any",
-        **{key: zero.get(key) for key in CUTTING_KEYS},
+        **{key: zero.get(key) for key in PARTITION_KEYS},
         "grad_accum_dtype": types.get("grad_accum_dtype"),
     }
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[str]:
-    """Leaves in which two JSON values differ, as ``key.path: before -> after``."""
+    """Return the leaves in which two JSON values differ, as ``key.path: before -> after``."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = []
         for name in [*before, *(name for name in after if name not in before)]:

@@ -1,35 +1,41 @@
-"""Saving a run and going on with it: what all ranks do together.
+"""Checkpoints of a run: found, loaded and saved by all ranks together.
 
-Files are written while training goes on (``checkpoint_files`` has the format). Nothing of random generators
-needs saving: order and masks are functions of (seed, epoch, sample), and dropout is seeded by (seed, step,
-rank) at every step.
+Files are written while training continues; ``checkpoint.files`` describes them. The state of random
+generators is not saved: order and masks are functions of (seed, epoch, sample), and dropout is seeded with
+(seed, step, rank) at every step.
 """
 
 import contextlib
 import functools
+import logging
 import os
 import pickle
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from elc_bert.checkpoint import files as files
+from elc_bert.checkpoint import files, publish
 from elc_bert.checkpoint.identity import differences, layout_of
 from elc_bert.checkpoint.progress import Progress
+from elc_bert.checkpoint.reshard import SavedState, load_into
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
-from elc_bert.engine.zero_layout import full_precision_weights, pieces_of_rank, whole_shape
+from elc_bert.engine.protocol import Engine
+from elc_bert.engine.weights import full_precision_weights, full_shape
+from elc_bert.engine.zero_layout import pieces_of_rank
 from elc_bert.utils.errors import UserError
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 IDLE, WRITING, FAILED = 0, 1, 2
 
 
@@ -37,8 +43,9 @@ class Written(NamedTuple):
     """A checkpoint that has become complete."""
 
     step: int
+    """Step of the checkpoint."""
     seconds: float
-    """From when it was begun."""
+    """Seconds from its start to its completion."""
 
 
 @dataclass
@@ -49,15 +56,21 @@ class _Unfinished:
     record: dict[str, Any]
     shapes: dict[str, Sequence[int]]
     weights: dict[str, Tensor] | None
-    began: float
-    work: Future
-    """What this rank does in the background: writing its files, on rank 0 then publishing."""
+    start: float
+    work: Future[None]
+    """Background work of this rank: writing its files, then, on rank 0, publishing."""
     publishing: bool = False
     """Whether the files of all ranks are on disk."""
 
 
 class Checkpoints:
-    """The checkpoints of one run. Methods are collective unless they say otherwise."""
+    """Checkpoints of one run. Methods are collective unless they say otherwise.
+
+    Args:
+        config: Configuration of the run.
+        world: Processes of the run.
+        identity: Result of ``run_identity``.
+    """
 
     def __init__(self, config: RunConfig, world: World, identity: dict[str, Any]):
         self.directory = config.elc_bert.training.output_dir / "checkpoints"
@@ -66,79 +79,89 @@ class Checkpoints:
         self._identity = identity
         self._layout = layout_of(config, world.size)
         hang_limit = config.elc_bert.training.hang_limit
-        # A file system that does not answer is told of sooner than that a rank hangs.
-        self._patience = None if hang_limit is None else 0.8 * hang_limit
+        # A file system that does not respond is reported before the watchdog reports a hang.
+        self._write_timeout = None if hang_limit is None else 0.8 * hang_limit
         self._unfinished: _Unfinished | None = None
-        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
 
     def find(self, resume: str) -> tuple[Path, dict[str, Any]] | None:
-        """The checkpoint to go on from and its record, or None for a new run; what was changed is printed.
+        """Find the checkpoint to resume from, and report what has changed since.
 
-        Every file has been compared with its checksum. If the newest is damaged, the one before is taken.
+        Every file is compared with its checksum. If the newest checkpoint is damaged, the previous one is
+        used.
 
         Args:
-            resume: ``auto`` (the newest of this run, if any), ``never``, or a checkpoint's directory.
+            resume: ``auto`` for the newest checkpoint of this run, if any, ``never``, or the directory of a
+                checkpoint.
+
+        Returns:
+            Directory and record of the checkpoint; None for a new run.
 
         Raises:
-            UserError: none can be used, it is another run's, or a new run would overwrite one. On all ranks.
+            UserError: No checkpoint is usable, it belongs to another run, or a new run would overwrite one.
+                Raised on all ranks.
         """
+        world = self._world
         problems: list[str] = []
-        for path in from_main(self._world, lambda: self._candidates(resume)):
+        for path in from_main(world, lambda: self._candidates(resume)):
             try:
-                record = from_main(self._world, functools.partial(files.read_record, path))
-                mine = sorted(record["files"].items())[self._world.rank :: self._world.size]
-                agree(self._world, functools.partial(files.check_files, path, dict(mine)))
+                record = from_main(world, functools.partial(files.read_record, path))
+                mine = sorted(record["files"].items())[world.rank :: world.size]
+                agree(world, functools.partial(files.check_files, path, dict(mine)))
             except SharedUserError as damage:
                 problems.append(str(damage))
                 continue
-            agree(self._world, functools.partial(self._check_identity, path, record))
-            self._tell(f"{problem}; going on from {path.name}" for problem in problems)
+            agree(world, functools.partial(self._check_identity, path, record))
             changes = differences(record["config"], self._config.model_dump(mode="json"))
             changes += differences(record["layout"], self._layout, "layout")
-            self._tell(f"changed since the checkpoint: {change}" for change in changes)
+            if world.is_main:
+                for problem in problems:
+                    logger.warning("%s; resuming from %s", problem, path.name)
+                for change in changes:
+                    logger.info("changed since the checkpoint: %s", change)
             return path, record
         if problems:
-            instead = "resume from another checkpoint, or start anew in another elc_bert.training.output_dir"
-            raise SharedUserError(f"{'; '.join(problems)}; {instead}")
+            raise SharedUserError(
+                f"{'; '.join(problems)}; resume from another checkpoint, or start a new run in another "
+                "elc_bert.training.output_dir"
+            )
         return None
 
-    def load(self, engine: Any, path: Path, record: Mapping[str, Any]) -> None:
-        """Put the state saved in ``path``, which ``find`` has checked, into the engine.
+    def load(self, engine: Engine, path: Path, record: Mapping[str, Any]) -> None:
+        """Load the state of a checkpoint that ``find`` has checked into the engine.
 
-        In the layout that it was written in (devices, ZeRO stage, precision), DeepSpeed loads its own files;
-        in another one they are read tensor by tensor. Both give the saved state to the bit.
+        In the layout in which it was written (devices, ZeRO stage, precision), DeepSpeed loads its own files.
+        In any other layout they are read tensor by tensor. Both restore the saved state bit for bit.
 
         Raises:
-            UserError: a file would run code when loaded, or the layout is not known. On all ranks alike.
+            UserError: A file would run code when loaded, or the layout is unknown. Raised on all ranks.
         """
-        from elc_bert.checkpoint.reshard import SavedState, load_into
-
         try:
             if differences(record["layout"], self._layout):
                 load_into(engine, SavedState(path))
             else:
                 engine.load_checkpoint(str(path.parent), tag=path.name)
         except pickle.UnpicklingError as error:
-            # All ranks read files of the same making and so all raise.
+            # All ranks read files from the same writer, so that all of them raise.
             raise UserError(
                 f"{path}: holds more than tensors and plain values, and is not loaded because that could run "
                 f"code ({str(error).splitlines()[0]}); resume from a checkpoint that this project wrote"
             ) from None
 
-    def save(self, engine: Any, progress: Progress) -> float:
-        """Begin to write a checkpoint, of which there is none unfinished; ``advance`` and ``finish`` end it.
+    def save(self, engine: Engine, progress: Progress) -> float:
+        """Start to write a checkpoint. None may be unfinished; ``advance`` and ``finish`` complete it.
 
         Returns:
-            Seconds that training had to wait.
+            Seconds for which training had to wait.
 
         Raises:
-            UserError: it cannot be written. On all ranks alike.
+            UserError: The checkpoint cannot be written. Raised on all ranks.
         """
         assert self._unfinished is None
-        began = time.perf_counter()
-        final = self.directory / files.name_of(progress.step)
-        partial = files.partial_of(final)
-        agree(self._world, lambda: self._told(final, lambda: self._make(partial)))
+        start = time.perf_counter()
+        final = self.directory / files.checkpoint_name(progress.step)
+        partial = files.partial_path(final)
+        agree(self._world, lambda: self._explain_errors(final, lambda: self._make_directory(partial)))
         engine.save_checkpoint(str(self.directory), tag=partial.name, save_latest=False)
         pieces = pieces_of_rank(engine)
         self._unfinished = _Unfinished(
@@ -149,9 +172,9 @@ class Checkpoints:
                 "progress": asdict(progress),
                 "config": self._config.model_dump(mode="json"),
             },
-            shapes={name: whole_shape(parameter) for name, parameter in engine.module.named_parameters()},
+            shapes={name: full_shape(parameter) for name, parameter in engine.module.named_parameters()},
             weights=full_precision_weights(engine) if pieces is None else None,
-            began=began,
+            start=start,
             work=self._thread.submit(
                 files.write_rank,
                 partial,
@@ -163,77 +186,71 @@ class Checkpoints:
         )
         if not self._config.elc_bert.checkpoint.background:
             self.finish()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     @property
     def state(self) -> int:
-        """What this rank's background work is at: IDLE, WRITING or FAILED. Not collective."""
+        """State of this rank's background work: IDLE, WRITING or FAILED. Not collective."""
         if self._unfinished is None:
             return IDLE
         work = self._unfinished.work
         return WRITING if not work.done() else IDLE if work.exception() is None else FAILED
 
-    def advance(self, highest: int) -> Written | None:
-        """Take the checkpoint that is being written a stage further, if all ranks are ready. Without waiting.
+    def advance(self, highest_state: int) -> Written | None:
+        """Move the unfinished checkpoint to its next stage if all ranks are ready. Does not wait.
 
         Args:
-            highest: of the ``state`` of all ranks.
+            highest_state: Maximum of ``state`` over all ranks.
 
         Returns:
-            What has been written, once, when it is complete.
+            The checkpoint, once, when it is complete; else None.
 
         Raises:
-            UserError: it cannot be written. On all ranks alike.
+            UserError: The checkpoint cannot be written. Raised on all ranks.
         """
         unfinished = self._unfinished
-        if unfinished is None or highest == WRITING:
+        if unfinished is None or highest_state == WRITING:
             return None
-        if highest == FAILED or unfinished.publishing:
+        if highest_state == FAILED or unfinished.publishing:
             return self.finish()
         self._publish(unfinished)
         return None
 
     def finish(self) -> Written | None:
-        """Wait until the checkpoint that is being written, if any, is complete.
+        """Wait until the unfinished checkpoint, if any, is complete.
 
         Returns:
-            What has been written, if there was one.
+            The checkpoint that has become complete, if there was one.
 
         Raises:
-            UserError: it cannot be written. On all ranks alike.
+            UserError: The checkpoint cannot be written. Raised on all ranks.
         """
         unfinished = self._unfinished
         if unfinished is None:
             return None
         try:
-            agree(
-                self._world,
-                lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)),
-            )
+            self._wait(unfinished)
             if not unfinished.publishing:
                 self._publish(unfinished)
-                agree(
-                    self._world,
-                    lambda: self._told(unfinished.final, lambda: unfinished.work.result(self._patience)),
-                )
+                self._wait(unfinished)
         except SharedUserError:
             if self._world.is_main and unfinished.work.done():
-                shutil.rmtree(files.partial_of(unfinished.final), ignore_errors=True)
+                shutil.rmtree(files.partial_path(unfinished.final), ignore_errors=True)
             raise
         finally:
             self._unfinished = None
         step = unfinished.record["progress"]["step"]
-        return Written(step, time.perf_counter() - unfinished.began)
+        return Written(step, time.perf_counter() - unfinished.start)
 
     def _wait(self, unfinished: _Unfinished) -> None:
-        wait = functools.partial(unfinished.work.result, self._patience)
-        agree(self._world, lambda: self._told(unfinished.final, wait))
+        wait = functools.partial(unfinished.work.result, self._write_timeout)
+        agree(self._world, lambda: self._explain_errors(unfinished.final, wait))
 
     def _publish(self, unfinished: _Unfinished) -> None:
         unfinished.publishing = True
         if self._world.is_main:
             unfinished.work = self._thread.submit(
-                files.publish,
+                publish.publish,
                 unfinished.final,
                 unfinished.record,
                 unfinished.shapes,
@@ -242,18 +259,18 @@ class Checkpoints:
             )
 
     def _candidates(self, resume: str) -> list[Path]:
-        """Directories to try, in order."""
+        """Return the directories to try, in order."""
         if resume not in ("auto", "never"):
             path = Path(resume)
             if not path.is_dir():
-                raise UserError(f"{path}: no checkpoint there; give a {files.name_of(500)} directory")
+                raise UserError(f"{path}: no such checkpoint; give a {files.checkpoint_name(500)} directory")
             return [path]
-        with contextlib.suppress(OSError):  # what cannot be written is told later
-            files.put_back(self.directory)
+        with contextlib.suppress(OSError):  # a directory that cannot be written is reported later
+            files.restore_replaced(self.directory)
         candidates = files.newest_first(self.directory)
         if candidates and resume == "never":
             raise UserError(
-                f"{self.directory}: holds a run already; go on with it by --resume auto, or choose another "
+                f"{self.directory}: holds a run already; continue it with --resume auto, or choose another "
                 "--set elc_bert.training.output_dir=DIR"
             )
         return candidates
@@ -262,39 +279,38 @@ class Checkpoints:
         changes = differences(record["identity"], self._identity)
         if changes:
             raise UserError(
-                f"{path}: is a checkpoint of another run: {'; '.join(changes)}; use that run's settings, or "
-                "start a new run in another elc_bert.training.output_dir"
+                f"{path}: is a checkpoint of another run: {'; '.join(changes)}; use the settings of that "
+                "run, or start a new run in another elc_bert.training.output_dir"
             )
 
-    def _tell(self, lines: Iterable[str]) -> None:
-        if self._world.is_main:
-            for line in lines:
-                print(line, flush=True)
-
-    def _make(self, partial: Path) -> None:
+    def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
 
-    def _told(self, final: Path, action: Callable[[], Any]) -> Any:
-        """Turn an error of the disk into one for the user."""
+    def _explain_errors(self, final: Path, action: Callable[[], T]) -> T:
+        """Run an action, and raise errors of the file system as UserError."""
         try:
             return action()
         except OSError as error:
-            if isinstance(error, TimeoutError) and error.errno is None:  # of our waiting, not of the disk
+            if isinstance(error, TimeoutError) and error.errno is None:  # from Future.result
                 raise UserError(
-                    f"{self.directory}: its file system does not answer: {final.name} is not written after "
-                    f"{self._patience:.0f} s; mend that and go on from the one before with --resume auto"
+                    f"{self.directory}: the file system does not respond: {final.name} is not written after "
+                    f"{self._write_timeout:.0f} s; fix that and continue from the previous checkpoint with "
+                    "--resume auto"
                 ) from None
             good = files.newest_first(self.directory)
             raise UserError(
                 f"{error.filename or self.directory}: {error.strerror or error}; {final.name} could not be "
-                f"written, the last good one is {good[0].name if good else 'none'}; mend that and go on "
-                "with --resume auto"
+                f"written, the last good checkpoint is {good[0].name if good else 'none'}; fix that and "
+                "continue with --resume auto"
             ) from None
 
 
-def _give_way() -> None:
-    """Have this thread wait where training on a CPU wants the core (Linux; elsewhere it would slow all)."""
+def _lower_priority() -> None:
+    """Let this thread yield the core to training on a CPU.
+
+    Only on Linux, where the priority is that of a thread; elsewhere it is that of the process.
+    """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

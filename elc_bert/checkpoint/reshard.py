@@ -1,9 +1,9 @@
-"""The optimizer's state in a checkpoint, tensor by tensor, whatever layout of DeepSpeed it was written in.
+"""Optimizer state of a checkpoint, tensor by tensor, for a run of any layout.
 
-DeepSpeed's files hold what each rank had: flat partitions at ZeRO 1 and 2, shares of each tensor at 3.
-Beside them every rank has left which pieces of which tensors these are (``rank-NNNNN.json``). From both any
-run of elements of any tensor is read, without a converted copy on disk: files are mapped, and a rank reads
-the elements that it needs.
+DeepSpeed's files hold the state of each rank: flat partitions at ZeRO 1 and 2, shares of each tensor at ZeRO
+3. With each file, the rank has left a record of the pieces of tensors in it (``rank-NNNNN.json``). From both,
+any elements of any tensor can be read without a converted copy on disk: the files are mapped into memory, and
+a rank reads the elements that it needs.
 """
 
 from collections import defaultdict
@@ -15,79 +15,85 @@ import torch
 from torch import Tensor
 
 from elc_bert.checkpoint.files import rank_records
-from elc_bert.engine.checkpoint_writer import load_state
-from elc_bert.engine.zero_layout import Piece, pieces_of_rank, refresh_working_weights
+from elc_bert.engine.checkpoint_reader import MASTER, OptimizerFile, load_state
+from elc_bert.engine.protocol import Engine
+from elc_bert.engine.stepping import restore_loss_scale
+from elc_bert.engine.weights import copy_masters_to_model
+from elc_bert.engine.zero_layout import Piece, pieces_of_rank
 from elc_bert.utils.errors import UserError
-
-MASTER = "fp32"
-"""Name of the weights themselves, beside the optimizer's ``exp_avg`` and so on."""
 
 
 class SavedState:
-    """The state in the directory of a checkpoint.
+    """State in the directory of a checkpoint.
 
     Raises:
-        UserError: the files do not say which pieces of tensors they hold.
+        UserError: The records do not say which pieces of tensors the files hold.
     """
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._ranks: list[_SavedRank] = []
-        self._pieces: dict[str, list[tuple[_SavedRank, Piece]]] = defaultdict(list)
+        self._files: list[OptimizerFile] = []
+        self._pieces: dict[str, list[tuple[OptimizerFile, Piece]]] = defaultdict(list)
         records = rank_records(directory)
         self._engine_file = next(name for name in records[0]["files"] if name.endswith("model_states.pt"))
         for record in records:
             if record["pieces"] is None:
                 raise UserError(
-                    f"{directory}: DeepSpeed's layout of this optimizer is not known, so that it can be read "
-                    "with the devices, ZeRO stage and precision that it was written with only"
+                    f"{directory}: DeepSpeed's layout of this optimizer is not known; resume with the "
+                    "devices, ZeRO stage and precision of the checkpoint"
                 )
             if record["optimizer"] is not None:
-                rank = _SavedRank(directory / record["optimizer"])
-                self._ranks.append(rank)
+                file = OptimizerFile(directory / record["optimizer"])
+                self._files.append(file)
                 for values in record["pieces"]:
                     piece = Piece(*values)
-                    self._pieces[piece.name].append((rank, piece))
+                    self._pieces[piece.name].append((file, piece))
 
     @cached_property
     def engine(self) -> dict[str, Any]:
-        """What DeepSpeed keeps of the engine itself, and of the schedule."""
-        return load_state(self._directory / self._engine_file, mapped=True)
+        """State of the engine itself, and of the schedule."""
+        state: dict[str, Any] = load_state(self._directory / self._engine_file, mapped=True)
+        return state
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of the optimizer."""
-        return self._ranks[0].base["param_groups"]
+        """Parameter groups of the optimizer."""
+        groups: list[dict[str, Any]] = self._files[0].base["param_groups"]
+        return groups
 
     @property
     def loss_scale(self) -> dict[str, float]:
-        """Of fp16 where it is dynamic; else empty."""
-        return self._ranks[0].loss_scale
+        """State of the dynamic loss scale of fp16; empty otherwise."""
+        return self._files[0].loss_scale
 
     def keys(self, name: str) -> list[str]:
-        """What the optimizer keeps of a tensor, element by element."""
+        """Return the keys of the optimizer's state of a tensor that have one value per element."""
         return [key for key, value in self._state_of(name).items() if _is_elementwise(value)]
 
     def scalars(self, name: str) -> dict[str, Any]:
-        """What else it keeps of it, such as the number of steps."""
+        """Return the rest of the optimizer's state of a tensor, such as the number of steps."""
         return {key: value for key, value in self._state_of(name).items() if not _is_elementwise(value)}
 
     def read(self, name: str, key: str, offset: int, length: int) -> Tensor:
-        """Elements ``offset`` to ``offset + length`` of a tensor, float32 [length].
+        """Return elements ``offset`` to ``offset + length`` of a tensor, float32 ``[length]``.
 
         Args:
-            key: ``MASTER``, or one of ``keys``.
+            name: Name of a tensor of the model.
+            key: ``MASTER`` for the weights, or one of ``keys``.
+            offset: First element.
+            length: Number of elements.
 
         Raises:
-            UserError: some of them are in no file.
+            UserError: Some of the elements are in no file.
         """
         out, found = torch.empty(length), 0
-        for rank, piece in self._pieces[name]:
+        for file, piece in self._pieces[name]:
             begin = max(offset, piece.offset)
             end = min(offset + length, piece.offset + piece.length)
             if begin < end:
                 start = piece.start + begin - piece.offset
-                out[begin - offset : end - offset] = rank.flat(piece, key)[start : start + end - begin]
+                flat = file.flat(piece.parameter, piece.name, key)
+                out[begin - offset : end - offset] = flat[start : start + end - begin]
                 found += end - begin
         if found != length:
             raise UserError(
@@ -97,63 +103,13 @@ class SavedState:
         return out
 
     def whole(self, name: str, key: str = MASTER) -> Tensor:
-        """All elements of a tensor, float32, flat."""
+        """Return all elements of a tensor, float32, flat."""
         return self.read(name, key, 0, max(piece.offset + piece.length for _, piece in self._pieces[name]))
 
     def _state_of(self, name: str) -> dict[str, Any]:
-        rank, piece = self._pieces[name][0]
-        return rank.base["state"].get(piece.parameter, {})
-
-
-class _SavedRank:
-    """The file with one rank's optimizer state."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    @cached_property
-    def _content(self) -> dict[str, Any]:
-        return load_state(self._path, mapped=True)
-
-    @cached_property
-    def _wrapper(self) -> dict[str, Any]:
-        """What DeepSpeed's wrapper around the optimizer saves; the optimizer's own where there is none."""
-        key = "optimizer_state_dict" if "optimizer_state_dict" in self._content else "optimizer"
-        return self._content[key]
-
-    @cached_property
-    def base(self) -> dict[str, Any]:
-        """The optimizer's ``state_dict``."""
-        for key in ("base_optimizer_state", "optimizer_state_dict"):
-            if key in self._wrapper:
-                return self._wrapper[key]
-        return self._wrapper
-
-    @property
-    def loss_scale(self) -> dict[str, float]:
-        if not self._wrapper.get("dynamic_loss_scale"):
-            return {}
-        scaler = self._wrapper.get("loss_scaler")
-        saved = vars(scaler) if scaler is not None else self._wrapper
-        return {key: saved[key] for key in ("cur_scale", "cur_iter", "last_overflow_iter") if key in saved}
-
-    @cached_property
-    def _masters(self) -> list[Tensor] | None:
-        """By number of the optimizer's parameter; None in fp32 without ZeRO, where the model's are these."""
-        for key in ("single_partition_of_fp32_groups", "fp32_flat_groups"):
-            if key in self._wrapper:
-                return self._wrapper[key]
-        if "fp32_groups" in self._wrapper:
-            return [tensor for group in self._wrapper["fp32_groups"] for tensor in group]
-        return None
-
-    def flat(self, piece: Piece, key: str) -> Tensor:
-        """The parameter of the optimizer that the piece is of, or its state, flat."""
-        if key != MASTER:
-            return self.base["state"][piece.parameter][key].view(-1)
-        if self._masters is None:
-            return self._content["module"][piece.name].view(-1)
-        return self._masters[piece.parameter].view(-1)
+        file, piece = self._pieces[name][0]
+        state: dict[str, Any] = file.base["state"].get(piece.parameter, {})
+        return state
 
 
 def _is_elementwise(value: Any) -> bool:
@@ -161,14 +117,14 @@ def _is_elementwise(value: Any) -> bool:
 
 
 @torch.no_grad()
-def load_into(engine: Any, saved: SavedState) -> None:
-    """Put a checkpoint's state into an engine of whatever layout. Collective.
+def load_into(engine: Engine, saved: SavedState) -> None:
+    """Load a checkpoint into an engine of any layout. Collective.
 
-    Weights, moments, schedule and counters are those that were saved, to the bit, masters and moments being
-    float32 in every layout.
+    Weights, moments, schedule and counters become bit-identical to the saved ones, because master weights and
+    moments are float32 in every layout.
 
     Raises:
-        UserError: the engine's layout is not known, or something is missing in the checkpoint.
+        UserError: The engine's layout is unknown, or the checkpoint is incomplete.
     """
     pieces = pieces_of_rank(engine)
     if pieces is None:
@@ -187,13 +143,11 @@ def load_into(engine: Any, saved: SavedState) -> None:
             state[key].view(-1)[part] = saved.read(piece.name, key, piece.offset, piece.length)
         for key, value in saved.scalars(piece.name).items():
             state[key] = value.clone() if isinstance(value, Tensor) else value
-    refresh_working_weights(engine)
+    copy_masters_to_model(engine)
     for group, values in zip(optimizer.param_groups, saved.param_groups, strict=True):
         group.update({key: value for key, value in values.items() if key != "params"})
-    if engine.fp16_enabled() and saved.loss_scale:
-        scaler = getattr(engine.optimizer, "loss_scaler", None) or engine.optimizer.loss_scale_config
-        for key, value in saved.loss_scale.items():
-            setattr(scaler, key, value)
+    restore_loss_scale(engine, saved.loss_scale)
     engine.lr_scheduler.load_state_dict(saved.engine["lr_scheduler"])
-    for counter in ("global_steps", "global_samples", "skipped_steps"):
-        setattr(engine, counter, saved.engine[counter])
+    engine.global_steps = saved.engine["global_steps"]
+    engine.global_samples = saved.engine["global_samples"]
+    engine.skipped_steps = saved.engine["skipped_steps"]

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,13 +12,14 @@ from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class SharedUserError(UserError):
     """A user error that has been raised on all ranks, so that they can exit together."""
 
 
-def agree(world: World, action: Callable[[], T]) -> T:
+def agree(world: World, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run an action on every rank; if any rank raises a UserError, raise it on all of them. Collective.
 
     Without this, a rank that cannot read its files would leave the others waiting for it.
@@ -26,6 +27,8 @@ def agree(world: World, action: Callable[[], T]) -> T:
     Args:
         world: Processes of the run.
         action: Action of this rank. It may raise UserError.
+        *args: Arguments of the action.
+        **kwargs: Keyword arguments of the action.
 
     Returns:
         Result of the action on this rank.
@@ -36,7 +39,7 @@ def agree(world: World, action: Callable[[], T]) -> T:
     result: list[T] = []
     problem = None
     try:
-        result.append(action())
+        result.append(action(*args, **kwargs))
     except UserError as error:
         problem = str(error)
     world.watchdog.progress()

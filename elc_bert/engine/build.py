@@ -1,11 +1,12 @@
-"""The one place that calls ``deepspeed.initialize``."""
+"""Construction of the engine: model, optimizer and schedule, wrapped by ``deepspeed.initialize``."""
 
 import contextlib
 import io
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from elc_bert.config.batch_plan import BatchPlan
@@ -13,11 +14,11 @@ from elc_bert.config.deepspeed import deepspeed_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
 from elc_bert.engine.processes import raise_collective_timeouts
-from elc_bert.engine.zero_layout import full_precision_weights, shard_lamb
+from elc_bert.engine.protocol import Engine
+from elc_bert.engine.zero_layout import shard_lamb
 from elc_bert.kernels import Choice, Kernels, kernels_for
 from elc_bert.kernels.compiled import check_compiler, compiled
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.from_tensors import model_of
 from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
 from elc_bert.utils.errors import UserError
 
@@ -28,15 +29,18 @@ def build_engine(
     world: World,
     kernels: Choice | Kernels = "auto",
     initial: ElcBertForMaskedLM | None = None,
-) -> Any:
-    """A ``DeepSpeedEngine`` around a model, with optimizer and schedule. Collective.
+) -> Engine:
+    """Build the model, its optimizer and its schedule, and wrap them in a DeepSpeed engine. Collective.
 
     Args:
-        kernels: of the model, see ``choose_kernels``.
-        initial: what the weights start as; None for a fresh initialisation.
+        config: Configuration of the run.
+        plan: Micro-batch and gradient accumulation of the first phase.
+        world: Processes of the run.
+        kernels: Kernels of the model, see ``choose_kernels``.
+        initial: Model whose weights the run starts from; None for a fresh initialization.
 
     Raises:
-        UserError: a layout in which LAMB would not be exact; on all ranks alike.
+        UserError: LAMB would not be exact in DeepSpeed's layout. Raised on all ranks.
     """
     torch.manual_seed(config.elc_bert.training.seed)
     model = ElcBertForMaskedLM(config.elc_bert.model)
@@ -56,16 +60,11 @@ def build_engine(
     return engine
 
 
-def current_model(engine: Any) -> ElcBertForMaskedLM:
-    """A copy of the model as it is now, float32 on the CPU of every rank, in evaluation mode. Collective."""
-    return model_of(engine.module.config, full_precision_weights(engine), Path("the engine"), "its model")
-
-
 def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
-    """What the model computes with on this device.
+    """Return the kernels that the model computes with on a device.
 
     Raises:
-        UserError: there are no fast paths, or nothing can be compiled, and the configuration insists on it.
+        UserError: The configuration requires fused kernels or compilation, which this device cannot have.
     """
     training = config.elc_bert.training
     try:
@@ -78,11 +77,14 @@ def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
     return compiled(kernels)
 
 
-def missing_kernels(config: RunConfig, device: torch.device) -> str:
-    """Why LAMB will take its steps by the plain definition although nobody asked for it; "" if it will not.
+def reason_for_plain_lamb(config: RunConfig, device: torch.device) -> str:
+    """Return the reason why LAMB falls back to plain PyTorch.
+
+    Returns:
+        The reason; empty if the fused kernels are used or were switched off on purpose.
 
     Raises:
-        UserError: there are no kernels, and the configuration insists on them.
+        UserError: There are no fused kernels, and the configuration requires them.
     """
     fused = config.optimizer.params.get("fused")
     if not config.optimizer.is_lamb or fused is False:
@@ -96,25 +98,28 @@ def missing_kernels(config: RunConfig, device: torch.device) -> str:
     return ""
 
 
-def _initialize(run: RunConfig, world: World, **arguments: Any) -> Any:
+def _initialize(run: RunConfig, world: World, **arguments: Any) -> Engine:
+    """Call ``deepspeed.initialize``, and replace what does not fit this project."""
     import deepspeed
 
     from elc_bert.engine.checkpoint_writer import BackgroundWriter
 
-    # Some of its optimizers print memory figures while they are built.
+    # Some of DeepSpeed's optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
-        engine = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
-    raise_collective_timeouts(world.watchdog)  # in the process groups that it has made
+        engine: Any = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
+    raise_collective_timeouts(world.watchdog)  # of the process groups that DeepSpeed has created
     engine.checkpoint_engine = BackgroundWriter()
-    # It would copy two scripts beside the checkpoints, on one rank, where a full disk is told to nobody.
+    # DeepSpeed (0.19.8, DeepSpeedEngine._save_zero_checkpoint) copies two scripts into the checkpoint on rank
+    # 0, where a full disk would end this rank alone. Check again when DeepSpeed is updated.
     engine._copy_recovery_script = lambda save_path: None
-    return engine
+    built: Engine = engine
+    return built
 
 
-def _schedule(config: RunConfig) -> Any:
-    """A factory of our schedule, or None to let DeepSpeed build the one that the file names.
+def _schedule(config: RunConfig) -> Callable[[Optimizer], LambdaLR] | None:
+    """Return a factory of this project's schedule, or None if DeepSpeed builds the one that the file names.
 
-    DeepSpeed advances it after every step that was not skipped for an overflow.
+    DeepSpeed advances the schedule after every step, except after steps that were skipped.
     """
     if not config.scheduler.is_ours:
         return None

@@ -1,42 +1,25 @@
-"""DeepSpeed's files of a checkpoint: copied, written later with checksums, and read without running code."""
+"""Writer of DeepSpeed's checkpoint files: copied in memory first, written later, with checksums."""
 
 import copy
 import functools
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
+from elc_bert.engine.checkpoint_reader import load_state
 from elc_bert.utils.files import sync_directory
-
-#: The classes that DeepSpeed itself puts into its checkpoints; any other could run code when it is loaded.
-CLASSES = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-
-
-def load_state(path: str | os.PathLike[str], mapped: bool = False) -> Any:
-    """What was saved in a file of a checkpoint.
-
-    Args:
-        mapped: leave the tensors on disk until they are read.
-
-    Raises:
-        pickle.UnpicklingError: it holds more than tensors, plain values and DeepSpeed's own classes.
-    """
-    with torch.serialization.safe_globals(CLASSES):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 class BackgroundWriter(CheckpointEngine):
-    """What a ``DeepSpeedEngine`` saves by: ``save`` copies in memory, ``write`` puts it on disk later.
+    """Checkpoint engine of a ``DeepSpeedEngine``: ``save`` copies in memory, ``write`` writes to disk later.
 
     The directory that DeepSpeed names must exist.
     """
@@ -47,35 +30,39 @@ class BackgroundWriter(CheckpointEngine):
         self._copies: list[tuple[Any, Path]] = []
 
     def create(self, info: CheckpointCommitInfo) -> None:
+        """Start a checkpoint; DeepSpeed calls this before ``save``."""
         self._copies = []
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Nothing: a directory that cannot be made must be told to all ranks, so it is made before."""
+        """Do nothing: the caller creates the directory, so that a failure is raised on all ranks."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        self._copies.append((_copied(state_dict, {}), Path(path)))
+        """Copy a state to CPU memory."""
+        self._copies.append((_copy_to_cpu(state_dict, {}), Path(path)))
 
     def commit(self, info: CheckpointCommitInfo) -> bool:
+        """Return True: DeepSpeed's part of a checkpoint has nothing left to do."""
         return True
 
     def load(self, path: str, map_location: Any = None) -> Any:
+        """Return a saved state, in CPU memory; see ``load_state``."""
         return load_state(path)
 
     def write(self) -> dict[str, str]:
-        """Put what has been saved since ``create`` on disk.
+        """Write the states saved since ``create`` to disk.
 
         Returns:
             SHA-256 by file name.
 
         Raises:
-            OSError: with the file's name.
+            OSError: A file cannot be written; the error names it.
         """
         files = {}
         before = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(False)  # there are better checksums, and these take longer
+        torch.serialization.set_crc32_options(False)  # slower than SHA-256 here, and weaker
         try:
             while self._copies:
-                state, path = self._copies.pop(0)  # its memory is free as soon as it is written
+                state, path = self._copies.pop(0)  # frees the memory as soon as it is written
                 files[path.name] = write_hashed(path, functools.partial(torch.save, state))
         finally:
             torch.serialization.set_crc32_options(before)
@@ -83,22 +70,22 @@ class BackgroundWriter(CheckpointEngine):
 
 
 def write_hashed(path: Path, write: Callable[[Any], object]) -> str:
-    """Write a file by ``write(file)`` and put it on disk.
+    """Write a file by ``write(file)`` and sync it to disk.
 
     Returns:
-        SHA-256 of its bytes, in hexadecimal.
+        SHA-256 of the file, in hexadecimal.
 
     Raises:
-        OSError: with the file's name.
+        OSError: The file cannot be written; the error names it.
     """
     with open(path, "wb") as plain:
-        file = _HashedFile(plain)
+        file = _HashingFile(plain)
         try:
             write(file)
             plain.flush()
             os.fsync(plain.fileno())
         except Exception as error:
-            # torch.save answers a failed write with an error of its own.
+            # torch.save answers a failed write with an exception of its own.
             cause = file.error or error
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, os.fspath(path)) from None
@@ -107,8 +94,8 @@ def write_hashed(path: Path, write: Callable[[Any], object]) -> str:
     return file.hash.hexdigest()
 
 
-class _HashedFile:
-    """An open file that knows the checksum of what has been written to it."""
+class _HashingFile:
+    """An open file that computes the checksum of what is written to it."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
@@ -128,17 +115,22 @@ class _HashedFile:
         self._file.flush()
 
 
-def _copied(value: Any, known: dict[Any, Tensor]) -> Any:
-    """A copy of nested dictionaries and lists, with tensors in CPU memory; what is one tensor stays one."""
+def _copy_to_cpu(value: Any, copies: dict[Hashable, Tensor]) -> Any:
+    """Copy nested dictionaries and lists, with tensors in CPU memory.
+
+    Args:
+        value: Value to copy.
+        copies: Tensors copied so far, so that a tensor that occurs twice is copied once.
+    """
     if isinstance(value, Tensor):
-        place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
-        key = (*place, value.dtype, value.device) if value.numel() else id(value)
-        if key not in known:
-            known[key] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
-        return known[key]
+        view = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
+        key: Hashable = (*view, value.dtype, value.device) if value.numel() else id(value)
+        if key not in copies:
+            copies[key] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        return copies[key]
     if isinstance(value, dict):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((key, _copied(each, known)) for key, each in value.items())
+        return kind((key, _copy_to_cpu(each, copies)) for key, each in value.items())
     if type(value) in (list, tuple):
-        return type(value)(_copied(each, known) for each in value)
+        return type(value)(_copy_to_cpu(each, copies) for each in value)
     return copy.copy(value) if isinstance(value, LossScaler | DynamicLossScaler) else value

@@ -1,4 +1,4 @@
-"""TensorBoard, wandb and csv, through DeepSpeed's monitor."""
+"""Metrics of a run, written to TensorBoard, wandb, csv files and comet through DeepSpeed's monitors."""
 
 import functools
 import importlib.util
@@ -14,15 +14,15 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.figures import draw_layer_weights
 
-#: The package that each monitor needs beyond this project's own.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
+"""Package that each monitor imports."""
 
 
 def check_monitors(config: RunConfig) -> None:
-    """Make sure that every monitor can be opened.
+    """Check that every enabled monitor can be opened.
 
     Raises:
-        UserError: an enabled monitor is not installed.
+        UserError: The package of an enabled monitor is not installed.
     """
     for name, package in PACKAGES.items():
         enabled = config.deepspeed_extras.get(name, {}).get("enabled")
@@ -34,14 +34,16 @@ def check_monitors(config: RunConfig) -> None:
 
 
 class RunMonitor:
-    """Writes scalars to every monitor that the configuration enables, and pictures to TensorBoard."""
+    """Write metrics to every monitor that the configuration enables, and pictures to TensorBoard.
+
+    Ranks other than 0 write nothing.
+
+    Args:
+        config: Configuration of the run.
+        start_step: Steps already taken. Entries that a killed run logged after them are superseded.
+    """
 
     def __init__(self, config: RunConfig, start_step: int):
-        """Open the logs.
-
-        Args:
-            start_step: steps already taken; what a killed run has logged beyond them is superseded.
-        """
         from deepspeed.monitor.config import get_monitor_config
         from deepspeed.monitor.monitor import MonitorMaster
 
@@ -54,35 +56,35 @@ class RunMonitor:
         tensorboard = self._monitor.tb_monitor
         self._writer: Any = tensorboard.summary_writer if tensorboard is not None else None
         self.log_dir = Path(self._writer.log_dir) if self._writer is not None else None
-        self._trouble: OSError | None = None
-        threading.excepthook = functools.partial(_leave_to_the_caller, threading.excepthook)
+        self._error: OSError | None = None
+        threading.excepthook = functools.partial(_ignore_writer_thread, threading.excepthook)
         if self._writer is not None and start_step:
-            self._noting_trouble(lambda: _supersede(self._writer, start_step))
+            self._try(lambda: _supersede(self._writer, start_step))
 
     @property
     def has_failed(self) -> bool:
-        """Whether something could not be written; nothing more is then."""
-        return self._trouble is not None
+        """Whether something could not be written. Nothing is written after that."""
+        return self._error is not None
 
     def check(self) -> None:
-        """Tell what could not be written.
+        """Raise the error of a write that failed.
 
         Raises:
-            UserError: something could not.
+            UserError: Something could not be written.
         """
-        if self._trouble is not None:
+        if self._error is not None:
             raise UserError(
-                f"{self._trouble.filename or self.log_dir}: the log cannot be written: "
-                f"{self._trouble.strerror}; mend that and go on with --resume auto"
+                f"{self._error.filename or self.log_dir}: the log cannot be written: "
+                f"{self._error.strerror}; fix that and continue with --resume auto"
             )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Log numbers by name after ``step`` steps. Does nothing on ranks other than 0."""
+        """Log numbers by name, as of ``step`` optimizer steps."""
         events = [(name, value, step) for name, value in values.items()]
-        self._noting_trouble(lambda: self._monitor.write_events(events))
+        self._try(lambda: self._monitor.write_events(events))
 
     def layer_weights(self, step: int, weights: dict[str, Tensor]) -> None:
-        """Log how much each layer takes from each earlier one, as scalars and as a heat map."""
+        """Log the share that each layer takes of each earlier output, as scalars and as a heat map."""
         self.scalars(
             step,
             {
@@ -92,33 +94,36 @@ class RunMonitor:
             },
         )
         if self._writer is not None:
-            self._noting_trouble(lambda: self._draw(step, weights))
+            self._try(lambda: self._draw(step, weights))
 
     def close(self) -> None:
+        """Flush and close the TensorBoard event file."""
         if self._writer is not None:
-            self._noting_trouble(self._writer.close)
+            self._try(self._writer.close)
 
     def _draw(self, step: int, weights: dict[str, Tensor]) -> None:
         self._writer.add_figure("layer_weights", draw_layer_weights(weights), step)
         self._writer.flush()
 
-    def _noting_trouble(self, write: Callable[[], None]) -> None:
-        """Write, unless that has failed before. One rank cannot stop alone, so it only takes a note."""
-        if self._trouble is None:
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write, unless a write has failed before. The error is kept: a rank cannot stop alone."""
+        if self._error is None:
             try:
                 write()
             except OSError as error:
-                self._trouble = error
+                self._error = error
 
 
-def _leave_to_the_caller(others: Callable[[Any], Any], failed: Any) -> None:
-    """For TensorBoard's thread, which prints what the next call raises as well."""
+def _ignore_writer_thread(
+    previous_hook: Callable[[threading.ExceptHookArgs], Any], failed: threading.ExceptHookArgs
+) -> None:
+    """Suppress the traceback of TensorBoard's writer thread, whose error the next call raises again."""
     if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__name__ == "_AsyncWriterThread"):
-        others(failed)
+        previous_hook(failed)
 
 
 def _supersede(writer: Any, start_step: int) -> None:
-    """Tell TensorBoard to drop what an earlier, killed process logged after ``start_step``."""
+    """Let TensorBoard drop entries that an earlier, killed process logged after ``start_step``."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     restart = SessionLog(status=SessionLog.START)

@@ -1,4 +1,4 @@
-"""The datasets of a run, and how much of them has been read."""
+"""Datasets of a run, and how much of them has been read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,48 +18,54 @@ from elc_bert.data.sampling.words import WordCounter
 from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
 
+HELD_OUT_MICRO_BATCH = 64
+"""Largest micro-batch of evaluations."""
+
 
 @dataclass
 class RunData:
-    """The datasets of a run.
+    """Datasets of a run.
 
-    Methods take how many sequences of each phase have been read, by phase index.
+    Methods take the number of sequences of each phase that have been read, by phase index.
     """
 
     train: TrainingSteps
+    """Micro-batches of this rank, by step."""
     held_out: HeldOut
+    """Micro-batches of this rank for evaluation."""
     names: list[str]
-    """Of the training datasets, all different."""
+    """Names of the training datasets, all different."""
     manifests: list[Manifest]
-    """Of the training datasets."""
-    in_a_row: dict[int, float]
-    """By sequence length, samples in a row of this rank in the first step of that length."""
+    """Manifests of the training datasets."""
+    sequences_per_row: dict[int, float]
+    """Mean number of samples packed into a row of this rank in the first step, by sequence length."""
     identity: dict[str, Any]
-    """What makes the data of two runs the same; goes into a checkpoint as JSON."""
+    """Identity of the data in a checkpoint, as JSON: two runs with the same identity read the same data."""
 
     def shares(self, positions: Mapping[int, int]) -> list[float]:
-        """Share of each training dataset in the sequences."""
+        """Return the share of each training dataset in the sequences."""
         counts = [self.train.streams[phase].blend.counts(read) for phase, read in positions.items()]
         total = sum(positions.values())
         return [sum(column) / total for column in zip(*counts, strict=True)]
 
     def epochs(self, positions: Mapping[int, int]) -> list[float]:
-        """Times that each training dataset has been gone through."""
+        """Return the number of passes over each training dataset."""
         streams = self.train.streams
         by_phase = [
             np.divide(streams[phase].blend.counts(read), streams[phase].segments)
             for phase, read in positions.items()
         ]
-        return np.sum(by_phase, axis=0).tolist()
+        epochs: list[float] = np.sum(by_phase, axis=0).tolist()
+        return epochs
 
 
 def open_data(
     config: RunConfig, schedule: LengthSchedule, plans: Mapping[int, BatchPlan], world: World
 ) -> RunData:
-    """Open all datasets and make sure that they, the tokenizer and the model belong together.
+    """Open all datasets, and check that they, the tokenizer and the model fit together.
 
     Raises:
-        UserError: something is missing, damaged, or of another vocabulary.
+        UserError: A file is missing or damaged, or has another vocabulary.
     """
     data = config.elc_bert.data
     datasets = [IndexedDataset(path) for path in (*(each.path for each in data.train), data.dev)]
@@ -82,15 +88,14 @@ def open_data(
     names = [each.path.name for each in data.train]
     hashes = [manifest.bin_sha256 for manifest in manifests]
     blend = {str(p.sequence_length): train.streams[p.index].blend.cycle for p in schedule.phases}
+    micro_batch = min(HELD_OUT_MICRO_BATCH, plans[0].micro_batch)
     return RunData(
         train=train,
-        held_out=held_out_set(
-            config, micro_batch=min(64, plans[0].micro_batch), rank=world.rank, world_size=world.size
-        ),
+        held_out=held_out_set(config, micro_batch=micro_batch, rank=world.rank, world_size=world.size),
         names=names if len(set(names)) == len(names) else [str(each.path) for each in data.train],
         manifests=manifests,
-        in_a_row={
-            phase.sequence_length: _samples_in_a_row(train, phase.first_step) for phase in schedule.phases
+        sequences_per_row={
+            phase.sequence_length: _sequences_per_row(train, phase.first_step) for phase in schedule.phases
         },
         identity={
             "dev": dev.bin_sha256,
@@ -106,10 +111,10 @@ def _check_vocabulary(dataset: IndexedDataset, config: RunConfig) -> None:
     if found not in (None, size):
         raise UserError(
             f"elc_bert.model.vocab_size is {size}, but {dataset.prefix} was built with {found} subwords; "
-            "set it to that"
+            f"set it to {found}"
         )
 
 
-def _samples_in_a_row(train: TrainingSteps, step: int) -> float:
+def _sequences_per_row(train: TrainingSteps, step: int) -> float:
     layout, _ = train.layout(step)
     return len(layout.samples) / layout.num_rows

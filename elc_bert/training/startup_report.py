@@ -1,94 +1,132 @@
-"""What a run says of itself before its first step."""
+"""Table about a run that is printed before its first step."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
-from elc_bert.engine.zero_layout import whole_numel
+from elc_bert.engine.weights import full_numel
 from elc_bert.kernels import Kernels
 from elc_bert.kernels.compiled import left_plain
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.training.callbacks.babylm_exports import MILLION, over_the_limit
+from elc_bert.training.callbacks.babylm_exports import MILLION, epochs_warning
 from elc_bert.training.data import RunData
+from elc_bert.training.run import Run
 from elc_bert.utils.text import human, summary_table
 
-if TYPE_CHECKING:
-    from elc_bert.training.run import Run
+logger = logging.getLogger(__name__)
 
 
-def introduce(run: "Run", origin: Path | None, missing_kernels: str, memory: str) -> None:
-    """Print what is about to happen."""
+def report_start(run: Run, origin: Path | None, plain_lamb: str, memory: str) -> None:
+    """Log the table.
+
+    Args:
+        run: Run that is ready for its next step.
+        origin: Checkpoint that it resumes, or model whose weights it starts from.
+        plain_lamb: Reason why LAMB falls back to plain PyTorch; empty if it does not.
+        memory: Line about memory from ``check_memory``.
+    """
     config, data = run.config, run.data
-    training = config.elc_bert.training
-    total_tokens = 0
-    lines = []
-    positions = {}
-    for phase, end in run.schedule.phases_with_ends():
-        plan, steps = run.plans[phase.index], end - phase.first_step
-        layout = (
-            f"{plan.micro_batch} micro-batch x {plan.accumulation} accumulation x {run.world.size} devices"
-        )
-        per_step = phase.global_batch * phase.sequence_length
-        total_tokens += steps * per_step
-        positions[phase.index] = steps * phase.global_batch
-        lines.append(
-            (
-                f"steps {phase.first_step + 1} to {end}",
-                f"{phase.global_batch} sequences of {phase.sequence_length} = {layout}, "
-                f"{human(per_step)} tokens a step",
-            )
-        )
+    positions = {
+        phase.index: (end - phase.first_step) * phase.global_batch
+        for phase, end in run.schedule.phases_with_ends()
+    }
+    tokens = sum(
+        positions[phase.index] * phase.sequence_length for phase, _ in run.schedule.phases_with_ends()
+    )
     rows = [
         ("model", describe_model(run.engine.module)),
         ("devices", describe_devices(run.world)),
         ("precision", describe_precision(config)),
         ("memory", memory),
         ("kernels", describe_kernels(config, run.engine.module.encoder.kernels)),
-        *lines,
-        ("packing", _packing(config, data)),
-        ("in total", f"{human(total_tokens)} tokens at most"),
-        ("optimizer", describe_schedule(config)),
-        *_datasets(config, data, positions),
+        *describe_phases(run),
+        ("packing", describe_packing(config, data)),
+        ("in total", f"{human(tokens)} tokens at most"),
+        ("optimizer", describe_optimizer(config)),
+        *describe_datasets(config, data, positions),
         ("held out", f"{config.elc_bert.data.dev}, {data.held_out.sequences} sequences"),
-        ("output", str(training.output_dir)),
+        ("output", str(config.elc_bert.training.output_dir)),
     ]
     if run.paradigms:
-        rows.append(("minimal pairs", _minimal_pairs(config, len(run.paradigms))))
-    if note := over_the_limit(dict(zip(data.names, data.epochs(positions), strict=True))):
-        rows.append(("BabyLM", note))
-    if config.elc_bert.evaluation.babylm_checkpoints and per_step > MILLION:
-        rows.append(
-            ("BabyLM", "a step may read over a million words: neighbouring exports are then the same")
-        )
-    if missing_kernels:
-        rows.append(("slower", f"LAMB without its kernels; {missing_kernels}"))
+        rows.append(("minimal pairs", describe_minimal_pairs(config, len(run.paradigms))))
+    rows += [("BabyLM", note) for note in babylm_notes(run, positions)]
+    if plain_lamb:
+        rows.append(("slower", f"LAMB without its fused kernels; {plain_lamb}"))
     if origin is not None:
         step = run.progress.step
         rows.append(
             ("resumed", f"after step {step}, from {origin}") if step else ("starts from", str(origin))
         )
-    print(summary_table(rows), flush=True)
+    logger.info("%s", summary_table(rows))
 
 
-def _minimal_pairs(config: RunConfig, files: int) -> str:
-    settings = config.elc_bert.evaluation
-    limit = f"the first {settings.minimal_pairs_limit} of" if settings.minimal_pairs_limit else "all of"
-    every = f"every {settings.minimal_pairs_every} steps"
-    return f"{limit} each of {files} files of {settings.minimal_pairs} {every}"
+def describe_model(model: ElcBertForMaskedLM) -> str:
+    """Return variant, shape and number of parameters."""
+    config = model.config
+    return (
+        f"ELC-BERT {config.variant}, {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{human(sum(map(full_numel, model.parameters())))} parameters"
+    )
 
 
-def _packing(config: RunConfig, data: RunData) -> str:
-    """How full the rows are."""
+def describe_devices(world: World) -> str:
+    """Return number and name of the devices."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU process"
+    return f"{world.size} x {name}"
+
+
+def describe_precision(config: RunConfig) -> str:
+    """Return precision, ZeRO stage and offload."""
+    where = ", optimizer in CPU memory" if config.offloads_optimizer else ""
+    return f"{config.precision}, ZeRO stage {config.zero_stage}{where}"
+
+
+def describe_kernels(config: RunConfig, kernels: Kernels | str) -> str:
+    """Return the kind of kernels for attention, layer mixing and so on, and what torch.compile compiles."""
+    assert isinstance(kernels, Kernels)
+    kind = "plain definitions" if type(kernels) is Kernels else f"fused ({type(kernels).__name__})"
+    if not config.elc_bert.training.compile:
+        return kind
+    rest = ", ".join(left_plain(kernels)).replace("_", " ")
+    return f"{kind}; torch.compile of {rest or 'nothing, since all kernels are fused'}"
+
+
+def describe_phases(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield a row about each phase of constant sequence length."""
+    for phase, end in run.schedule.phases_with_ends():
+        plan = run.plans[phase.index]
+        yield (
+            f"steps {phase.first_step + 1} to {end}",
+            f"{phase.global_batch} sequences of {phase.sequence_length} = {plan.micro_batch} micro-batch x "
+            f"{plan.accumulation} accumulation x {run.world.size} devices, "
+            f"{human(phase.global_batch * phase.sequence_length)} tokens a step",
+        )
+
+
+def describe_packing(config: RunConfig, data: RunData) -> str:
+    """Return whether samples are packed, and how many fit into a row."""
     if not config.elc_bert.data.pack:
-        return "off, a row for each sequence"
-    means = [f"{mean:.3g} sequences in a row of {length}" for length, mean in data.in_a_row.items()]
+        return "off, one sequence per row"
+    means = [f"{mean:.3g} sequences in a row of {length}" for length, mean in data.sequences_per_row.items()]
     return f"on, about {', '.join(means)}; fewer micro-batches accordingly"
 
 
-def _datasets(config: RunConfig, data: RunData, positions: dict[int, int]) -> Iterator[tuple[str, str]]:
-    """A line about each training dataset and what the whole run reads of it."""
+def describe_optimizer(config: RunConfig) -> str:
+    """Return optimizer, peak learning rate and schedule."""
+    optimizer = config.optimizer
+    return (
+        f"{optimizer.type}, peak learning rate {optimizer.params.get('lr')}, {config.scheduler.type} schedule"
+    )
+
+
+def describe_datasets(
+    config: RunConfig, data: RunData, positions: dict[int, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield a row about each training dataset and what the whole run reads of it."""
     entries, shares = config.elc_bert.data.train, data.shares(positions)
     for entry, manifest, share, epochs in zip(
         entries, data.manifests, shares, data.epochs(positions), strict=True
@@ -99,37 +137,19 @@ def _datasets(config: RunConfig, data: RunData, positions: dict[int, int]) -> It
         yield "dataset", f"{entry.path}, {size}, {part}{epochs:.3g} epochs"
 
 
-def describe_model(model: ElcBertForMaskedLM) -> str:
-    config = model.config
-    return (
-        f"ELC-BERT {config.variant}, {config.num_hidden_layers} layers x {config.hidden_size}, "
-        f"{human(sum(map(whole_numel, model.parameters())))} parameters"
-    )
+def describe_minimal_pairs(config: RunConfig, files: int) -> str:
+    """Return which minimal pairs are scored during training, and when."""
+    settings = config.elc_bert.evaluation
+    limit = f"the first {settings.minimal_pairs_limit} of" if settings.minimal_pairs_limit else "all of"
+    every = f"every {settings.minimal_pairs_every} steps"
+    return f"{limit} each of {files} files of {settings.minimal_pairs} {every}"
 
 
-def describe_devices(world: World) -> str:
-    import torch
-
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU process"
-    return f"{world.size} x {name}"
-
-
-def describe_precision(config: RunConfig) -> str:
-    where = ", optimizer in CPU memory" if config.offloads_optimizer else ""
-    return f"{config.precision}, ZeRO stage {config.zero_stage}{where}"
-
-
-def describe_kernels(config: RunConfig, kernels: Kernels) -> str:
-    """What attention, layer mixing and the like are computed by."""
-    kind = "plain definitions" if type(kernels) is Kernels else f"fused ({type(kernels).__name__})"
-    if not config.elc_bert.training.compile:
-        return kind
-    rest = ", ".join(left_plain(kernels)).replace("_", " ")
-    return f"{kind}; torch.compile of {rest or 'nothing, since no definition is left to compile'}"
-
-
-def describe_schedule(config: RunConfig) -> str:
-    optimizer = config.optimizer
-    return (
-        f"{optimizer.type}, peak learning rate {optimizer.params.get('lr')}, {config.scheduler.type} schedule"
-    )
+def babylm_notes(run: Run, positions: dict[int, int]) -> Iterator[str]:
+    """Yield notes about the rules of BabyLM and its milestones."""
+    if note := epochs_warning(dict(zip(run.data.names, run.data.epochs(positions), strict=True))):
+        yield note
+    *_, (last, _) = run.schedule.phases_with_ends()
+    exports = run.config.elc_bert.evaluation.babylm_checkpoints
+    if exports and last.global_batch * last.sequence_length > MILLION:
+        yield "a step may read over a million words: exports at neighboring milestones are then the same"

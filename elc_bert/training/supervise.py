@@ -162,7 +162,7 @@ def _spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | 
 
 def _work(config: RunConfig, init_from: Path | None) -> int:
     """One process: what it returns is final, however else it ends the agent starts all again."""
-    from elc_bert.training.loop import pretrain
+    from elc_bert.training.pretrain import pretrain
 
     try:
         status = run_to_status(lambda watchdog: pretrain(config, watchdog, "auto", init_from), Watchdog())

@@ -41,7 +41,7 @@ def flip_a_bit(path: Path) -> None:
 DAMAGES: list[Callable[[Path], None]] = [truncate, flip_a_bit, Path.unlink]
 
 
-def test_every_damage_to_every_file_is_noticed(finished, alone, capsys):
+def test_every_damage_to_every_file_is_noticed(finished, alone, caplog):
     directory = finished / "checkpoints"
     newest = directory / "step-000008"
     config = load_config(finished / "config.json")
@@ -55,13 +55,13 @@ def test_every_damage_to_every_file_is_noticed(finished, alone, capsys):
         for damage in DAMAGES:
             for _ in range(1 if damage is Path.unlink else 5):
                 damage(newest / name)
-                capsys.readouterr()
+                caplog.clear()
                 path, record = checkpoints.find("auto")
                 assert path == directory / "step-000004", (name, damage)
                 assert record["progress"]["step"] == 4
-                (first, *_) = capsys.readouterr().out.splitlines()
+                (first, *_) = caplog.messages
                 assert first.startswith(f"{newest / name}: ")
-                assert first.endswith("; going on from step-000004")
+                assert first.endswith("; resuming from step-000004")
                 shutil.copy(whole / name, newest)
     path, _ = checkpoints.find("auto")
     assert path == newest

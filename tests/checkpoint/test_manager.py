@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -12,17 +13,16 @@ import pytest
 import torch
 
 from elc_bert.checkpoint.files import (
-    clean_up,
-    drop_old,
     newest_first,
-    partial_of,
-    publish,
+    partial_path,
     read_record,
-    sealed,
+    remove_unfinished,
+    with_checksum,
     write_rank,
 )
 from elc_bert.checkpoint.identity import differences, layout_of, run_identity
 from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.checkpoint.publish import delete_old, publish
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import CheckpointConfig, RunConfig
 from elc_bert.distributed.world import World
@@ -62,7 +62,7 @@ def rewrite(directory: Path, **changes: Any) -> None:
     """Change run.json and its seal."""
     path = directory / "run.json"
     record = read_record(directory) if path.exists() else {}
-    path.write_text(sealed({**record, **changes}))
+    path.write_text(with_checksum({**record, **changes}))
 
 
 def of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
@@ -130,7 +130,8 @@ def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
         of(moved, data=data).find("auto")
 
 
-def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoint, capsys):
+def test_everything_else_may_change_and_what_changed_is_logged(config, checkpoint, caplog):
+    caplog.set_level(logging.INFO)
     moved = [
         "elc_bert.data.train=elsewhere/tiny",
         "elc_bert.data.pack=false",
@@ -141,12 +142,11 @@ def test_everything_else_may_change_and_what_changed_is_printed(config, checkpoi
         "zero_optimization.stage=1",
     ]
     assert found(of(load_config(config, moved))) == checkpoint
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 9
-    assert "changed since the checkpoint: layout.zero_stage: 0 -> 1" in printed
-    assert 'changed since the checkpoint: layout.devices: "any" -> 1' in printed
-    assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in printed
-    assert "changed since the checkpoint: tensorboard.enabled: true -> false" in printed
+    assert len(caplog.messages) == 9
+    assert "changed since the checkpoint: layout.zero_stage: 0 -> 1" in caplog.messages
+    assert 'changed since the checkpoint: layout.devices: "any" -> 1' in caplog.messages
+    assert "changed since the checkpoint: elc_bert.training.log_every: 1 -> 5" in caplog.messages
+    assert "changed since the checkpoint: tensorboard.enabled: true -> false" in caplog.messages
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
@@ -171,21 +171,21 @@ def test_every_byte_of_a_record_counts(checkpoint):
     assert read_record(checkpoint)["progress"] == PROGRESS
 
 
-def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config, checkpoint, capsys):
+def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config, checkpoint, caplog):
     newer = checkpoint.with_name("step-000006")
     shutil.copytree(checkpoint, newer)
     (checkpoint.parent / "latest").write_text(newer.name)
     (newer / "weights.pt").write_bytes(b"weighty")
     assert found(of(load_config(config))) == checkpoint
-    assert f"{newer / 'weights.pt'}: is damaged" in capsys.readouterr().out
+    assert f"{newer / 'weights.pt'}: is damaged" in caplog.text
     (newer / "weights.pt").unlink()
     assert found(of(load_config(config))) == checkpoint
-    assert f"{newer / 'weights.pt'}: cannot be read (No such file" in capsys.readouterr().out
+    assert f"{newer / 'weights.pt'}: cannot be read (No such file" in caplog.text
     shutil.rmtree(newer)
     assert found(of(load_config(config))) == checkpoint
-    assert "step-000006/run.json: cannot be read" in capsys.readouterr().out
+    assert "step-000006/run.json: cannot be read" in caplog.text
 
-    with pytest.raises(UserError, match="no checkpoint there"):
+    with pytest.raises(UserError, match="step-000006: no such checkpoint"):
         of(load_config(config)).find(str(newer))
     (checkpoint / "weights.pt").write_bytes(b"weighty")
     with pytest.raises(UserError, match=r"step-000006/run\.json.*; .*step-000004/weights\.pt: is damaged"):
@@ -224,7 +224,7 @@ def test_a_kill_while_a_checkpoint_gives_way_to_one_of_the_same_step(
             raise Kill
         rename(source, target)
 
-    rename, renames, partial = os.replace, itertools.count(), partial_of(checkpoint)
+    rename, renames, partial = os.replace, itertools.count(), partial_path(checkpoint)
     partial.mkdir()
     write_rank(partial, 0, 1, dict, pieces=None)
     monkeypatch.setattr(os, "replace", replace)
@@ -250,10 +250,10 @@ def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(tmp_path):
     names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
     for name in names:
         (tmp_path / name).mkdir()
-    drop_old(tmp_path / "step-000040", CheckpointConfig(keep=1))
+    delete_old(tmp_path / "step-000040", CheckpointConfig(keep=1))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"step-000020-mine", "step-000040", "step-000060", "step-1000000"}
-    drop_old(tmp_path / "step-1000000", CheckpointConfig(keep=1))
+    delete_old(tmp_path / "step-1000000", CheckpointConfig(keep=1))
     assert {path.name for path in tmp_path.iterdir()} == {"step-000020-mine", "step-1000000"}
 
 
@@ -263,7 +263,7 @@ def test_every_mth_and_the_best_stay(checkpoint):
         copy = directory / f"step-{step:06d}"
         shutil.copytree(checkpoint, copy)
         rewrite(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
-    drop_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
+    delete_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
     assert [path.name for path in newest_first(directory)] == ["step-000004"]  # what latest names
     left = {path.name for path in directory.iterdir()}
     assert left == {"latest", "best", *(f"step-00000{step}" for step in (4, 6, 8, 9))}
@@ -277,6 +277,6 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         (directory / name / "half").touch()
     for name in (directory / ".latest.12.tmp", directory / "latest", tmp_path / ".config.json.9.tmp"):
         name.touch()
-    clean_up(directory)
+    remove_unfinished(directory)
     assert {path.name for path in directory.iterdir()} == {"step-000010", "latest"}
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

@@ -24,6 +24,9 @@ import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 (asked for at Ze
 import torch._dynamo  # noqa: E402
 from torch.utils.tensorboard._utils import figure_to_image  # noqa: E402
 
+import elc_bert.checkpoint.reshard  # noqa: E402
+import elc_bert.engine.checkpoint_writer  # noqa: E402
+import elc_bert.training.pretrain  # noqa: E402, F401
 from elc_bert.utils.figures import draw_layer_weights  # noqa: E402
 
 deepspeed.ops.__compatible_ops__  # noqa: B018 (probed when first read)

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from elc_bert.checkpoint import files as checkpoint_files
+from elc_bert.checkpoint import publish as publishing
 from elc_bert.config.reader import load_config
 from elc_bert.engine.processes import run_command
 from elc_bert.training import loop
-from elc_bert.training.loop import pretrain
+from elc_bert.training.callbacks import held_out
+from elc_bert.training.pretrain import pretrain
 
 #: Where the signal arrives: the function that is just being run.
 MOMENTS = {
     "step": (loop, "train_step"),
     "checkpoint": (checkpoint_files, "write_rank"),
-    "publishing": (checkpoint_files, "publish"),
-    "evaluation": (loop, "evaluate"),
+    "publishing": (publishing, "publish"),
+    "evaluation": (held_out, "evaluate"),
 }
 ORIGINALS = {moment: getattr(*place) for moment, place in MOMENTS.items()}
 

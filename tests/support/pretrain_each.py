@@ -7,7 +7,7 @@ from pathlib import Path
 from elc_bert.config.reader import load_config
 from elc_bert.engine import build as engine
 from elc_bert.engine.processes import run_command
-from elc_bert.training.loop import pretrain
+from elc_bert.training.pretrain import pretrain
 
 
 def main(argv: list[str]) -> None:

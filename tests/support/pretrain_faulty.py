@@ -16,6 +16,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import connect, run_command
 from elc_bert.training import loop, step
+from elc_bert.training import pretrain as pretraining
 from elc_bert.utils.errors import UserError
 from tests.support.pretrain_each import allow_fp16
 
@@ -103,7 +104,7 @@ def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
 
     with mock.patch.object(step, "_forward", forward), mock.patch.object(loop, "train_step", train_step):
         try:
-            loop.pretrain(config, watchdog, case.resume)
+            pretraining.pretrain(config, watchdog, case.resume)
         finally:
             if steps:
                 output = config.elc_bert.training.output_dir / f"rank-{rank}.json"

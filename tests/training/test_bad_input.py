@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from elc_bert.checkpoint.files import read_record, sealed
+from elc_bert.checkpoint.files import read_record, with_checksum
 from elc_bert.utils.machine import free_port
 from tests.support.launching import PRETRAIN, Result, finish, run, spawn
 
@@ -76,7 +76,7 @@ class Setting:
         torch.save({"module": RunsCode(self.folder / "was-run")}, weights)
         record = read_record(self.checkpoint)
         record["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
-        (self.checkpoint / "run.json").write_text(sealed(record))
+        (self.checkpoint / "run.json").write_text(with_checksum(record))
         return self.resume(**changes)
 
 
@@ -232,7 +232,7 @@ def starting_over_a_run(user):
 
 @mistake
 def resuming_from_nowhere(user):
-    return Mistake(user.resume(user.folder / "none"), [str(user.folder / "none"), "no checkpoint there"])
+    return Mistake(user.resume(user.folder / "none"), [str(user.folder / "none"), "no such checkpoint"])
 
 
 @mistake

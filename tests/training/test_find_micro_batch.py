@@ -20,7 +20,7 @@ def trials_of(sizes: list[int], limit: float, cost: Callable[[int], float]) -> t
         tried.append(size)
         return Trial(size, cost(size), 1.0)
 
-    return tried, [trial.micro_batch for trial in search(sizes, limit, attempt, kept=float)]
+    return tried, [trial.micro_batch for trial in search(sizes, limit, attempt, saved=float)]
 
 
 def test_sizes_double_and_stop_before_what_would_not_fit():
@@ -93,4 +93,4 @@ def test_through_the_launcher_no_micro_batch_fits(configure, tmp_path):
     result = run("forked", 1, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "0.1"])
     assert result.status == 1
     (error,) = result.errors
-    assert error.startswith(f"{config}: no micro-batch fits into 0.10 GiB: use more devices")
+    assert error.startswith(f"{config}: no micro-batch fits into 0.10 GiB; use more devices")

@@ -1,7 +1,7 @@
-"""Making sure that all ranks of a run are about to do the same: what differs is named.
+"""Check that all ranks of a run are about to do the same; differences are named.
 
-Ranks with another configuration, other data or other code train a model that nobody asked for, or wait for
-each other for ever.
+Ranks with different configurations, data or code would train a model that nobody asked for, or wait for each
+other without end.
 """
 
 import hashlib
@@ -26,20 +26,24 @@ from elc_bert.training.data import RunData
 from elc_bert.utils.files import sha256_of
 from elc_bert.utils.text import numbers_in_short
 
-#: Packages that decide what a step computes.
 PACKAGES = ("torch", "deepspeed", "numpy", "tokenizers")
+"""Packages that decide what a step computes."""
 CODE = ("*.py", "*.c", "*.h")
-SPOTS, SPOT_BYTES = 16, 1 << 12
+"""Patterns of the source files that are compared."""
+SAMPLES, SAMPLE_BYTES = 16, 1 << 12
+"""Number and size of the parts of a data file that are compared."""
 
 
 def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
     """Compare facts that all ranks must share. Collective: one all-reduce, unless something differs.
 
     Args:
-        facts: JSON values by a name that is the user's own, such as a key or a file.
+        world: Processes of the run.
+        facts: JSON values, by a name that the user knows, such as a key or a file.
 
     Raises:
-        UserError: on all ranks alike; names each difference, and the ranks and hosts on either side.
+        UserError: Something differs; the message names it, and the ranks and hosts on either side. Raised on
+            all ranks.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
     numbers = [int.from_bytes(digest[begin : begin + 4]) for begin in range(0, len(digest), 4)]
@@ -57,8 +61,13 @@ def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
     raise SharedUserError(f"the ranks of this run do not agree: {'; '.join(differences)}; make them the same")
 
 
-def ranks_in_words(ranks: Iterable[int], hosts: Sequence[str]) -> str:
-    """``ranks 0-2 (node-a), rank 3 (node-b)``."""
+def ranks_with_hosts(ranks: Iterable[int], hosts: Sequence[str]) -> str:
+    """Return text such as ``ranks 0-2 (node-a), rank 3 (node-b)``.
+
+    Args:
+        ranks: Ranks to name.
+        hosts: Host of every rank of the run.
+    """
     by_host = groupby(sorted(ranks), key=lambda rank: hosts[rank])
     parts = [(host, list(group)) for host, group in by_host]
     return ", ".join(
@@ -67,18 +76,18 @@ def ranks_in_words(ranks: Iterable[int], hosts: Sequence[str]) -> str:
 
 
 def _difference(values: Sequence[Any], hosts: Sequence[str]) -> str:
-    """Each value with the ranks that have it, the most frequent first; "" if there is one value only."""
+    """Return each value with the ranks that have it, most frequent first; empty if all are equal."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(rank)
     if len(ranks) == 1:
         return ""
     by_number = sorted(ranks.items(), key=lambda item: -len(item[1]))
-    return ", ".join(f"{value} on {ranks_in_words(group, hosts)}" for value, group in by_number)
+    return ", ".join(f"{value} on {ranks_with_hosts(group, hosts)}" for value, group in by_number)
 
 
 def facts_of_start(config: RunConfig, resume: str, init_from: Path | None, world: World) -> dict[str, Any]:
-    """What must be the same before anything is done together: settings, code and versions."""
+    """Return the facts to compare before anything is done together: settings, code and versions."""
     package = Path(elc_bert.__file__).parent
     code = sorted(path for pattern in CODE for path in package.rglob(pattern))
     return {
@@ -93,10 +102,10 @@ def facts_of_start(config: RunConfig, resume: str, init_from: Path | None, world
 
 
 def facts_of_data(config: RunConfig, data: RunData) -> dict[str, Any]:
-    """What must be the same of files, which each node may have on a disk of its own.
+    """Return the facts to compare about data files, which each host may have on a disk of its own.
 
-    Takes milliseconds for files of any size: of each only spots are read. The full checksums in the
-    datasets' manifests are compared, but not computed.
+    It takes milliseconds for files of any size: only parts of them are read. The full checksums in the
+    manifests of the datasets are compared, but not computed.
     """
     streams = [*data.train.streams.values(), data.held_out.stream]
     sources = [source for stream in streams for source in stream.batch.sources]
@@ -106,21 +115,22 @@ def facts_of_data(config: RunConfig, data: RunData) -> dict[str, Any]:
         files += [with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"), source.segments.path]
     pairs = config.elc_bert.evaluation.minimal_pairs
     files += [] if pairs is None else sorted(pairs.glob("*.jsonl"))
-    return _flattened(data.identity, "manifests") | {str(path): _at_a_glance(path) for path in files}
+    return _flattened(data.identity, "manifests") | {str(path): _fingerprint(path) for path in files}
 
 
 def _flattened(value: Any, key: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries, by dotted key."""
     if not isinstance(value, dict) or not value:
         return {key: value}
     parts = (_flattened(below, f"{key}.{name}" if key else name) for name, below in value.items())
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 
-def _at_a_glance(path: Path) -> str:
-    """Size of a file and a hash over spots of it, the first and the last bytes among them."""
+def _fingerprint(path: Path) -> str:
+    """Return the size of a file, and a hash of parts of it, the first and the last bytes among them."""
     digest, size = hashlib.sha256(), path.stat().st_size
     with open(path, "rb") as file:
-        for spot in range(SPOTS + 1):
-            file.seek(max(0, size - SPOT_BYTES) * spot // SPOTS)
-            digest.update(file.read(SPOT_BYTES))
+        for number in range(SAMPLES + 1):
+            file.seek(max(0, size - SAMPLE_BYTES) * number // SAMPLES)
+            digest.update(file.read(SAMPLE_BYTES))
     return f"{size} bytes, {digest.hexdigest()[:12]}"

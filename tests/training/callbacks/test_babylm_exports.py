@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.hub.loading import load_model
-from elc_bert.training.callbacks.babylm_exports import MILESTONES, name_of, over_the_limit
+from elc_bert.training.callbacks.babylm_exports import MILESTONES, epochs_warning, milestone_name
 from tests.evaluation.test_minimal_pairs import write_pairs
 from tests.support.launching import REPOSITORY, Result, run, scalars, write_config
 
@@ -21,7 +21,7 @@ STEPS = 16
 
 
 def test_milestones_are_those_of_the_fast_evaluation():
-    names = [name_of(milestone) for milestone in MILESTONES]
+    names = [milestone_name(milestone) for milestone in MILESTONES]
     assert len(names) == 9 + 9 + 10
     assert names[:2] + names[8:11] + names[17:20] == [
         *("chck_1M", "chck_2M", "chck_9M", "chck_10M", "chck_20M", "chck_90M", "chck_100M", "chck_200M")
@@ -30,8 +30,8 @@ def test_milestones_are_those_of_the_fast_evaluation():
 
 
 def test_more_than_ten_epochs_are_said():
-    assert over_the_limit({"a": 10.0, "b": 0.1}) == ""
-    assert over_the_limit({"a": 12.3, "b": 0.1}) == "reads a 12.3 times; BabyLM allows 10 epochs"
+    assert epochs_warning({"a": 10.0, "b": 0.1}) == ""
+    assert epochs_warning({"a": 12.3, "b": 0.1}) == "reads a 12.3 times; BabyLM allows 10 epochs"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elc_bert.training.checks.agreement import _at_a_glance, ranks_in_words
+from elc_bert.training.checks.agreement import _fingerprint, ranks_with_hosts
 from elc_bert.utils.text import numbers_in_short
 
 
@@ -16,7 +16,7 @@ def test_numbers_are_all_there(numbers):
 
 def test_ranks_stand_with_their_hosts():
     hosts = ["node-a"] * 3 + ["node-b"] * 2
-    assert ranks_in_words([0, 1, 2, 4], hosts) == "ranks 0-2 (node-a), rank 4 (node-b)"
+    assert ranks_with_hosts([0, 1, 2, 4], hosts) == "ranks 0-2 (node-a), rank 4 (node-b)"
 
 
 @pytest.mark.timeout(60)  # in which nobody reads a tebibyte
@@ -24,9 +24,9 @@ def test_a_large_file_is_not_read_whole(tmp_path):
     path = tmp_path / "large"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
-    before = _at_a_glance(path)
+    before = _fingerprint(path)
     with open(path, "r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
-    assert _at_a_glance(path) != before
+    assert _fingerprint(path) != before
     assert before.startswith(f"{1 << 40} bytes, ")

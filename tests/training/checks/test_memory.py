@@ -7,7 +7,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.distributed.world import World
 from elc_bert.kernels import kernels_for
 from elc_bert.training.checks import memory as preflight
-from elc_bert.training.checks.memory import check_memory, telling_out_of_memory
+from elc_bert.training.checks.memory import check_memory, explaining_out_of_memory
 from elc_bert.utils.errors import UserError
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -42,18 +42,18 @@ def test_what_is_close_is_said_and_what_is_not_as_well(config, monkeypatch):
     assert "of 1000.00 GiB free per device" in said
     assert "close" not in said
     room(monkeypatch, float(said.split()[1]) * 0.95)
-    assert "close: if it runs out, lower elc_bert.training.max_micro_batch_size" in check_memory(
-        config, kernels, ALONE
-    )
+    line = check_memory(config, kernels, ALONE)
+    assert "close to the limit" in line
+    assert "lower elc_bert.training.max_micro_batch_size" in line
 
 
 def test_running_out_of_memory_is_one_line():
-    with pytest.raises(UserError, match=r"out of memory \(.*\): lower .*max_micro_batch_size") as caught:  # noqa: SIM117
-        with telling_out_of_memory():
+    with pytest.raises(UserError, match=r"out of memory \(.*\); lower .*max_micro_batch_size") as caught:  # noqa: SIM117
+        with explaining_out_of_memory():
             torch.empty(1 << 50)
     assert "\n" not in str(caught.value)
 
 
 def test_other_errors_keep_their_traceback():
-    with pytest.raises(RuntimeError, match="shapes"), telling_out_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), explaining_out_of_memory():
         torch.ones(2, 3) @ torch.ones(2, 3)

@@ -32,7 +32,7 @@ def test_a_changed_bit_and_two_exchanged_numbers_change_it(dtype, seed, size, da
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
 def test_parts_do_not_matter(monkeypatch, at_once):
     whole = checksum(tensor(torch.float32, 0, 100))
-    monkeypatch.setattr(replicas, "AT_ONCE", at_once)
+    monkeypatch.setattr(replicas, "BLOCK_SIZE", at_once)
     assert checksum(tensor(torch.float32, 0, 100)) == whole
 
 
@@ -40,11 +40,11 @@ def test_a_majority_is_told_from_the_rest():
     hosts = ["node-a", "node-a", "node-b", "node-b"]
     sums = [[1, 2], [1, 2], [1, 3], [1, 2]]
     assert (
-        replicas._who_differs(["x", "y"], hosts, sums)
+        replicas._describe_difference(["x", "y"], hosts, sums)
         == "rank 2 (node-b) holds other weights than the majority in y"
     )
     sums[0] = [9, 3]
     assert (
-        replicas._who_differs(["x", "y"], hosts, sums)
+        replicas._describe_difference(["x", "y"], hosts, sums)
         == "ranks 0-1 (node-a), ranks 2-3 (node-b) hold different weights in x, y"
     )

@@ -1,0 +1,133 @@
+"""Completion of a checkpoint whose ranks have written their files, and deletion of old ones."""
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from elc_bert.checkpoint.files import (
+    REPLACED,
+    RUN_FILE,
+    all_checkpoints,
+    partial_path,
+    rank_file,
+    rank_records,
+    read_record,
+    step_order,
+    with_checksum,
+)
+from elc_bert.checkpoint.reshard import SavedState
+from elc_bert.config.schema import CheckpointConfig
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write, sha256_of, sync_directory
+
+
+def publish(
+    final: Path,
+    record: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    weights: Mapping[str, Tensor] | None,
+    settings: CheckpointConfig,
+) -> None:
+    """Complete a checkpoint of which all ranks have written their files, and delete old ones.
+
+    Args:
+        final: Final directory; until now the files are in ``partial_path(final)``.
+        record: Content of ``run.json`` without the files.
+        shapes: Shapes of the model's parameters, by name.
+        weights: Weights of the model, float32, by name; None to read them from DeepSpeed's files.
+        settings: Which checkpoints to keep.
+
+    Raises:
+        OSError: The disk is full, for example.
+    """
+    partial, directory = partial_path(final), final.parent
+    files: dict[str, str] = {}
+    for rank, written in enumerate(rank_records(partial)):
+        path = rank_file(partial, rank)
+        files |= {path.name: sha256_of(path), **written["files"]}
+    files |= _write_model(partial, record["config"]["elc_bert"]["model"], shapes, weights)
+    with atomic_write(partial / RUN_FILE, "w") as file:
+        file.write(with_checksum({**record, "files": files}))
+    aside = final.with_name(f".{final.name}{REPLACED}")
+    if final.exists():
+        os.replace(final, aside)
+    os.replace(partial, final)
+    sync_directory(directory)
+    with atomic_write(directory / "latest", "w") as file:
+        file.write(final.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    delete_old(final, settings)
+
+
+def delete_old(newest: Path, settings: CheckpointConfig) -> None:
+    """Delete the checkpoints before ``newest`` that are not to be kept.
+
+    Later ones, which remain from before the run was resumed from an earlier checkpoint, stay until the run
+    overwrites them.
+    """
+    before = [path for path in all_checkpoints(newest.parent) if step_order(path) <= step_order(newest)]
+    kept = before[-settings.keep :]
+    if settings.keep_every is not None:
+        kept += [path for path in before if int(path.name[5:]) % settings.keep_every == 0]
+    if settings.keep_best:
+        best = min(before, key=_held_out_loss)
+        kept.append(best)
+        with atomic_write(newest.with_name("best"), "w") as file:
+            file.write(best.name)
+    for path in before:
+        if path not in kept:
+            # Renamed first: a half-deleted directory must not look like a checkpoint.
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+
+
+def _held_out_loss(path: Path) -> float:
+    """Return the held-out loss of a checkpoint; infinity if it was not measured or is not finite."""
+    try:
+        loss = read_record(path)["progress"].get("held_out_loss")
+    except UserError:
+        loss = None
+    return loss if loss is not None and math.isfinite(loss) else math.inf
+
+
+def _write_model(
+    directory: Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    weights: Mapping[str, Tensor] | None,
+) -> dict[str, str]:
+    """Write model.safetensors and model.json, and return their checksums."""
+    if weights is None:
+        saved = SavedState(directory)
+        weights = {name: saved.whole(name).reshape(tuple(shape)) for name, shape in shapes.items()}
+    model, description = directory / "model.safetensors", directory / "model.json"
+    _save_tensors(weights, model)
+    with atomic_write(description, "w") as file:
+        json.dump(config, file, indent=2)
+    return {path.name: sha256_of(path) for path in (model, description)}
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file and sync it to disk.
+
+    Raises:
+        OSError: The file cannot be written; the error names it.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # The library reports errors of the system as text only.
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,40 @@
+"""Base class of callbacks."""
+
+from typing import Any, ClassVar
+
+from elc_bert.training.run import Run
+
+
+class Callback:
+    """Something that happens during training after some or all steps.
+
+    A subclass implements ``after_step``, which decides whether anything is due, and is added to
+    ``build_callbacks``. One that has state sets a ``name`` and returns the state from ``state_dict``, so that
+    checkpoints contain it.
+    """
+
+    name: ClassVar[str] = ""
+    """Key of the state in checkpoints; empty without state."""
+    part_of_step: ClassVar[bool] = False
+    """Whether the time of ``after_step`` counts as training in tokens per second and MFU."""
+    repeated_after_interruption: ClassVar[bool] = False
+    """Whether a resumed run calls this again if a signal interrupted the evaluations of its last step."""
+
+    def after_step(self, run: Run) -> None:
+        """Do what is due after the step that has just been taken. Called on all ranks.
+
+        Args:
+            run: The run; ``run.progress.step`` is the number of steps taken, ``run.result`` the result of the
+                last one on this rank.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.after_step")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, as JSON values, the same on all ranks. Called on all ranks."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state from a checkpoint. Called on all ranks before the first step."""
+
+    def close(self) -> None:
+        """Release resources at the end of the run."""

@@ -1,0 +1,173 @@
+"""Set-up of a run: everything is checked and built on all ranks together before the first step."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from elc_bert.checkpoint.files import remove_unfinished
+from elc_bert.checkpoint.identity import differences, run_identity
+from elc_bert.checkpoint.manager import Checkpoints
+from elc_bert.checkpoint.progress import Progress
+from elc_bert.config.batch_plan import plan_phases
+from elc_bert.config.deepspeed import check_deepspeed_sections
+from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.schema import RunConfig
+from elc_bert.distributed.collectives import agree
+from elc_bert.distributed.signals import StopSignals
+from elc_bert.distributed.world import World
+from elc_bert.engine.build import build_engine, choose_kernels, reason_for_plain_lamb
+from elc_bert.engine.monitor import RunMonitor, check_monitors
+from elc_bert.engine.stepping import continue_at_min_loss_scale
+from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
+from elc_bert.hub.loading import load_model
+from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.training.checks.agreement import check_agreement, facts_of_data, facts_of_start
+from elc_bert.training.checks.memory import check_memory
+from elc_bert.training.data import open_data
+from elc_bert.training.run import Run
+from elc_bert.training.startup_report import report_start
+from elc_bert.utils import logs
+from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import atomic_write
+from elc_bert.utils.peak_flops import measure_peak_flops
+
+LOG_FILE = "train.log"
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bf16 autocast": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+"""Data type of matrix products, by ``RunConfig.precision``."""
+
+
+def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None = None) -> Run:
+    """Check everything that can be checked, then build the engine and load the checkpoint. Collective.
+
+    Args:
+        config: Configuration of the run.
+        resume: See ``Checkpoints.find``.
+        world: Processes of the run.
+        init_from: Model whose weights a new run starts from.
+
+    Raises:
+        UserError: Something does not fit on some rank. Raised on all ranks.
+    """
+    on_all_ranks: Callable[..., Any] = partial(agree, world)
+    on_all_ranks(check_deepspeed_sections, config)  # first, see processes._share_with_other_hosts
+    check_agreement(world, facts_of_start(config, resume, init_from, world))
+    signals = StopSignals(world)
+    on_all_ranks(check_monitors, config)
+    plain_lamb = on_all_ranks(reason_for_plain_lamb, config, world.device)
+    kernels = on_all_ranks(choose_kernels, config, world.device)
+    schedule = on_all_ranks(length_schedule, config)
+    plans = on_all_ranks(plan_phases, config, schedule, world.size)
+    memory = on_all_ranks(check_memory, config, kernels, world)
+    data = on_all_ranks(open_data, config, schedule, plans, world)
+    facts = {"kernels": type(kernels).__name__, "reason for plain LAMB": plain_lamb}
+    check_agreement(world, facts_of_data(config, data) | facts)
+    checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
+    checkpoint, record = checkpoints.find(resume) or (None, {})
+    progress = Progress.from_record(record.get("progress", {}))
+    starts_from = None if checkpoint else init_from
+    initial = on_all_ranks(initial_model, config, starts_from) if starts_from else None
+    paradigms = on_all_ranks(minimal_pairs, config)
+    engine = on_all_ranks(build_engine, config, plans[schedule.phases[0].index], world, kernels, initial)
+    if checkpoint is not None:
+        on_all_ranks(checkpoints.load, engine, checkpoint, record)
+    continue_at_min_loss_scale(engine)
+    on_all_ranks(prepare_output_dir, config, world)
+    monitor = RunMonitor(config, progress.step)
+    peak_flops = measure_peak_flops_of_all(config, world)
+    run = Run(
+        config,
+        world,
+        signals,
+        schedule,
+        plans,
+        data,
+        engine,
+        checkpoints,
+        progress,
+        monitor,
+        paradigms,
+        peak_flops,
+    )
+    if world.is_main:
+        report_start(run, checkpoint or starts_from, plain_lamb, memory)
+    return run
+
+
+def length_schedule(config: RunConfig) -> LengthSchedule:
+    """Return the sequence length and global batch of a run by step.
+
+    Raises:
+        UserError: The length switch does not fit the batch or the number of steps.
+    """
+    training = config.elc_bert.training
+    return LengthSchedule(
+        training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
+    )
+
+
+def minimal_pairs(config: RunConfig) -> list[Paradigm]:
+    """Read the minimal pairs to score during training, if any.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    folder = config.elc_bert.evaluation.minimal_pairs
+    return [] if folder is None else read_paradigms(folder)
+
+
+def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
+    """Load the model whose weights a new run starts from.
+
+    Raises:
+        UserError: It cannot be read, or its shape is not that of the run's model.
+    """
+    model = load_model(path, config.elc_bert.model.variant).model
+    not_of_weights = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+    theirs, ours = (
+        each.model_dump(mode="json", exclude=not_of_weights) for each in (model.config, config.elc_bert.model)
+    )
+    if changes := differences(theirs, ours, "elc_bert.model"):
+        raise UserError(
+            f"{path}: has another shape than the model of this run: {'; '.join(changes)}; set these to the "
+            "values of the loaded model"
+        )
+    return model
+
+
+def prepare_output_dir(config: RunConfig, world: World) -> None:
+    """Create the output directory, save the resolved configuration in it and open the log file.
+
+    Raises:
+        UserError: The directory cannot be written.
+    """
+    output_dir: Path = config.elc_bert.training.output_dir
+    if world.is_main:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            with atomic_write(output_dir / "config.json", "w") as file:
+                file.write(config.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"elc_bert.training.output_dir: cannot write to {output_dir} ({error.strerror}); choose "
+                "another directory"
+            ) from None
+        remove_unfinished(output_dir / "checkpoints")
+    logs.open_file(output_dir / LOG_FILE, world.rank)
+
+
+def measure_peak_flops_of_all(config: RunConfig, world: World) -> float:
+    """Return the floating-point operations per second of matrix products on all devices. Collective."""
+    dist.barrier()  # devices that share a machine are to share it during the measurement too
+    peak = measure_peak_flops(world.device, DTYPES[config.precision])
+    total = torch.tensor(peak, dtype=torch.float64, device=world.device)
+    dist.all_reduce(total)
+    return total.item()

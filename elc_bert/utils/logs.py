@@ -1,0 +1,98 @@
+"""Log messages of a run: on the terminal of rank 0, and with time and rank in a file.
+
+Modules log with ``logging.getLogger(__name__)``. Rank 0 shows its messages on the terminal; every rank
+appends to the file, ranks other than 0 only warnings and errors. Messages are kept in memory until the file
+is open.
+"""
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+LEVELS = ("debug", "info", "warning", "error")
+FILE_ONLY = {"file_only": True}
+"""Value of ``extra`` for messages that the terminal shows by other means, such as the progress bar."""
+_ROOT = logging.getLogger("elc_bert")
+_EXTERNAL = logging.getLogger("DeepSpeed")
+_BUFFERED_MESSAGES = 10_000
+
+
+class LogFile(logging.FileHandler):
+    """Log file that is given up, with one warning, if it cannot be written."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, mode="a", encoding="utf-8", delay=True)
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record."""
+        if not self._failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Warn once, on the terminal."""
+        self._failed = True
+        error = sys.exc_info()[1]
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"warning: {self.baseFilename}: cannot be written: {reason}", file=sys.stderr, flush=True)
+
+
+class _Terminal(logging.Handler):
+    """Terminal, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "file_only", False):
+            return
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        tqdm.write(f"{prefix}{self.format(record)}", file=stream)
+        stream.flush()
+
+
+def configure(rank: int, level: str = "info") -> None:
+    """Set up logging of this process; what was set up before is closed.
+
+    Args:
+        rank: Rank of this process.
+        level: Least severe messages on the terminal, one of ``LEVELS``. The file has at least ``info``.
+    """
+    close()
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    in_file = min(threshold, logging.INFO) if rank == 0 else logging.WARNING
+    buffer = logging.handlers.MemoryHandler(_BUFFERED_MESSAGES, flushLevel=logging.CRITICAL + 1)
+    buffer.setLevel(in_file)
+    _ROOT.addHandler(buffer)
+    _EXTERNAL.addHandler(buffer)
+    if rank == 0:
+        terminal = _Terminal()
+        terminal.setLevel(threshold)
+        _ROOT.addHandler(terminal)
+    _ROOT.setLevel(min(threshold, in_file))
+    _ROOT.propagate = False
+
+
+def open_file(path: Path, rank: int) -> None:
+    """Write all messages, those logged so far included, to a file from now on."""
+    file = LogFile(path)
+    file.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(message)s"))
+    for logger in (_ROOT, _EXTERNAL):
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.handlers.MemoryHandler):
+                file.setLevel(handler.level)
+                handler.setTarget(file)
+                handler.flush()
+                logger.removeHandler(handler)
+                logger.addHandler(file)
+
+
+def close() -> None:
+    """Close the file and leave the terminal."""
+    for logger in (_ROOT, _EXTERNAL):
+        for handler in list(logger.handlers):
+            if isinstance(handler, LogFile | _Terminal | logging.handlers.MemoryHandler):
+                logger.removeHandler(handler)
+                if isinstance(handler, LogFile):
+                    handler.close()
