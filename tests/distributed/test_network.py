@@ -5,7 +5,7 @@ import socket
 import psutil
 import pytest
 
-from elc_bert.distributed.network import address_outwards, address_towards, interface_of, is_loopback
+from elc_bert.distributed.network import address_towards, external_address, interface_of, is_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1"])
@@ -29,7 +29,7 @@ def test_every_address_has_its_interface():
 
 
 def test_others_know_a_machine_by_an_address_that_is_not_loopback():
-    address = address_outwards()
+    address = external_address()
     if address is None:
         pytest.skip("there is no single address")
     assert not is_loopback(address)
