@@ -42,7 +42,7 @@ def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
         timeouts: Timeouts of the watchdog. By default there is no timeout for hangs.
 
     Raises:
-        UserError: Not all processes have come, or they do not reach each other.
+        UserError: Not all processes have connected, or they cannot reach each other.
     """
     # DeepSpeed warns on every rank that there is no GPU; the start table of the run lists the devices.
     logging.disable(logging.WARNING)
@@ -85,8 +85,8 @@ def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
 def raise_collective_timeouts(watchdog: Watchdog) -> None:
     """Raise every process group's timeout above the watchdog's, whose message is clearer.
 
-    torch has no public function for the timeout of an existing group; the two private ones are those of
-    torch 2.13.
+    torch 2.13 has no public function for the timeout of existing groups, hence the private ``_world`` and
+    ``_set_pg_timeout``. Check again when torch is updated.
     """
     hang, silence = watchdog.timeouts.hang, watchdog.timeouts.silence
     timeout = timedelta(seconds=hang + 2 * silence) if hang else timedelta(days=365)
@@ -180,7 +180,7 @@ def _explain_failed_connection(reason: str) -> str:
         )
     return (
         f"not all {size} processes have connected to {address}, port {port} ({reason}); start one on every "
-        "host, and allow TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
+        "host, and allow TCP between the hosts; DEEPSPEED_TIMEOUT sets how many minutes they wait"
     )
 
 

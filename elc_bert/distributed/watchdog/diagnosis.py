@@ -65,7 +65,7 @@ class Diagnosis:
     kind: Literal["failed", "lost", "hung"]
     """``failed`` by an exception, ``lost`` ranks, or ``hung``."""
     faulty_ranks: dict[int, str] = field(default_factory=dict)
-    """What happened to each failed or lost rank. Empty for a hang, whose cause only stack traces can show."""
+    """Fault of each failed or lost rank, such as ``died``. Empty for a hang, which stack traces explain."""
 
     @property
     def exit_status(self) -> int:

@@ -63,13 +63,13 @@ class Watchdog:
         if self._heartbeats is not None:
             self._heartbeats.progress_count += 1
 
-    def start(self, rank: int, local_rank: int, size: int, timeouts: Timeouts) -> None:
+    def start(self, rank: int, local_rank: int, world_size: int, timeouts: Timeouts) -> None:
         """Start the heartbeats, or change the timeouts if they have been started. Collective.
 
         Args:
             rank: Rank of this process.
             local_rank: Rank among the processes of this host.
-            size: Number of ranks.
+            world_size: Number of ranks.
             timeouts: Timeouts of the watchdog.
 
         Raises:
@@ -80,7 +80,7 @@ class Watchdog:
             self._heartbeats.timeouts = timeouts
             return
         self._status.rank, self._status.pid = rank, os.getpid()
-        coordinator = Coordinator(self._status, size, timeouts) if rank == 0 else None
+        coordinator = Coordinator(self._status, world_size, timeouts) if rank == 0 else None
         shared: list[CoordinatorAddress | None] = [coordinator.address if coordinator else None]
         dist.broadcast_object_list(shared)
         (address,) = shared
@@ -88,7 +88,7 @@ class Watchdog:
         # If rank 0 is lost, one rank on each host reports it. On the host of rank 0 itself that is rank 1,
         # which most launchers place there.
         reports_loss = local_rank == 0 or rank == 1
-        self._heartbeats = coordinator or Peer(self._status, size, timeouts, address, reports_loss)
+        self._heartbeats = coordinator or Peer(self._status, world_size, timeouts, address, reports_loss)
         self._heartbeats.start()
         if not self._heartbeats.connected.wait(_CONNECT_TIMEOUT):
             if rank:
