@@ -1,1 +1,1 @@
-"""Processes of a run: how they meet, agree, watch each other and exit."""
+"""Launchers, collectives, signals, watchdog and exit statuses of the processes of a run."""

@@ -7,4 +7,4 @@ FAILED = 1
 PREEMPTED = 75
 """Stopped by SIGTERM or SIGUSR1 after writing a checkpoint; ``--resume auto`` continues (EX_TEMPFAIL)."""
 LOST_A_RANK = 76
-"""A rank or host died or hung; ``--resume auto`` continues from the last checkpoint on the hosts left."""
+"""A rank or host died or hung; ``--resume auto`` continues from the last checkpoint on the other hosts."""

@@ -10,7 +10,7 @@ import os
 import torch.distributed as dist
 
 from elc_bert.distributed.collectives import SharedUserError
-from elc_bert.distributed.network import address_outwards, address_towards, interface_of, is_loopback
+from elc_bert.distributed.network import address_towards, external_address, interface_of, is_loopback
 from elc_bert.distributed.slurm import environment_from_srun, srun_tasks
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import MPI_RANKS, free_port, started_by_mpi
@@ -83,7 +83,7 @@ def _environment_from_mpi() -> dict[str, str]:
     world = MPI.COMM_WORLD
     on_host = world.Split_type(MPI.COMM_TYPE_SHARED)
     one_host = on_host.Get_size() == world.Get_size()
-    address = os.environ.get("MASTER_ADDR") or ("127.0.0.1" if one_host else address_outwards())
+    address = os.environ.get("MASTER_ADDR") or ("127.0.0.1" if one_host else external_address())
     port = os.environ.get("MASTER_PORT") or str(free_port())
     address, port = world.bcast((address, port))
     if address is None:
@@ -108,7 +108,7 @@ def _gloo_interface() -> str | None:
     with contextlib.suppress(OSError):  # torch waits for a host whose name is not known yet
         address = address_towards(os.environ["MASTER_ADDR"])
     if on_several_hosts() and (address is None or is_loopback(address)):
-        address = address_outwards()
+        address = external_address()
         if address is None:
             raise UserError(_NO_ADDRESS)
     return None if address is None else interface_of(address)

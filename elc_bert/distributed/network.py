@@ -1,4 +1,4 @@
-"""The addresses and interfaces by which this machine is reached."""
+"""Addresses and network interfaces by which other hosts reach this host."""
 
 import contextlib
 import ipaddress
@@ -8,40 +8,49 @@ import psutil
 
 
 def address_towards(host: str) -> str:
-    """This machine's own address when it talks to a host; nothing is sent.
+    """Return this host's own address on the route to another host. Nothing is sent.
+
+    Args:
+        host: Name or address of the other host.
 
     Raises:
-        OSError: no such host, or no way to it.
+        OSError: The host is unknown, or there is no route to it.
     """
-    family, kind, protocol, _, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        probe.connect(place)
-        return probe.getsockname()[0]
+        probe.connect(address)
+        return str(probe.getsockname()[0])
 
 
-def address_outwards() -> str | None:
-    """The address that other machines know this one by, None if there are several and no default route."""
+def external_address() -> str | None:
+    """Return the address by which other hosts reach this host.
+
+    That is the address on the default route, or else the only address that is not loopback. None if there is
+    no default route and several addresses, or none at all.
+    """
     with contextlib.suppress(OSError):
-        return address_towards("192.0.2.1")  # a documentation address
-    addresses = [address for _, address in _addresses() if ":" not in address and not is_loopback(address)]
+        return address_towards("192.0.2.1")  # reserved for documentation, therefore on the default route
+    addresses = [
+        address for _, address in _interface_addresses() if ":" not in address and not is_loopback(address)
+    ]
     return addresses[0] if len(addresses) == 1 else None
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an address."""
-    return next((name for name, other in _addresses() if other == address), None)
+    """Return the name of the network interface that has an address, or None."""
+    return next((name for name, other in _interface_addresses() if other == address), None)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's for itself only."""
+    """Return whether an address can only be reached from this host."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def _addresses() -> list[tuple[str, str]]:
-    """Interfaces and their addresses."""
+def _interface_addresses() -> list[tuple[str, str]]:
+    """Return pairs of an interface's name and one of its addresses."""
     return [
-        (name, each.address)
-        for name, addresses in psutil.net_if_addrs().items()
-        for each in addresses
-        if each.family in (socket.AF_INET, socket.AF_INET6)
+        (name, entry.address)
+        for name, entries in psutil.net_if_addrs().items()
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
     ]

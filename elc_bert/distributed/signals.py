@@ -22,7 +22,7 @@ class StopSignals:
         world: Processes of the run. Constructing this object is collective.
     """
 
-    def __init__(self, world: World):
+    def __init__(self, world: World) -> None:
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._signal: int | None = None
         for number in SIGNALS:

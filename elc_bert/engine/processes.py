@@ -22,7 +22,7 @@ from elc_bert.distributed.launchers import (
     ranks_on_this_host,
     set_environment,
 )
-from elc_bert.distributed.watchdog.diagnosis import Limits
+from elc_bert.distributed.watchdog.diagnosis import Timeouts
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
@@ -34,15 +34,15 @@ _RANK_0_REPORTS_FIRST = 30.0
 """Seconds for which another rank waits before it reports an error that rank 0 most likely reports too."""
 
 
-def connect(watchdog: Watchdog, limits: Limits | None = None) -> World:
+def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
     """Join the processes started by ``deepspeed``, ``torchrun``, ``mpirun`` or ``srun``, or run alone.
 
     Args:
         watchdog: Watchdog of this process, started here if there are several.
-        limits: Timeouts of the watchdog. By default a hang is waited for.
+        timeouts: Timeouts of the watchdog. By default there is no timeout for hangs.
 
     Raises:
-        UserError: Not all processes have come, or they do not reach each other.
+        UserError: Not all processes have connected, or they cannot reach each other.
     """
     # DeepSpeed warns on every rank that there is no GPU; the start table of the run lists the devices.
     logging.disable(logging.WARNING)
@@ -77,7 +77,7 @@ def connect(watchdog: Watchdog, limits: Limits | None = None) -> World:
         device = torch.device(accelerator.device_name(index))
     world = World(dist.get_rank(), dist.get_world_size(), device, watchdog)
     if world.size > 1:
-        watchdog.start(world.rank, local_rank, world.size, limits or Limits())
+        watchdog.start(world.rank, local_rank, world.size, timeouts or Timeouts())
         raise_collective_timeouts(watchdog)
     return world
 
@@ -85,13 +85,13 @@ def connect(watchdog: Watchdog, limits: Limits | None = None) -> World:
 def raise_collective_timeouts(watchdog: Watchdog) -> None:
     """Raise every process group's timeout above the watchdog's, whose message is clearer.
 
-    torch has no public function for the timeout of an existing group; the two private ones are those of
-    torch 2.13.
+    torch 2.13 has no public function for the timeout of existing groups, hence the private ``_world`` and
+    ``_set_pg_timeout``. Check again when torch is updated.
     """
-    limits = watchdog.limits
-    wait = timedelta(seconds=limits.hang + 2 * limits.silence) if limits.hang else timedelta(days=365)
+    hang, silence = watchdog.timeouts.hang, watchdog.timeouts.silence
+    timeout = timedelta(seconds=hang + 2 * silence) if hang else timedelta(days=365)
     for group in dist.distributed_c10d._world.pg_map:
-        dist.distributed_c10d._set_pg_timeout(wait, group)
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def run_command(command: Command) -> NoReturn:
@@ -180,7 +180,7 @@ def _explain_failed_connection(reason: str) -> str:
         )
     return (
         f"not all {size} processes have connected to {address}, port {port} ({reason}); start one on every "
-        "host, and allow TCP between the hosts; DEEPSPEED_TIMEOUT is how many minutes they wait"
+        "host, and allow TCP between the hosts; DEEPSPEED_TIMEOUT sets how many minutes they wait"
     )
 
 

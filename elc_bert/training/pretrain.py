@@ -8,7 +8,7 @@ import torch
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError
-from elc_bert.distributed.watchdog.diagnosis import Limits
+from elc_bert.distributed.watchdog.diagnosis import Timeouts
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import connect
 from elc_bert.training.callbacks.build import build_callbacks
@@ -45,7 +45,7 @@ def pretrain(
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of the device
         torch.use_deterministic_algorithms(True)
-    world = connect(watchdog, Limits(training.silence_limit, training.hang_limit))
+    world = connect(watchdog, Timeouts(training.silence_limit, training.hang_limit))
     logs.configure(world.rank, log_level)
     with explaining_out_of_memory():
         run = set_up(config, resume, world, init_from)

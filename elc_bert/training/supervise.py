@@ -1,7 +1,7 @@
-"""Starts the processes of this host and, if one is lost, all of them again: torchrun's elastic agent.
+"""Supervisor of the ranks on this host, which restarts all of them if one is lost: torchrun's elastic agent.
 
-What it knows and plain ``torchrun --max-restarts`` does not are the exit statuses of a run: after a mistake
-there is no restart, and a signal is passed on to processes, which then have all the time they need to end.
+In contrast to ``torchrun --max-restarts`` it knows the exit statuses of a run: it does not restart after an
+error that a restart would repeat, and it forwards signals to the ranks and then waits until they have ended.
 """
 
 import atexit
@@ -38,121 +38,143 @@ from elc_bert.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Hosts:
-    """Who takes part, and where they meet."""
+    """Hosts of a supervised run."""
 
-    least: int
-    most: int
+    minimum: int
+    """Number of hosts without which the run does not start or continue."""
+    maximum: int
+    """Largest number of hosts that take part."""
     endpoint: str | None
-    """``HOST:PORT``; None for one host."""
-    processes: int | None
-    """Per host; None for one per GPU, or one where there is none."""
+    """Rendezvous endpoint, ``HOST:PORT``; None for a single host."""
+    processes_per_host: int | None
+    """Number of ranks per host; None for one per GPU, or one if there is no GPU."""
 
 
 def supervise(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | None = None) -> int:
-    """Pretrain on the processes that this starts; returns the exit status.
+    """Pretrain on ranks that this process starts, and restart them if one is lost.
 
-    Every start is from the run's newest checkpoint, if there is one. The hosts wait for each other at the
-    endpoint, at most 10 minutes; when there are enough, half a minute more for others. A host that is gone
-    is noticed when its processes no longer answer, and forgotten after 15 seconds.
+    Every start resumes from the run's newest checkpoint, if there is one. The hosts wait for each other at
+    the endpoint for at most 10 minutes; once the minimum has arrived, for half a minute more. The loss of a
+    host is noticed when its ranks stop sending heartbeats, and the rendezvous drops it after 15 seconds.
+
+    Args:
+        config: Configuration of the run.
+        hosts: Hosts that take part.
+        max_restarts: Number of restarts after which this host gives up.
+        init_from: Model whose weights a new run starts from, or None.
+
+    Returns:
+        Exit status of the run.
 
     Raises:
-        UserError: there is no endpoint to meet at.
+        UserError: The endpoint cannot be reached.
     """
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logger = logging.getLogger(name)  # what they have to say the supervisor says, in one line
+        logger = logging.getLogger(name)  # the supervisor reports the same events, in one line each
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    # The agent takes these for the end of everything; SIGTERM and SIGUSR1 are the Supervisor's.
+    # The agent kills the ranks on these signals. SIGTERM and SIGUSR1 are left to the Supervisor.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
-    # Otherwise all starts share one store (torch 2.13), and a restarted process finds in it where another was
-    # to be met before.
+    # By default all starts share one TCPStore, so that restarted ranks read the addresses of the ranks before
+    # them (torch 2.13, torch/distributed/elastic/rendezvous/dynamic_rendezvous.py). Check again when torch is
+    # updated.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    supervisor = Supervisor(_spec(config, hosts, max_restarts, init_from))
+    supervisor = Supervisor(_worker_spec(config, hosts, max_restarts, init_from))
     try:
         return supervisor.supervise()
     except SignalException as stop:
-        return PREEMPTED if stop.sigval in Supervisor.PASSED_ON else _say("stopped", 128 + stop.sigval)
+        if stop.sigval in Supervisor.FORWARDED_SIGNALS:
+            return PREEMPTED
+        _report("stopped")
+        return 128 + stop.sigval
     except KeyboardInterrupt:
-        return _say("stopped", 128 + signal.SIGINT)
+        _report("stopped")
+        return 128 + signal.SIGINT
     except (RendezvousError, dist.DistError) as error:
-        return _say(f"gave up: the hosts do not meet at {hosts.endpoint}: {error}", LOST_A_RANK)
+        _report(f"gave up: the hosts did not connect at {hosts.endpoint}: {error}")
+        return LOST_A_RANK
 
 
 class Supervisor(LocalElasticAgent):
-    """An elastic agent that passes signals on to its processes, and starts none again after that."""
+    """Elastic agent that forwards signals to the ranks of this host, and does not restart them after one."""
 
-    PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+    FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, spec: WorkerSpec):
+    def __init__(self, spec: WorkerSpec) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self._spec = spec
-        self._lost = 0
+        self._losses = 0
         self._signal: signal.Signals | None = None
-        self._told: set[int] = set()
-        """Processes that have got the signal."""
+        self._signaled: set[int] = set()
+        """Process ids to which the signal has been forwarded."""
 
     def supervise(self) -> int:
-        """Run to the end; returns the exit status."""
-        for number in self.PASSED_ON:
-            signal.signal(number, self._receive)
-        result = None
+        """Run the ranks to the end and return the exit status of the run."""
+        for number in self.FORWARDED_SIGNALS:
+            signal.signal(number, self._receive_signal)
+        result: RunResult | None = None
         try:
             result = self.run()
         finally:
-            # Not if this host leaves before its time: that would close the meeting to the others.
+            # Only if the run is over: a shutdown closes the rendezvous for the other hosts too.
             if result is not None:
                 self._spec.rdzv_handler.shutdown()
         if result is None:
-            return _say("gave up: the other hosts have left", LOST_A_RANK)
+            _report("gave up: the other hosts have left")
+            return LOST_A_RANK
         return LOST_A_RANK if result.is_failed() else max(result.return_values.values())
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def _receive_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
         if self.get_worker_group().state not in (WorkerState.HEALTHY, WorkerState.SUCCEEDED):
-            raise SignalException("no processes to pass it on to", self._signal)
+            raise SignalException("there are no ranks to forward the signal to", self._signal)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        ranks = {worker.global_rank: worker.id for worker in worker_group.workers}
+        pids = {worker.global_rank: worker.id for worker in worker_group.workers}
         if self._signal is not None:
-            for process in {*ranks.values()} - self._told:
+            for pid in {*pids.values()} - self._signaled:
                 with suppress(ProcessLookupError):
-                    os.kill(process, self._signal)
-                self._told.add(process)
-        result = super()._monitor_workers(worker_group)
+                    os.kill(pid, self._signal)
+                self._signaled.add(pid)
+        result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
-            if self._signal is not None:  # it came before the process knew what to do with it
-                return RunResult(WorkerState.SUCCEEDED, dict.fromkeys(ranks, PREEMPTED))
-            self._lost += 1
-            restarts = f"restart {self._lost} of {self._spec.max_restarts}"
-            again = restarts if self._lost <= self._spec.max_restarts else "no restart left"
-            _say(f"{'; '.join(_what_happened(*each) for each in result.failures.items())}; {again}")
-        stopped = PREEMPTED in result.return_values.values()
-        if stopped and self._signal is None and self._spec.rdzv_handler.num_nodes_waiting():
-            # Another host's supervisor stopped them to let a new host in; this one is about to notice.
+            if self._signal is not None:  # it arrived before a rank had installed its signal handlers
+                return RunResult(WorkerState.SUCCEEDED, dict.fromkeys(pids, PREEMPTED))
+            self._losses += 1
+            if self._losses <= self._spec.max_restarts:
+                consequence = f"restart {self._losses} of {self._spec.max_restarts}"
+            else:
+                consequence = "no restarts left"
+            ends = "; ".join(_describe_end(rank, failure) for rank, failure in result.failures.items())
+            _report(f"{ends}; {consequence}")
+        preempted = PREEMPTED in result.return_values.values()
+        if preempted and self._signal is None and self._spec.rdzv_handler.num_nodes_waiting():
+            # Another host's agent has stopped the ranks to admit a new host. HEALTHY makes the agent of this
+            # host look for waiting hosts too, and restart its ranks.
             return RunResult(WorkerState.HEALTHY)
         return result
 
 
-def _spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | None) -> WorkerSpec:
-    alone = hosts.endpoint is None
+def _worker_spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | None) -> WorkerSpec:
+    single_host = hosts.endpoint is None
     parameters = RendezvousParameters(
         backend="c10d",
         endpoint=hosts.endpoint or "localhost:0",
         run_id="pretrain",
-        min_nodes=hosts.least,
-        max_nodes=hosts.most,
-        local_addr="127.0.0.1" if alone else None,
+        min_nodes=hosts.minimum,
+        max_nodes=hosts.maximum,
+        local_addr="127.0.0.1" if single_host else None,
     )
     try:
         handler = get_rendezvous_handler(parameters)
     except RendezvousConnectionError:
         raise UserError(
-            f"--rdzv-endpoint: nobody answers at {hosts.endpoint}; start the same command on that host, too"
+            f"--rdzv-endpoint: no answer from {hosts.endpoint}; start the same command on that host, too"
         ) from None
     return WorkerSpec(
         role="rank",
-        local_world_size=hosts.processes or torch.cuda.device_count() or 1,
-        entrypoint=_work,
+        local_world_size=hosts.processes_per_host or torch.cuda.device_count() or 1,
+        entrypoint=_run_rank,
         args=(config, init_from),
         rdzv_handler=handler,
         max_restarts=max_restarts,
@@ -160,9 +182,16 @@ def _spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | 
     )
 
 
-def _work(config: RunConfig, init_from: Path | None) -> int:
-    """One process: what it returns is final, however else it ends the agent starts all again."""
-    from elc_bert.training.pretrain import pretrain
+def _run_rank(config: RunConfig, init_from: Path | None) -> int:
+    """Pretrain as one rank.
+
+    The agent restarts all ranks unless this function returns, so a status that a restart would not change is
+    returned, and the process exits where a restart may help.
+
+    Returns:
+        Exit status of the run.
+    """
+    from elc_bert.training.pretrain import pretrain  # not at the top: the supervisor itself does not need it
 
     try:
         status = run_to_status(lambda watchdog: pretrain(config, watchdog, "auto", init_from), Watchdog())
@@ -172,17 +201,16 @@ def _work(config: RunConfig, init_from: Path | None) -> int:
     finish_interpreter()
     if status == LOST_A_RANK:
         os._exit(status)
-    # Once the agent has read the status the interpreter ends; see run_command for why it must not get far.
+    # The interpreter ends once the agent has read the status. It must not be finalized, see ``run_command``.
     atexit.register(os._exit, DONE)
     return status
 
 
-def _what_happened(rank: int, failure: ProcessFailure) -> str:
+def _describe_end(rank: int, failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
         return f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
-    return f"rank {rank} ended with status {failure.exitcode}"
+    return f"rank {rank} exited with status {failure.exitcode}"
 
 
-def _say(what: str, status: int = DONE) -> int:
-    print(f"supervisor on {socket.gethostname()}: {what}", file=sys.stderr, flush=True)
-    return status
+def _report(event: str) -> None:
+    print(f"supervisor on {socket.gethostname()}: {event}", file=sys.stderr, flush=True)

@@ -15,9 +15,9 @@ from tests.support.launching import (
     Result,
     last_step,
     losses,
+    poll,
     run,
     scalars,
-    seconds_until,
 )
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
@@ -67,7 +67,7 @@ def story(request, configure, tmp_path_factory) -> Story:
 
     # Neither has been started: "auto" begins both afresh, one after the other.
     job = FORK_SERVER.start(2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
-    for _ in seconds_until(240):
+    for _ in poll(240):
         if last_step(killed) > 62:
             break
         assert not job.has_ended, job.result(1).output

@@ -1,4 +1,7 @@
-"""What data workers leave to their rank; signals to the ranks themselves are tested in test_preemption.py."""
+"""Data workers ignore signals and the death of their rank.
+
+Signals to the ranks themselves are tested in ``tests/training/test_preemption.py``.
+"""
 
 import multiprocessing
 import os
@@ -11,9 +14,9 @@ import pytest
 from elc_bert.distributed.signals import SIGNALS, ignore_signals_in_data_worker
 
 
-def hand_over(rank: Connection, leave_it: bool) -> None:
-    """Offer a file, as a worker does that has prepared a batch, until the rank says that it is enough."""
-    if leave_it:
+def offer_batch(rank: Connection, ignore_signals: bool) -> None:
+    """Offer a file descriptor, as a worker does to hand over a batch, until the rank sends a message."""
+    if ignore_signals:
         ignore_signals_in_data_worker()
         for number in SIGNALS:
             os.kill(os.getpid(), number)
@@ -22,18 +25,18 @@ def hand_over(rank: Connection, leave_it: bool) -> None:
     rank.recv()
 
 
-@pytest.mark.parametrize("leave_it", [True, False])
-def test_a_worker_is_silent_when_its_rank_dies_while_it_is_handed_a_batch(leave_it, capfd):
+@pytest.mark.parametrize("ignore_signals", [True, False])
+def test_a_worker_prints_no_traceback_when_its_rank_dies_while_taking_a_batch(ignore_signals, capfd):
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    worker = context.Process(target=hand_over, args=(theirs, leave_it))
+    worker = context.Process(target=offer_batch, args=(theirs, ignore_signals))
     worker.start()
     address = ours.recv()
-    for _ in range(2):  # the second one is answered when the first has been dealt with
+    for _ in range(2):  # the second one is answered after the first has failed
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
             assert connection.recv(1)
-    ours.send("enough")
+    ours.send("end")
     worker.join()
     assert worker.exitcode == 0
-    assert ("Traceback" in capfd.readouterr().err) == (not leave_it)
+    assert ("Traceback" in capfd.readouterr().err) == (not ignore_signals)

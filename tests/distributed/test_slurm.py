@@ -1,10 +1,9 @@
-"""How a task of srun finds its place."""
+"""Environment of a task that srun starts."""
 
 import pytest
 
 from elc_bert.distributed.slurm import environment_from_srun, expand_counts, first_host, srun_tasks
 
-#: As Slurm 22.05 sets it for the second task of the second of two nodes.
 TASK = {
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "1",
@@ -16,23 +15,24 @@ TASK = {
     "SLURM_STEP_NODELIST": "gpu[07,09]",
     "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
 }
+"""Variables that Slurm 22.05 sets for the second task on the second of two nodes."""
 BATCH_SHELL = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "4711"}
 
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Sets what Slurm sets, over nothing of the kind."""
+    """Return a function that sets variables, in an environment without Slurm's."""
     for name in ("OMPI_COMM_WORLD_RANK", "PMI_SIZE", "MASTER_ADDR", "MASTER_PORT", *TASK):
         monkeypatch.delenv(name, raising=False)
-    return lambda variables: [monkeypatch.setenv(*each) for each in variables.items()]
+    return lambda variables: [monkeypatch.setenv(*item) for item in variables.items()]
 
 
-def test_a_task_knows_its_place(environment):
+def test_variables_of_a_task(environment):
     environment(TASK)
     assert srun_tasks() == 4
-    places = environment_from_srun()
-    assert 10_000 <= int(places.pop("MASTER_PORT")) < 30_000
-    assert places == {
+    variables = environment_from_srun()
+    assert 10_000 <= int(variables.pop("MASTER_PORT")) < 30_000
+    assert variables == {
         "RANK": "3",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "2",
@@ -42,7 +42,7 @@ def test_a_task_knows_its_place(environment):
 
 
 @pytest.mark.parametrize(
-    ("what", "variables", "tasks"),
+    ("case", "variables", "tasks"),
     [
         ("no Slurm", {}, 0),
         ("the shell of a batch script", BATCH_SHELL, 0),
@@ -52,18 +52,18 @@ def test_a_task_knows_its_place(environment):
         ("an interactive shell", TASK | {"SLURM_STEP_NUM_TASKS": "1"}, 1),
     ],
 )
-def test_only_a_task_is_taken_for_one(environment, what, variables, tasks):
+def test_only_tasks_are_recognized(environment, case, variables, tasks):
     environment(variables)
-    assert srun_tasks() == tasks, what
+    assert srun_tasks() == tasks, case
 
 
-def test_the_meeting_place_can_be_set(environment):
+def test_master_address_and_port_can_be_set(environment):
     environment(TASK | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
-    places = environment_from_srun()
-    assert (places["MASTER_ADDR"], places["MASTER_PORT"]) == ("10.0.0.7", "29500")
+    variables = environment_from_srun()
+    assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("10.0.0.7", "29500")
 
 
-def test_jobs_and_steps_beside_each_other_meet_at_ports_of_their_own(environment):
+def test_concurrent_jobs_and_steps_have_different_ports(environment):
     ports = set()
     for job in ("4711", "4712"):
         for step in ("0", "1", "2"):
@@ -83,7 +83,7 @@ def test_jobs_and_steps_beside_each_other_meet_at_ports_of_their_own(environment
         ("10.0.0.[1-2]", "10.0.0.1"),
     ],
 )
-def test_the_first_of_several_hosts(hosts, first):
+def test_first_host_of_a_list(hosts, first):
     assert first_host(hosts) == first
 
 

@@ -1,4 +1,4 @@
-"""The batch scripts, under a real Slurm: what stops a job and lets it go on does so by itself."""
+"""The batch scripts under a real Slurm: which jobs are requeued and which end."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.launching import REPOSITORY, last_step, losses, seconds_until
+from tests.support.launching import REPOSITORY, last_step, losses, poll
 from tests.support.slurm_cluster import Cluster, NoSlurm, cluster
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(240)]
 
 SCRIPTS = REPOSITORY / "launch" / "slurm"
-#: Instead of those in the scripts: two nodes, one rank each.
 SMALL = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--time=10"]
+"""Options of ``sbatch`` that replace those in the scripts: two nodes with one rank each."""
 STEPS = 200
 
 
@@ -30,11 +30,14 @@ def slurm(tmp_path_factory) -> Iterator[Cluster]:
 
 
 class Job:
-    """A job submitted from a directory that has of the project what the scripts need.
+    """Job that runs a batch script, submitted from a directory with the files of the project that it needs.
 
     Args:
-        python: what is to run instead of Python.
-        arguments: of the script.
+        slurm: Cluster that runs the job.
+        directory: Directory to submit from.
+        script: Name of the batch script.
+        arguments: Arguments of the batch script.
+        python: Program that the script runs in place of Python.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Job:
         return self.slurm.state(self.number)
 
     def ranks(self) -> list[psutil.Process]:
-        """Its processes that train, by rank, once all are there."""
+        """Return the processes that train, by rank."""
         found = {}
         for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
             try:
@@ -70,34 +73,34 @@ class Job:
                 found[int(variables["SLURM_PROCID"])] = process
         return [found[rank] for rank in sorted(found)]
 
-    def wait_for(self, *states: str, limit: float = 100) -> None:
-        for _ in seconds_until(limit):
+    def wait_for(self, *states: str, timeout: float = 100) -> None:
+        for _ in poll(timeout):
             if (state := self.state) in states:
                 return
             assert state in ("PENDING", "RUNNING", "COMPLETING"), self.log
 
     def wait_for_step(self, directory: Path, step: int) -> None:
         self.wait_for("RUNNING")
-        for _ in seconds_until(120):
+        for _ in poll(timeout=120):
             if last_step(directory) >= step:
                 return
             assert self.state == "RUNNING", self.log
 
     def wait_for_restart(self, number: int) -> None:
-        for _ in seconds_until(60):
+        for _ in poll(timeout=60):
             if f"Restarts={number} " in self.slurm("scontrol", "show", "job", self.number):
                 return self.wait_for("RUNNING")
 
 
-def instead_of_python(directory: Path, *lines: str) -> str:
-    """A program that only ends as training does."""
-    path = directory / "instead"
+def replacement_for_python(directory: Path, *lines: str) -> str:
+    """Write a shell script that ends as training does, and return its path."""
+    path = directory / "python-replacement"
     path.write_text("\n".join(["#!/bin/bash", *lines]))
     path.chmod(0o755)
     return str(path)
 
 
-def test_a_job_goes_on_after_a_lost_rank_and_after_a_signal(slurm, configure, tmp_path):
+def test_a_job_resumes_after_a_lost_rank_and_after_a_signal(slurm, configure, tmp_path):
     run = tmp_path / "run"
     config = configure(tmp_path, training={"max_steps": STEPS}, checkpoint={"every": 20})
     job = Job(slurm, tmp_path, "nvidia.sbatch", "--deepspeed_config", config)
@@ -107,17 +110,17 @@ def test_a_job_goes_on_after_a_lost_rank_and_after_a_signal(slurm, configure, tm
     job.wait_for_restart(1)
     assert list(tmp_path.glob("*.losses"))
     job.wait_for_step(run, last_step(run) + 1)
-    slurm("scancel", "--signal=USR1", job.number)  # as --signal does before the time is up
+    slurm("scancel", "--signal=USR1", job.number)  # as --signal does before the time limit
     job.wait_for_restart(2)
     job.wait_for("COMPLETED")
 
     assert list(losses(run)) == list(range(1, STEPS + 1))
     assert re.findall(r"slurm: status (\d+);", job.log)[1:] == ["75"]
     assert job.log.count("resumed ") == 2
-    assert not list(tmp_path.glob("*.losses")), "losses are counted from the last stop that was in order"
+    assert not list(tmp_path.glob("*.losses")), "an orderly stop resets the count of losses"
 
 
-def test_a_mistake_ends_the_job(slurm, configure, tmp_path):
+def test_a_user_error_ends_the_job(slurm, configure, tmp_path):
     config = configure(tmp_path, train_batch_size=3)
     job = Job(slurm, tmp_path, "amd.sbatch", "--deepspeed_config", config)
     job.wait_for("FAILED")
@@ -126,18 +129,20 @@ def test_a_mistake_ends_the_job(slurm, configure, tmp_path):
 
 
 def test_a_cancelled_job_stays_cancelled(slurm, tmp_path):
-    loop = instead_of_python(tmp_path, "trap 'exit 75' TERM", "echo ready", "while true; do sleep 0.1; done")
+    loop = replacement_for_python(
+        tmp_path, "trap 'exit 75' TERM", "echo ready", "while true; do sleep 0.1; done"
+    )
     job = Job(slurm, tmp_path, "nvidia.sbatch", python=loop)
-    for _ in seconds_until(30):
+    for _ in poll(timeout=30):
         if "ready" in job.log:
             break
     slurm("scancel", job.number)
     job.wait_for("CANCELLED")
-    assert "slurm: status 75" in job.log, "but Slurm does not start it again"
+    assert "slurm: status 75" in job.log, "the script asks for a restart, which Slurm refuses"
 
 
-def test_losses_without_end_end_the_job(slurm, tmp_path):
-    job = Job(slurm, tmp_path, "amd.sbatch", python=instead_of_python(tmp_path, "exit 76"))
+def test_repeated_losses_end_the_job(slurm, tmp_path):
+    job = Job(slurm, tmp_path, "amd.sbatch", python=replacement_for_python(tmp_path, "exit 76"))
     job.wait_for("FAILED")
     assert job.log.count("slurm: status 76") == 3
     assert "slurm: lost ranks 4 times" in job.log

@@ -1,8 +1,8 @@
-"""Runs jobs of several ranks without the seconds that every process takes to import: it forks.
+"""Run jobs of several ranks that are forked, which saves the seconds that a process takes to import.
 
-Each line of its input is a job in JSON; ``launching.ForkServer`` writes them. A job's ranks are real
-processes in a session of their own, with the environment that a launcher would give them. As DeepSpeed's
-launcher does, a rank that fails has the others end by SIGTERM, and after a while by SIGKILL.
+Each line of the standard input is a job in JSON, written by ``launching.ForkServer``. A job's ranks are
+processes in a session of their own, with the environment that a launcher gives them. If a rank fails, the
+others are ended by SIGTERM and, after a while, by SIGKILL, as DeepSpeed's launcher does.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what these print at import is no answer
+replies = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # the imports below print to stdout, which is for replies
 
 import deepspeed.ops  # noqa: E402
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 (asked for at ZeRO, brings a compiler)
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 (imported by ZeRO, starts a compiler)
 import torch._dynamo  # noqa: E402
 from torch.utils.tensorboard._utils import figure_to_image  # noqa: E402
 
@@ -29,26 +29,27 @@ import elc_bert.engine.checkpoint_writer  # noqa: E402
 import elc_bert.training.pretrain  # noqa: E402, F401
 from elc_bert.utils.figures import draw_layer_weights  # noqa: E402
 
-deepspeed.ops.__compatible_ops__  # noqa: B018 (probed when first read)
-figure_to_image(draw_layer_weights({"layer_01": torch.ones(1)}))  # imports what draws
+deepspeed.ops.__compatible_ops__  # noqa: B018 (computed on first access)
+figure_to_image(draw_layer_weights({"layer_01": torch.ones(1)}))  # imports matplotlib
 
-SECONDS_TO_END = 30.0
+TERMINATION_TIMEOUT = 30.0
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 def run_job(job: dict[str, Any]) -> int:
-    """Run the ranks of a job to their end; the status of the first that failed, or 0."""
+    """Run the ranks of a job to their end and return the exit status of the first that failed, or 0."""
     os.setsid()
-    pids = [_forked(rank, job) for rank in range(job["ranks"])]
+    pids = [_fork_rank(rank, job) for rank in range(job["ranks"])]
     Path(job["pids"]).write_text(" ".join(map(str, pids)))
     status, deadline = 0, float("inf")
     while pids:
         for pid in list(pids):
-            ended, how = os.waitpid(pid, os.WNOHANG)
+            ended, wait_status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 pids.remove(pid)
-                status = status or os.waitstatus_to_exitcode(how)
+                status = status or os.waitstatus_to_exitcode(wait_status)
         if status and deadline == float("inf"):
-            deadline = time.monotonic() + SECONDS_TO_END
+            deadline = time.monotonic() + TERMINATION_TIMEOUT
             _signal(pids, signal.SIGTERM)
         elif time.monotonic() > deadline:
             _signal(pids, signal.SIGKILL)
@@ -62,26 +63,26 @@ def _signal(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def _forked(rank: int, job: dict[str, Any]) -> int:
+def _fork_rank(rank: int, job: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"], "LOCAL_WORLD_SIZE": job["ranks"]}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": job["port"]}
-    os.environ.update({name: str(value) for name, value in (places | meeting).items()})
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"], "LOCAL_WORLD_SIZE": job["ranks"]}
+    master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": job["port"]}
+    os.environ.update({name: str(value) for name, value in (ranks | master).items()})
     for number, path in ((0, os.devnull), (1, job["stdout"]), (2, job["stderr"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
-    _become(job["script"], job["arguments"])
+    _run_script(job["script"], job["arguments"])
 
 
-def _become(script: str, arguments: list[str]) -> NoReturn:
-    """Run a script as if Python had been started with it."""
+def _run_script(script: str, arguments: list[str]) -> NoReturn:
+    """Run a script as ``python SCRIPT ARGUMENTS`` does, and exit."""
     status = 0
     sys.argv = [script, *arguments]
     try:
         runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SystemExit as exit:
+        status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -91,12 +92,12 @@ def _become(script: str, arguments: list[str]) -> NoReturn:
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended jobs leave no zombies
-    print("ready", file=answers, flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaves no zombies
+    print("ready", file=replies, flush=True)
     for line in sys.stdin:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            answers.close()
+            replies.close()
             job = json.loads(line)
             status = run_job(job)
             temporary = Path(job["status"]).with_suffix(".tmp")

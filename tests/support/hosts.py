@@ -1,4 +1,7 @@
-"""Several hosts on one machine, each with a name, an address, processes and an ssh server of its own."""
+"""Several simulated hosts on this machine, in Linux namespaces.
+
+Each has its own name, address, processes and ssh server.
+"""
 
 import os
 import shutil
@@ -14,13 +17,13 @@ import psutil
 from tests.support.launching import PRETRAIN, REPOSITORY, spawn
 
 _TOOLS = ("ip", "nsenter", "pdsh", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
-#: Found by path: a user's PATH often lacks the folders of the system's tools.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-#: What holds a host's namespaces dies with this process, and every process of the host with it.
-_HELD = ["setpriv", "--pdeathsig", "KILL", "unshare"]
+"""Search path for the tools, with the folders of system tools, which a user's PATH often lacks."""
+_UNSHARE = ["setpriv", "--pdeathsig", "KILL", "unshare"]
+"""Start of a command in new namespaces. It dies with this process, and all processes of its host with it."""
 _NAMESPACES = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
-# One folder is /etc/ssh on all hosts. Its key proves the host to the user and the user to the host.
+# All hosts mount the same folder as /etc/ssh. Its one key authenticates the hosts and the user.
 _SSHD_CONFIG = """
 HostKey /etc/ssh/key
 AuthorizedKeysFile /etc/ssh/key.pub
@@ -38,7 +41,7 @@ StrictHostKeyChecking no
 UserKnownHostsFile /dev/null
 LogLevel ERROR
 """
-# The first process of a host. /dev/shm and /run are its own; files elsewhere are shared by all hosts.
+# First process of a host. /dev/shm and /run are private to it; all other folders are shared by all hosts.
 _BOOT = """
 hostname "$1"
 mount --bind "$2/ssh" /etc/ssh
@@ -54,13 +57,13 @@ exec "$(command -v sshd)" -D -E "$2/sshd-$1.log"
 
 
 def unavailable() -> str | None:
-    """Why this machine cannot play several hosts, if it cannot."""
+    """Return the reason why this machine cannot simulate several hosts, or None if it can."""
     missing = [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]
     if missing:
         return f"several hosts need {', '.join(missing)}"
     if os.geteuid() != 0:
-        return "several hosts need root, to make network namespaces"
-    probe = [*_HELD, *_NAMESPACES, "sh", "-c", "mount -t tmpfs none /run && ip link add type veth"]
+        return "several hosts need root, to create network namespaces"
+    probe = [*_UNSHARE, *_NAMESPACES, "sh", "-c", "mount -t tmpfs none /run && ip link add type veth"]
     result = subprocess.run(probe, env=_environment(), capture_output=True, text=True)
     if result.returncode != 0:
         return f"several hosts need namespaces: {result.stderr.strip()}"
@@ -68,26 +71,31 @@ def unavailable() -> str | None:
 
 
 class Hosts:
-    """``node1``, ``node2`` and so on, at 10.77.0.1, 10.77.0.2 and so on.
+    """Hosts ``node1``, ``node2`` and so on, with the addresses 10.77.0.1, 10.77.0.2 and so on.
 
-    Nothing of it can be seen from outside, so that any number of these can exist at once. As on Debian a
-    host takes its own name for 127.0.1.1, and as on many clusters no route leads out.
+    They are invisible outside of their namespaces, so that any number of instances can exist at the same
+    time. A host resolves its own name to 127.0.1.1, as on Debian, and has no default route, as on many
+    clusters.
+
+    Args:
+        folder: Folder of configuration files and logs.
+        init_pids: Process id of each host's first process, in the namespace of this process.
+        switch_pid: Process id of the process that holds the network switch.
     """
 
-    def __init__(self, folder: Path, init: dict[str, int], switch: int):
+    def __init__(self, folder: Path, init_pids: dict[str, int], switch_pid: int):
         self.folder = folder
-        self._init = init
-        """Process id, as seen from outside, of each host's first process."""
-        self._switch = switch
+        self._init_pids = init_pids
+        self._switch_pid = switch_pid
 
     @property
     def names(self) -> list[str]:
-        return list(self._init)
+        return list(self._init_pids)
 
     def start(self, name: str, command: Sequence[Any], directory: Path = REPOSITORY) -> subprocess.Popen:
         """Start a command on a host, see ``launching.spawn``."""
-        inside = ["nsenter", "--target", self._init[name], "--all", "env", f"--chdir={directory}"]
-        return spawn([*inside, *command])
+        enter = ["nsenter", "--target", self._init_pids[name], "--all", "env", f"--chdir={directory}"]
+        return spawn([*enter, *command])
 
     def launch(
         self,
@@ -100,20 +108,25 @@ class Hosts:
         """Start a script on all hosts.
 
         Args:
-            launcher: ``pdsh`` or ``openmpi``, which reach the other hosts from the first one, or ``no_ssh``
-                (DeepSpeed's) or ``torchrun``, of which every host starts its own.
-            ranks: on each host.
-            directory: where it is started.
+            launcher: ``pdsh`` or ``openmpi`` (DeepSpeed's), started on the first host, or ``no_ssh``
+                (DeepSpeed's) or ``torchrun``, started on every host.
+            ranks: Number of ranks per host.
+            arguments: Arguments of the script.
+            directory: Working directory.
+            script: Script to run.
+
+        Returns:
+            The processes of the launchers.
         """
-        beside = Path(sys.executable).parent
+        scripts = Path(sys.executable).parent
         if launcher == "torchrun":
-            meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.names[0]}:29500"]
             nodes = ["--nnodes", len(self.names), "--nproc-per-node", ranks]
-            command = [beside / "torchrun", *nodes, *meeting, script, *arguments]
+            rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.names[0]}:29500"]
+            command = [scripts / "torchrun", *nodes, *rendezvous, script, *arguments]
             return [self.start(name, command, directory) for name in self.names]
         hostfile = self.folder / "hostfile"
         hostfile.write_text("".join(f"{name} slots={ranks}\n" for name in self.names), encoding="ascii")
-        command = [beside / "deepspeed", "--hostfile", hostfile]
+        command = [scripts / "deepspeed", "--hostfile", hostfile]
         if launcher == "no_ssh":
             command += ["--no_ssh", "--master_addr", self.names[0]]
             return [
@@ -123,39 +136,40 @@ class Hosts:
         return [self.start(self.names[0], [*command, "--launcher", launcher, script, *arguments], directory)]
 
     @contextmanager
-    def cut(self, name: str) -> Iterator[None]:
-        """Pull a host's network cable: nobody is told, but packets are lost until the ``with`` block ends."""
-        _ip(self._switch, f"link set {name} down")
+    def disconnected(self, name: str) -> Iterator[None]:
+        """Unplug a host within a ``with`` block: packets are lost, and no connection is closed."""
+        _ip(self._switch_pid, f"link set {name} down")
         try:
             yield
         finally:
-            _ip(self._switch, f"link set {name} up")
+            _ip(self._switch_pid, f"link set {name} up")
 
 
 @contextmanager
 def several_hosts(number: int, folder: Path) -> Iterator[Hosts]:
-    """Hosts that exist within the ``with`` block; at its end all their processes are killed.
+    """Simulate hosts within a ``with`` block. All their processes are killed at its end.
 
     Args:
-        folder: where their configurations and logs of ssh lie.
+        number: Number of hosts.
+        folder: Folder of configuration files and logs.
     """
     addresses = {f"node{n}": f"10.77.0.{n}" for n in range(1, number + 1)}
     _write_configurations(folder, addresses)
     with ExitStack() as stack:
         boot = "ip link add switch type bridge && ip link set switch up && echo ready && exec sleep infinity"
-        switch = _hold(stack, ["--net", "sh", "-c", boot])
-        init = {}
+        switch_pid = _start_in_namespaces(stack, ["--net", "sh", "-c", boot])
+        init_pids = {}
         for name, address in addresses.items():
-            holder = _hold(stack, [*_NAMESPACES, "sh", "-ec", _BOOT, "boot", name, str(folder)])
-            (child,) = psutil.Process(holder).children()
-            init[name] = child.pid
+            boot_host = [*_NAMESPACES, "sh", "-ec", _BOOT, "boot", name, str(folder)]
+            (init,) = psutil.Process(_start_in_namespaces(stack, boot_host)).children()
+            init_pids[name] = init.pid
             _ip(
-                switch,
-                f"link add {name} type veth peer name eth0 netns {child.pid}",
+                switch_pid,
+                f"link add {name} type veth peer name eth0 netns {init.pid}",
                 f"link set {name} master switch up",
             )
-            _ip(child.pid, f"address add {address}/24 dev eth0", "link set eth0 up")
-        yield Hosts(folder, init, switch)
+            _ip(init.pid, f"address add {address}/24 dev eth0", "link set eth0 up")
+        yield Hosts(folder, init_pids, switch_pid)
 
 
 def _write_configurations(folder: Path, addresses: dict[str, str]) -> None:
@@ -164,28 +178,36 @@ def _write_configurations(folder: Path, addresses: dict[str, str]) -> None:
     (folder / "ssh" / "ssh_config").write_text(_SSH_CONFIG, encoding="ascii")
     key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "ssh" / "key")]
     subprocess.run(key, check=True)
-    for here in addresses:
-        lines = ["127.0.0.1 localhost", f"127.0.1.1 {here}"]
-        lines += [f"{address} {name}" for name, address in addresses.items() if name != here]
-        (folder / f"hosts-{here}").write_text("\n".join([*lines, ""]), encoding="ascii")
+    for host in addresses:
+        lines = ["127.0.0.1 localhost", f"127.0.1.1 {host}"]
+        lines += [f"{address} {name}" for name, address in addresses.items() if name != host]
+        (folder / f"hosts-{host}").write_text("\n".join([*lines, ""]), encoding="ascii")
 
 
-def _hold(stack: ExitStack, arguments: list[str]) -> int:
-    """Have a process make namespaces and keep them until the stack unwinds; its id once it is ready."""
-    holder = subprocess.Popen([*_HELD, *arguments], env=_environment(), stdout=subprocess.PIPE, text=True)
+def _start_in_namespaces(stack: ExitStack, arguments: list[str]) -> int:
+    """Start a process in new namespaces, which exist until the stack unwinds.
+
+    Args:
+        stack: Stack that kills the process.
+        arguments: Namespaces, as options of ``unshare``, and the command, which prints ``ready``.
+
+    Returns:
+        Process id of the started process.
+    """
+    holder = subprocess.Popen([*_UNSHARE, *arguments], env=_environment(), stdout=subprocess.PIPE, text=True)
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     assert holder.stdout is not None
     stack.callback(holder.stdout.close)
     if holder.stdout.readline() != "ready\n":
-        raise RuntimeError(f"namespaces could not be made: {arguments}")
+        raise RuntimeError(f"namespaces could not be created: {arguments}")
     return holder.pid
 
 
-def _ip(process: int, *commands: str) -> None:
+def _ip(pid: int, *commands: str) -> None:
     """Run commands of ``ip`` in the network namespace of a process."""
-    inside = ["nsenter", "--target", str(process), "--net", "ip", "-batch", "-"]
-    subprocess.run(inside, env=_environment(), input="\n".join(commands), text=True, check=True)
+    enter = ["nsenter", "--target", str(pid), "--net", "ip", "-batch", "-"]
+    subprocess.run(enter, env=_environment(), input="\n".join(commands), text=True, check=True)
 
 
 def _environment() -> dict[str, str]:

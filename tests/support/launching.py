@@ -1,4 +1,4 @@
-"""Starting tiny runs with the real launchers, and reading back what they logged."""
+"""Start tiny runs with the real launchers, and read the values that they logged."""
 
 import atexit
 import contextlib
@@ -25,9 +25,8 @@ from elc_bert.utils.machine import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRETRAIN = REPOSITORY / "launch" / "pretrain.py"
-#: Runs several configurations in one launch, which takes much longer to start than a tiny run.
 PRETRAIN_EACH = Path(__file__).with_name("pretrain_each.py")
-#: What a launcher tells its processes; a test that runs under one must not pass it on.
+"""Script that runs several configurations in one launch, because a launch takes longer than a tiny run."""
 LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -40,6 +39,7 @@ LAUNCHER_VARIABLES = (
     "SLURM_",
     "TORCHELASTIC",
 )
+"""Prefixes of the variables that launchers set, which tests must not pass on to runs of their own."""
 TINY: dict[str, Any] = {
     "train_batch_size": 8,
     "zero_optimization": {"stage": 0},
@@ -66,36 +66,40 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def write_config(directory: Path, dataset: Path, tokenizer: Path, **changes: Any) -> Path:
-    """A run of 20 steps over 8 sequences of 32 tokens that writes to ``directory / "run"``.
+    """Write ``config.json`` of a run of 20 steps of 8 sequences of 32 tokens, which writes to ``run``.
 
     Args:
-        changes: laid over the whole, section by section. Sections of ``elc_bert`` are given by their own
-            name, as in ``training={"max_steps": 5}``; whatever else stands at the top level.
+        directory: Directory of ``config.json`` and ``run``.
+        dataset: Dataset for training and evaluation.
+        tokenizer: Tokenizer of the dataset.
+        changes: Changes of the configuration, by section. The name of a section of ``elc_bert`` stands for
+            that section, as in ``training={"max_steps": 5}``; any other name for a top-level key.
     """
-    ours = {name: changes.pop(name) for name in list(changes) if name in TINY["elc_bert"]}
-    places = {
+    elc_bert = {name: changes.pop(name) for name in list(changes) if name in TINY["elc_bert"]}
+    paths = {
         "data": {"train": str(dataset), "dev": str(dataset), "tokenizer": str(tokenizer)},
         "training": {"output_dir": str(directory / "run")},
     }
-    content = _laid_over(TINY, {"elc_bert": places})
-    content = _laid_over(content, {**changes, "elc_bert": ours})
+    content = _merge(TINY, {"elc_bert": paths})
+    content = _merge(content, {**changes, "elc_bert": elc_bert})
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     return path
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
+def _merge(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested defaults with changes, which are merged section by section."""
+    merged = dict(defaults)
+    for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _laid_over(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a launch ended."""
+    """Exit status and output of a launch."""
 
     status: int
     stdout: str
@@ -108,7 +112,7 @@ class Result:
 
     @property
     def errors(self) -> list[str]:
-        """The messages that the user was shown."""
+        """Error messages in the output, without their ``error: ``."""
         return re.findall(r"^error(?: on rank \d+)?: (.*)$", self.output, flags=re.MULTILINE)
 
 
@@ -118,8 +122,16 @@ def run(
     """Run a script to its end.
 
     Args:
-        launcher: ``deepspeed``, ``torchrun``, ``mpirun``, ``python`` (with one rank), or ``forked``: ranks
-            that need not import anything, for what no launcher has a part in.
+        launcher: ``deepspeed``, ``torchrun``, ``mpirun``, ``python`` (one rank), or ``forked`` for tests in
+            which the launcher has no part: ranks forked from a process that has imported everything.
+        ranks: Number of ranks.
+        arguments: Arguments of the script.
+        timeout: Seconds after which the launch is killed.
+        script: Script to run.
+
+    Raises:
+        TimeoutError: The launch took too long (``forked``).
+        subprocess.TimeoutExpired: The launch took too long (other launchers).
     """
     if launcher == "forked":
         return FORK_SERVER.start(ranks, arguments, script).result(timeout)
@@ -132,7 +144,7 @@ def start(launcher: str, ranks: int, arguments: Sequence[Any], script: Path = PR
 
 
 def spawn(command: Sequence[Any]) -> subprocess.Popen:
-    """Start a command in a process group of its own, as in a shell with the environment of these tests."""
+    """Start a command in a process group of its own, in the repository and with ``environment``."""
     return subprocess.Popen(
         list(map(str, command)),
         cwd=REPOSITORY,
@@ -145,7 +157,7 @@ def spawn(command: Sequence[Any]) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
-    """Wait for the end of a launch, which is ended by force after ``timeout`` seconds."""
+    """Wait for the end of a launch, which is killed after ``timeout`` seconds."""
     begin = time.monotonic()
     try:
         stdout, stderr = process.communicate(timeout=timeout)
@@ -155,25 +167,27 @@ def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """End a launcher and all its ranks at once, without notice."""
+    """Kill a launcher and all its ranks."""
     with contextlib.suppress(psutil.NoSuchProcess):
         launcher = psutil.Process(process.pid)
-        for each in [launcher, *launcher.children(recursive=True)]:
+        for running in [launcher, *launcher.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+                running.kill()
     process.wait()
 
 
 @dataclass
 class ForkedJob:
-    """A job of ``FORK_SERVER``."""
+    """Job that ``FORK_SERVER`` has started."""
 
     folder: Path
+    """Folder of the job's output and status files."""
     begin: float
+    """Start time, by ``time.monotonic``."""
 
     @property
     def pids(self) -> list[int]:
-        """Of its ranks."""
+        """Process ids of the ranks."""
         path = self.folder / "pids"
         while not path.is_file() or not path.read_text():
             time.sleep(0.002)
@@ -184,27 +198,28 @@ class ForkedJob:
         return (self.folder / "status").is_file()
 
     def kill(self) -> None:
-        """End all ranks at once, without notice, and wait until they are gone."""
-        for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill all ranks and wait until they have ended."""
+        self._kill_ranks()
         self.result(timeout=60)
 
     def result(self, timeout: float) -> Result:
-        """Wait for its end."""
+        """Wait for the end of the job, which is killed ``timeout`` seconds after its start."""
         while not self.has_ended:
             if time.monotonic() > self.begin + timeout:
-                for pid in self.pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                raise TimeoutError(f"{timeout} s: {(self.folder / 'stderr').read_text()}")
+                self._kill_ranks()
+                raise TimeoutError(f"no end after {timeout} s: {(self.folder / 'stderr').read_text()}")
             time.sleep(0.01)
         stdout, stderr, status = ((self.folder / name).read_text() for name in ("stdout", "stderr", "status"))
         return Result(int(status), stdout, stderr, time.monotonic() - self.begin)
 
+    def _kill_ranks(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
 
 class ForkServer:
-    """The process of ``forked_ranks``, which is started when it is first needed and ends with the tests."""
+    """Process that runs ``forked_ranks.py``. It starts with the first job and ends with the tests."""
 
     def start(self, ranks: int, arguments: Sequence[Any], script: Path = PRETRAIN) -> ForkedJob:
         """Start a script on several ranks."""
@@ -216,7 +231,7 @@ class ForkServer:
             "ranks": ranks,
             "port": free_port(),
             "script": str(script),
-            "arguments": [str(each) for each in arguments],
+            "arguments": [str(argument) for argument in arguments],
             **{name: str(folder / name) for name in (*names, "pids", "status")},
         }
         with self._lock:
@@ -256,64 +271,68 @@ FORK_SERVER = ForkServer()
 
 
 def _launcher(name: str, ranks: int) -> list[str]:
-    beside = Path(sys.executable).parent
+    scripts = Path(sys.executable).parent
     if name == "deepspeed":
         port = str(free_port())
-        return [str(beside / name), "--num_accelerators", str(ranks), "--master_port", port]
+        return [str(scripts / name), "--num_accelerators", str(ranks), "--master_port", port]
     if name == "torchrun":
-        return [str(beside / name), "--standalone", "--nproc-per-node", str(ranks)]
+        return [str(scripts / name), "--standalone", "--nproc-per-node", str(ranks)]
     if name == "mpirun":
-        return [str(beside / name), "--oversubscribe", "-n", str(ranks), sys.executable]
+        return [str(scripts / name), "--oversubscribe", "-n", str(ranks), sys.executable]
     return [sys.executable]
 
 
 def environment() -> dict[str, str]:
-    """Of processes that a test starts: nothing of a launcher that the tests themselves run under."""
+    """Return the environment of a run: that of the tests, without a launcher's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
-        # Containers run as root; Open MPI wants to be told that this is meant.
+        # Containers run as root, which Open MPI refuses without these.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
 
 
 def events(output_dir: Path) -> EventAccumulator:
-    """What TensorBoard shows of a run."""
-    everything = {"scalars": 0, "images": 0, "tensors": 0}
-    return EventAccumulator(str(output_dir / "tensorboard"), size_guidance=everything).Reload()
+    """Return the TensorBoard events of a run."""
+    no_limit = {"scalars": 0, "images": 0, "tensors": 0}
+    return EventAccumulator(str(output_dir / "tensorboard"), size_guidance=no_limit).Reload()
 
 
 def scalars(output_dir: Path, tag: str) -> dict[int, float]:
-    """Values of one curve by step."""
+    """Return the values of a TensorBoard tag, by step."""
     return {event.step: event.value for event in events(output_dir).Scalars(tag)}
 
 
 def losses(output_dir: Path) -> dict[int, float]:
-    """Training loss by step."""
+    """Return the training loss, by step."""
     return scalars(output_dir, "train/loss")
 
 
 def last_step(output_dir: Path) -> int:
-    """The last step that a run has logged; 0 if it has not begun."""
+    """Return the last step that a run has logged, or 0."""
     if not (output_dir / "tensorboard").is_dir():
         return 0
     logged = events(output_dir)
     return logged.Scalars("train/loss")[-1].step if "train/loss" in logged.Tags()["scalars"] else 0
 
 
-def largest_difference(some: Mapping[int, float], others: Mapping[int, float]) -> float:
-    """Largest relative difference between two curves over the same steps."""
-    assert list(some) == list(others)
-    return max(abs(some[step] - others[step]) / abs(others[step]) for step in some)
+def largest_difference(curve: Mapping[int, float], expected: Mapping[int, float]) -> float:
+    """Return the largest relative difference between two curves, which must have the same steps."""
+    assert list(curve) == list(expected)
+    return max(abs(curve[step] - expected[step]) / abs(expected[step]) for step in curve)
 
 
-def seconds_until(limit: float) -> Iterator[float]:
-    """Ticks, until the time is up."""
+def poll(timeout: float) -> Iterator[float]:
+    """Yield the seconds that have passed, five times per second, until the loop ends or the time is up.
+
+    Raises:
+        TimeoutError: The loop did not end in time.
+    """
     begin = time.monotonic()
-    while (passed := time.monotonic() - begin) < limit:
+    while (passed := time.monotonic() - begin) < timeout:
         yield passed
         time.sleep(0.2)
-    raise TimeoutError
+    raise TimeoutError(f"no end after {timeout} s")

@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes, both of them this machine, for as long as a test needs it."""
+"""Temporary Slurm cluster for tests: two nodes, both on this machine."""
 
 import contextlib
 import os
@@ -13,10 +13,8 @@ from pathlib import Path
 
 from elc_bert.utils.machine import free_port
 
-#: Debian puts the daemons where only root has its PATH.
 _PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
-#: A job that was put back starts as soon as its credentials have expired: as a rule after two minutes, here
-#: after 5 seconds, which is the least.
+"""Search path for Slurm's daemons, which Debian installs in a folder that only root has in its PATH."""
 _CONFIG = """
 ClusterName=tiny
 SlurmctldHost={host}(127.0.0.1)
@@ -45,43 +43,59 @@ NodeName=127.0.0.1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4
 NodeName=127.0.0.2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+"""Template of ``slurm.conf``.
+
+A requeued job starts when its credentials have expired; ``cred_expire`` reduces that time from two minutes to
+5 seconds, the minimum.
+"""
 
 
 class NoSlurm(Exception):
-    """Slurm is not installed, or does not start here."""
+    """Slurm is not installed, or cannot run on this machine."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Runs Slurm's commands."""
+    """Running Slurm cluster."""
 
     config: Path
+    """Path of ``slurm.conf``."""
 
     def __call__(self, *command: str, **options) -> str:
-        """Output of a command such as ``squeue``; options are those of ``subprocess.run``."""
+        """Run a command such as ``squeue`` and return its output.
+
+        Args:
+            command: Command and arguments.
+            options: Further arguments of ``subprocess.run``.
+        """
         environment = options.pop("env", dict(os.environ)) | {"SLURM_CONF": str(self.config), "PATH": _PATH}
-        done = subprocess.run(
+        result = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=30, check=True, **options
         )
-        return done.stdout.strip()
+        return result.stdout.strip()
 
     def state(self, job: str) -> str:
-        """Such as ``RUNNING``."""
+        """Return the state of a job, such as ``RUNNING``."""
         fields = self("scontrol", "show", "job", job).split()
         return next(field.removeprefix("JobState=") for field in fields if field.startswith("JobState="))
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """Nodes 127.0.0.1 and 127.0.0.2, with two GPUs each that are numbers only.
+    """Run a Slurm cluster within a ``with`` block.
+
+    Its nodes are 127.0.0.1 and 127.0.0.2. Slurm believes that each has two GPUs.
+
+    Args:
+        folder: Folder of Slurm's files.
 
     Raises:
-        NoSlurm: with the reason.
+        NoSlurm: Slurm is not installed, or cannot run on this machine.
     """
     if shutil.which("slurmctld", path=_PATH) is None or shutil.which("slurmd", path=_PATH) is None:
         raise NoSlurm("Slurm is not installed (Debian: slurm-wlm)")
     if os.getuid() != 0:
-        raise NoSlurm("slurmd starts as root only")
+        raise NoSlurm("slurmd needs root")
     config = folder / "slurm.conf"
     ports = [free_port() for _ in range(3)]
     config.write_text(_CONFIG.format(host=socket.gethostname(), folder=folder, ports=ports))
@@ -114,4 +128,4 @@ def _wait_for_nodes(slurm: Cluster, folder: Path) -> None:
             if slurm("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle", "idle"]:
                 return
         time.sleep(0.1)
-    raise NoSlurm(f"Slurm does not start here: {(folder / 'daemons.log').read_text()[-500:]}")
+    raise NoSlurm(f"Slurm did not start: {(folder / 'daemons.log').read_text()[-500:]}")

@@ -1,171 +1,199 @@
-"""What the signs of life of all ranks say about the run."""
+"""Diagnosis of a run from the heartbeats of its ranks, and the messages that describe a failure."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from elc_bert.distributed.exit_status import FAILED, LOST_A_RANK
-from elc_bert.distributed.watchdog.stack_traces import Whereabouts
+from elc_bert.distributed.watchdog.stack_traces import Location
 from elc_bert.utils.text import numbers_in_short
 
 SETTING_UP = "setting up"
+"""Activity of a rank before its first step."""
 TRAINING = "training"
+"""Activity of a rank within an optimizer step."""
+
+State: TypeAlias = Literal["running", "failed", "died", "ended"]
+"""State of a rank: ``failed`` by an exception of its own, which it has printed; ``ended`` in order."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How long the watch waits, in seconds."""
+class Timeouts:
+    """Timeouts of the watchdog, in seconds."""
 
     silence: float = 120.0
-    """A rank that gives no sign of life for so long is lost."""
+    """Time without a heartbeat after which a rank is lost."""
     hang: float | None = None
-    """The run hangs if no rank makes progress for so long; None to wait for ever."""
+    """Time without progress on any rank after which the run hangs; None to wait without limit."""
 
     @property
-    def interval(self) -> float:
-        """Between signs of life."""
+    def heartbeat_interval(self) -> float:
+        """Time between two heartbeats of a rank."""
         return self.silence / 12
 
 
 @dataclass
-class Member:
-    """A rank as its last sign of life shows it."""
+class RankStatus:
+    """Status of a rank, as in its last heartbeat."""
 
     rank: int
+    """Rank of the process."""
     host: str
+    """Host that it runs on."""
     pid: int
+    """Its process id on that host."""
     step: int = 0
-    """The last that it began."""
-    doing: str = SETTING_UP
+    """Last optimizer step that it has begun, 0 before the first."""
+    activity: str = SETTING_UP
+    """Present activity, such as ``training`` or ``saving a checkpoint``."""
     idle: float = 0.0
-    """Seconds without progress."""
-    state: Literal["running", "failed", "died", "ended"] = "running"
-    """``failed``: by an error of its own, and has said so; ``ended``: in order."""
-    heard: float = 0.0
-    """When it last gave a sign of life, by the clock of who keeps this."""
-    whereabouts: Whereabouts | None = None
-    """Of its main thread, where it was asked and has answered."""
+    """Seconds since it last made progress."""
+    state: State = "running"
+    """State of the rank, ``running`` unless it has reported or caused another one."""
+    last_heartbeat: float = 0.0
+    """Time at which the last heartbeat arrived, by the clock of the rank that received it."""
+    location: Location | None = None
+    """Location of its main thread; None until it has been asked for it and has answered."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Why the run cannot go on."""
+class Diagnosis:
+    """Reason why a run cannot continue."""
 
-    kind: Literal["failed", "lost", "hangs"]
-    culprits: dict[int, str] = field(default_factory=dict)
-    """What each of these ranks did; of a hang it takes whereabouts to know."""
+    kind: Literal["failed", "lost", "hung"]
+    """``failed`` by an exception, ``lost`` ranks, or ``hung``."""
+    faulty_ranks: dict[int, str] = field(default_factory=dict)
+    """Fault of each failed or lost rank, such as ``died``. Empty for a hang, which stack traces explain."""
 
     @property
-    def status(self) -> int:
-        """With which all ranks end."""
+    def exit_status(self) -> int:
+        """Exit status shared by all ranks."""
         return FAILED if self.kind == "failed" else LOST_A_RANK
 
 
-def decide(members: Iterable[Member], now: float, limits: Limits) -> Verdict | None:
-    """The verdict, or None as long as the run may go on.
+def diagnose(statuses: Iterable[RankStatus], now: float, timeouts: Timeouts) -> Diagnosis | None:
+    """Decide from the ranks' last heartbeats whether the run is healthy.
 
     Args:
-        members: all that have joined.
-        now: by the clock of ``Member.heard``.
+        statuses: Status of every rank that has connected.
+        now: Time, by the clock of ``RankStatus.last_heartbeat``.
+        timeouts: Timeouts of the watchdog.
+
+    Returns:
+        Diagnosis of the failure, or None if the run is healthy.
     """
-    running = [member for member in members if member.state != "ended"]
-    if failed := [member.rank for member in running if member.state == "failed"]:
-        return Verdict("failed", dict.fromkeys(failed, "failed"))
-    lost = {member.rank: "died" for member in running if member.state == "died"}
-    # Ranks can die of the loss of a host (NCCL ends them) before its silence is long enough: name it, too.
-    limit = limits.silence / 4 if lost else limits.silence
-    for member in running:
-        if member.state != "died" and (silence := now - member.heard) > limit:
-            lost[member.rank] = f"gave no sign of life for {silence:.0f} s"
+    active = [status for status in statuses if status.state != "ended"]
+    if failed := [status.rank for status in active if status.state == "failed"]:
+        return Diagnosis("failed", dict.fromkeys(failed, "failed"))
+    lost = {status.rank: "died" for status in active if status.state == "died"}
+    # The loss of a host can kill ranks on other hosts (NCCL aborts them) before that host has been silent for
+    # the whole timeout. A shorter one names the host in the same message.
+    timeout = timeouts.silence / 4 if lost else timeouts.silence
+    for status in active:
+        if status.state != "died" and (silence := now - status.last_heartbeat) > timeout:
+            lost[status.rank] = f"sent no heartbeat for {silence:.0f} s"
     if lost:
-        return Verdict("lost", lost)
-    if limits.hang and running and min(member.idle for member in running) > limits.hang:
-        return Verdict("hangs")
+        return Diagnosis("lost", lost)
+    if timeouts.hang and active and min(status.idle for status in active) > timeouts.hang:
+        return Diagnosis("hung")
     return None
 
 
-def loss(verdict: Verdict, members: Iterable[Member], step: int, size: int) -> str:
-    """The line about ranks that were lost.
+def lost_ranks_message(
+    diagnosis: Diagnosis, statuses: Iterable[RankStatus], step: int, world_size: int
+) -> str:
+    """Return the error message about lost ranks, one line.
 
     Args:
-        verdict: that there are some.
-        members: among them those that were lost.
-        step: of the rank that tells it. The lost one's is no other, or at most one away.
-        size: number of ranks.
+        diagnosis: Diagnosis that ranks were lost.
+        statuses: Status of at least the lost ranks.
+        step: Step of the rank that prints the message. That of the lost ranks differs by at most one.
+        world_size: Number of ranks.
     """
+    causes = diagnosis.faulty_ranks
     lost = sorted(
-        (member for member in members if member.rank in verdict.culprits),
-        key=lambda member: (verdict.culprits[member.rank], member.rank),
+        (status for status in statuses if status.rank in causes),
+        key=lambda status: (causes[status.rank], status.rank),
     )
-    told = [
-        f"{_names(group)} {what}" for what, group in groupby(lost, lambda each: verdict.culprits[each.rank])
+    events = [
+        f"{_names(group)} {cause}" for cause, group in groupby(lost, lambda status: causes[status.rank])
     ]
-    latest = max(lost, key=lambda member: member.step)
-    when = _when(TRAINING, step) if step > latest.step else _when(latest.doing, latest.step)
-    return f"error: {' and '.join(told)} {when}; {_end(max(step, latest.step), size)}"
+    latest = max(lost, key=lambda status: status.step)
+    when = _when(TRAINING, step) if step > latest.step else _when(latest.activity, latest.step)
+    return f"error: {' and '.join(events)} {when}; {_stop(max(step, latest.step), world_size)}"
 
 
-def hang(members: Collection[Member]) -> str:
-    """The report of a hang: a line on the whole, and one for each rank or those that do the same."""
-    first = _suspects(members)
-    latest = max(members, key=lambda member: member.step)
-    idle, when = min(member.idle for member in members), _when(latest.doing, latest.step)
-    cause = f"the others wait for {_names(first)}" if first else "all ranks wait for each other"
-    lines = [f"error: no progress for {idle:.0f} s {when}, {cause}; {_end(latest.step, len(members))}"]
-    rest = [member for member in members if member not in first]
-    for group in (first, rest):
-        for text, same in groupby(sorted(group, key=lambda each: (_state(each), each.rank)), _state):
-            lines.append(f"  {_names(same)}: {text}")
+def hang_message(statuses: Collection[RankStatus]) -> str:
+    """Return the report of a hang: an error line, and one line for all ranks that do the same."""
+    suspects = _hang_suspects(statuses)
+    latest = max(statuses, key=lambda status: status.step)
+    idle, when = min(status.idle for status in statuses), _when(latest.activity, latest.step)
+    if suspects:
+        cause = f"the other ranks are waiting for {_names(suspects)}"
+    else:
+        cause = "all ranks are waiting for each other"
+    lines = [f"error: no progress for {idle:.0f} s {when}: {cause}; {_stop(latest.step, len(statuses))}"]
+    others = [status for status in statuses if status not in suspects]
+    for group in (suspects, others):
+        by_description = sorted(group, key=lambda status: (_describe(status), status.rank))
+        for description, same in groupby(by_description, _describe):
+            lines.append(f"  {_names(same)}: {description}")
     return "\n".join(lines)
 
 
-def failure(member: Member, error: BaseException, size: int) -> str:
-    """The line about an exception on one rank, which follows its traceback."""
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    when = _when(member.doing, member.step)
-    return f"error: {_names([member])} failed {when}: {what}; the run stops on all {size} ranks"
+def exception_message(status: RankStatus, error: BaseException, world_size: int) -> str:
+    """Return the error message about an exception on one rank, one line that follows its traceback."""
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    when = _when(status.activity, status.step)
+    return f"error: {_names([status])} failed {when}: {summary}; the run stops on all {world_size} ranks"
 
 
-def _suspects(members: Collection[Member]) -> list[Member]:
-    """Ranks for which the others seem to wait: those in no collective, or behind, or elsewhere than most."""
-    places = Counter(member.whereabouts for member in members)
-    (usual, most), behind = places.most_common(1)[0], min(member.step for member in members)
+def _hang_suspects(statuses: Collection[RankStatus]) -> list[RankStatus]:
+    """Return the ranks that the others seem to wait for, or an empty list.
+
+    These are the ranks outside of any collective; else those in an earlier step than the rest; else those in
+    another collective than the majority.
+    """
+    locations = Counter(status.location for status in statuses)
+    (usual, count), earliest = locations.most_common(1)[0], min(status.step for status in statuses)
     for suspects in (
-        [member for member in members if not (member.whereabouts and member.whereabouts.collective)],
-        [member for member in members if member.step == behind],
-        [member for member in members if member.whereabouts != usual and most > len(members) / 2],
+        [status for status in statuses if not (status.location and status.location.collective)],
+        [status for status in statuses if status.step == earliest],
+        [status for status in statuses if status.location != usual and count > len(statuses) / 2],
     ):
-        # On a GPU the host waits for the device, and no rank is seen in a collective.
-        if 0 < len(suspects) < len(members):
+        # On a GPU the host waits for the device, so that all ranks can be outside of any collective.
+        if 0 < len(suspects) < len(statuses):
             return suspects
     return []
 
 
-def _state(member: Member) -> str:
-    what = member.whereabouts.text if member.whereabouts else "no answer"
-    return f"{_when(member.doing, member.step)}, {what}"
+def _describe(status: RankStatus) -> str:
+    location = status.location.text if status.location else "did not answer"
+    return f"{_when(status.activity, status.step)}, {location}"
 
 
-def _when(doing: str, step: int) -> str:
-    if doing == TRAINING:
+def _when(activity: str, step: int) -> str:
+    if activity == TRAINING:
         return f"during step {step}"
-    return f"while {doing} after step {step}" if step else f"while {doing}"
+    return f"while {activity} after step {step}" if step else f"while {activity}"
 
 
-def _end(step: int, size: int) -> str:
-    again = "start it again with --resume auto" if step else "start it again"
-    return f"the run stops on all {size} ranks; {again}"
+def _stop(step: int, world_size: int) -> str:
+    """Return the end of a message: its consequence, and what to do."""
+    restart = "start it again with --resume auto" if step else "start it again"
+    return f"the run stops on all {world_size} ranks; {restart}"
 
 
-def _names(members: Iterable[Member]) -> str:
-    """``rank 3 on node-b (pid 1234)``, or ``ranks 0-7 on node-a, ranks 8-15 on node-b``."""
+def _names(statuses: Iterable[RankStatus]) -> str:
+    """Return ``rank 3 on node-b (pid 1234)``, or ``ranks 0-7 on node-a, ranks 8-15 on node-b``."""
     names = []
-    for host, group in groupby(sorted(members, key=lambda each: each.rank), lambda each: each.host):
-        here = list(group)
-        if len(here) == 1:
-            names.append(f"rank {here[0].rank} on {host} (pid {here[0].pid})")
+    in_order = sorted(statuses, key=lambda status: status.rank)
+    for host, group in groupby(in_order, lambda status: status.host):
+        on_host = list(group)
+        if len(on_host) == 1:
+            names.append(f"rank {on_host[0].rank} on {host} (pid {on_host[0].pid})")
         else:
-            names.append(f"ranks {numbers_in_short([member.rank for member in here])} on {host}")
+            names.append(f"ranks {numbers_in_short([status.rank for status in on_host])} on {host}")
     return ", ".join(names)

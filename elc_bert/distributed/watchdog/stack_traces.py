@@ -1,4 +1,4 @@
-"""Where a thread is: in which collective it waits, and which line called it."""
+"""Location of a thread: the collective that it waits in, and the line of code that called it."""
 
 import sys
 import sysconfig
@@ -11,70 +11,79 @@ from traceback import FrameSummary
 
 import torch.distributed as dist
 
-#: Folders of the functions that wait for other ranks.
 _COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/")
-_OURS = str(Path(__file__).parents[2])
+"""Folders of the functions that wait for other ranks."""
+_OWN_PACKAGE = str(Path(__file__).parents[2])
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 
 
 @dataclass(frozen=True)
-class Whereabouts:
-    """What a thread was seen doing."""
+class Location:
+    """Location of a thread in the code."""
 
     collective: str
-    """It waits for other ranks in this function; empty if it does something else."""
+    """Collective that the thread waits in; empty if it does not wait for other ranks."""
     text: str
-    """In words, with file and line."""
+    """Description with function, file and line."""
 
 
-def whereabouts() -> Whereabouts:
-    """Of the main thread; or of another that waits in a collective, as autograd's do for a GPU."""
+def current_location() -> Location:
+    """Return the location of the main thread.
+
+    If another thread waits in a collective and the main thread does not, return that thread's: on a GPU the
+    backward pass runs in threads of autograd.
+    """
     frames = sys._current_frames()
-    main = describe(traceback.extract_stack(frames.pop(threading.main_thread().ident or 0)))
+    main = location_of(traceback.extract_stack(frames.pop(threading.main_thread().ident or 0)))
     if main.collective:
         return main
-    others = (describe(traceback.extract_stack(frame)) for frame in frames.values())
+    others = (location_of(traceback.extract_stack(frame)) for frame in frames.values())
     return next((other for other in others if other.collective), main)
 
 
-def peer_is_lost(error: BaseException) -> bool:
-    """Whether an exception says no more than that a collective failed, as it does when a peer went away."""
+def is_failed_collective(error: BaseException) -> bool:
+    """Return whether an exception only says that a collective failed, as it does when a peer is lost."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError)
-        and bool(describe(traceback.extract_tb(error.__traceback__)).collective)
+        and bool(location_of(traceback.extract_tb(error.__traceback__)).collective)
     )
 
 
-def describe(stack: Sequence[FrameSummary]) -> Whereabouts:
-    """The innermost end of a stack, whose last frame is the innermost, in words."""
+def location_of(stack: Sequence[FrameSummary]) -> Location:
+    """Return the location that a stack shows.
+
+    Args:
+        stack: Frames of the stack, innermost last.
+    """
     callers = list(stack)
     inside = []
     while callers and any(folder in callers[-1].filename for folder in _COLLECTIVES):
         inside.append(callers.pop())
     names = [frame.name for frame in reversed(inside) if "wrapper" not in frame.name]
     if "<module>" in names:
-        callers, names = list(stack), []  # it is only being imported
+        callers, names = list(stack), []  # the module is only being imported
     elif not inside and callers and ".wait(" in (callers[-1].line or ""):
-        names = ["Work.wait"]  # of a collective begun before; it has no frame of its own
-    caller = next((frame for frame in reversed(callers) if _is_ours(frame)), None)
+        names = ["Work.wait"]  # waits for an asynchronous collective, in C++ and therefore without a frame
+    caller = next((frame for frame in reversed(callers) if _is_informative(frame)), None)
     if names:
-        return Whereabouts(names[0], f"waits in {names[0]}" + (f" of {_place(caller)}" if caller else ""))
+        called_from = f", called from {_place(caller)}" if caller else ""
+        return Location(names[0], f"waiting in {names[0]}{called_from}")
     if not callers:
-        return Whereabouts("", "in no Python code")
+        return Location("", "not in Python code")
     place = _place(callers[-1])
-    if caller not in (None, callers[-1]):
+    if caller is not None and caller != callers[-1]:
         place += f", called from {_place(caller)}"
-    return Whereabouts("", f"in {place}")
+    return Location("", f"in {place}")
 
 
-def _is_ours(frame: FrameSummary) -> bool:
-    """Whether it says something to the user: this package, DeepSpeed or a script."""
+def _is_informative(frame: FrameSummary) -> bool:
+    """Return whether a frame belongs to this package, DeepSpeed or a script, which the user knows."""
     file = frame.filename
-    return file.startswith(_OURS) or "/deepspeed/" in file or not file.startswith(_LIBRARIES)
+    return file.startswith(_OWN_PACKAGE) or "/deepspeed/" in file or not file.startswith(_LIBRARIES)
 
 
 def _place(frame: FrameSummary) -> str:
-    """Function, and file from the innermost folder of a package on."""
+    """Return the function, the file as a path that starts at its package, and the line."""
     parts = Path(frame.filename).parts
     start = next((parts.index(name) for name in ("elc_bert", "deepspeed", "torch") if name in parts), -2)
     return f"{frame.name} ({'/'.join(parts[start:])}:{frame.lineno})"

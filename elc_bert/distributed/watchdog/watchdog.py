@@ -1,6 +1,7 @@
-"""Ranks watch each other, so that all end soon, with one message, if one dies or hangs.
+"""Watchdog of a rank: all ranks end soon, with one message, if one of them dies or hangs.
 
-``verdict`` decides, ``lifeline`` carries the signs of life, ``whereabouts`` says where a thread is.
+The rank's thread in ``heartbeats`` (``coordinator`` on rank 0, ``peer`` on the others) exchanges heartbeats,
+``diagnosis`` decides from them whether the run is healthy, and ``stack_traces`` locates a thread in the code.
 """
 
 import os
@@ -14,98 +15,113 @@ from typing import NoReturn, TypeVar
 import torch.distributed as dist
 
 from elc_bert.distributed.exit_status import FAILED
-from elc_bert.distributed.watchdog.diagnosis import TRAINING, Limits, Member, failure
-from elc_bert.distributed.watchdog.heartbeats import Follower, Leader, Lifeline, Meeting, last_words
-from elc_bert.distributed.watchdog.stack_traces import peer_is_lost
+from elc_bert.distributed.watchdog.coordinator import Coordinator
+from elc_bert.distributed.watchdog.diagnosis import TRAINING, RankStatus, Timeouts, exception_message
+from elc_bert.distributed.watchdog.heartbeats import CoordinatorAddress, HeartbeatThread, print_final_message
+from elc_bert.distributed.watchdog.peer import Peer
+from elc_bert.distributed.watchdog.stack_traces import is_failed_collective
 from elc_bert.utils.errors import UserError
 
 T = TypeVar("T")
-#: Seconds that a rank which failed waits to be ended with the others, and that joining may take.
-_PATIENCE = 5.0
-_JOINING = 60.0
+_END_TIMEOUT = 5.0
+"""Seconds for which a failed rank waits for rank 0 to end it together with the others."""
+_CONNECT_TIMEOUT = 60.0
+"""Seconds in which all ranks must connect to rank 0."""
 
 
 class Watchdog:
-    """This rank's part in the watch; it is told what the main thread does.
+    """Watchdog of this rank, to which the main thread reports its progress.
 
-    That costs an assignment: another thread passes it on. A process alone has nobody to tell.
+    A report costs an assignment; the heartbeat thread passes it on. Before ``start``, and in a run of one
+    process, reports have no effect.
     """
 
     def __init__(self) -> None:
-        self._me = Member(0, socket.gethostname(), os.getpid())
-        self._lifeline: Lifeline | None = None
-        self.limits = Limits()
+        self._status = RankStatus(0, socket.gethostname(), os.getpid())
+        self._heartbeats: HeartbeatThread | None = None
+        self.timeouts = Timeouts()
 
     def begin_step(self, step: int) -> None:
-        """An optimizer step begins, counted from 1."""
-        self._me.step, self._me.doing = step, TRAINING
+        """Report that an optimizer step begins; steps are counted from 1."""
+        self._status.step, self._status.activity = step, TRAINING
 
     @contextmanager
-    def activity(self, what: str) -> Iterator[None]:
-        """Something else than training is done meanwhile, such as ``evaluating``."""
-        before, self._me.doing = self._me.doing, what
+    def activity(self, name: str) -> Iterator[None]:
+        """Report that this rank is busy with something other than training, such as ``evaluating``."""
+        before, self._status.activity = self._status.activity, name
         yield
-        self._me.doing = before  # not after an exception: its message says during what
+        self._status.activity = before  # not after an exception, whose message names the activity
 
     def track(self, items: Iterable[T]) -> Iterator[T]:
-        """The items; each is progress."""
+        """Yield the items, and report progress before each of them."""
         for item in items:
             self.progress()
             yield item
 
     def progress(self) -> None:
-        """Within a step, or whatever else takes long."""
-        if self._lifeline is not None:
-            self._lifeline.marks += 1
+        """Report progress within a step or an activity that takes long."""
+        if self._heartbeats is not None:
+            self._heartbeats.progress_count += 1
 
-    def start(self, rank: int, local_rank: int, size: int, limits: Limits) -> None:
-        """Begin to watch, or go on with other limits. Collective.
+    def start(self, rank: int, local_rank: int, world_size: int, timeouts: Timeouts) -> None:
+        """Start the heartbeats, or change the timeouts if they have been started. Collective.
+
+        Args:
+            rank: Rank of this process.
+            local_rank: Rank among the processes of this host.
+            world_size: Number of ranks.
+            timeouts: Timeouts of the watchdog.
 
         Raises:
-            UserError: this rank and rank 0 do not reach each other.
+            UserError: This rank and rank 0 cannot connect to each other.
         """
-        self.limits = limits
-        if self._lifeline is not None:
-            self._lifeline.limits = limits
+        self.timeouts = timeouts
+        if self._heartbeats is not None:
+            self._heartbeats.timeouts = timeouts
             return
-        self._me.rank, self._me.pid = rank, os.getpid()
-        leader = Leader(self._me, size, limits) if rank == 0 else None
-        told: list[Meeting | None] = [leader.meeting if leader else None]
-        dist.broadcast_object_list(told)
-        (meeting,) = told
-        assert meeting is not None
-        # Of those that lose rank 0, one on each host says so; on that of rank 0 itself rank 1 most likely.
-        speaks = local_rank == 0 or rank == 1
-        self._lifeline = leader or Follower(self._me, size, limits, meeting, speaks)
-        self._lifeline.start()
-        if not self._lifeline.ready.wait(_JOINING):
-            who = (
-                f"rank 0 at {' or '.join(meeting.addresses)}, port {meeting.port}"
-                if rank
-                else "all other ranks"
-            )
+        self._status.rank, self._status.pid = rank, os.getpid()
+        coordinator = Coordinator(self._status, world_size, timeouts) if rank == 0 else None
+        shared: list[CoordinatorAddress | None] = [coordinator.address if coordinator else None]
+        dist.broadcast_object_list(shared)
+        (address,) = shared
+        assert address is not None
+        # If rank 0 is lost, one rank on each host reports it. On the host of rank 0 itself that is rank 1,
+        # which most launchers place there.
+        reports_loss = local_rank == 0 or rank == 1
+        self._heartbeats = coordinator or Peer(self._status, world_size, timeouts, address, reports_loss)
+        self._heartbeats.start()
+        if not self._heartbeats.connected.wait(_CONNECT_TIMEOUT):
+            if rank:
+                missing = f"rank 0 at {' or '.join(address.hosts)}, port {address.port}"
+            else:
+                missing = "all other ranks"
             raise UserError(
-                f"{self._me.host}: no connection to {who} in {_JOINING:.0f} s; allow TCP between the hosts"
+                f"{self._status.host}: no connection to {missing} in {_CONNECT_TIMEOUT:.0f} s; allow TCP "
+                "between the hosts"
             )
 
     def stop(self) -> None:
-        """End in order: from now on, that a rank goes is no loss."""
-        if self._lifeline is not None:
-            self._lifeline.change("ended")
-            self._lifeline.join()
+        """Stop the heartbeats in order, so that the end of a rank no longer counts as a loss."""
+        if self._heartbeats is not None:
+            self._heartbeats.report("ended")
+            self._heartbeats.join()
 
     def end_all_ranks(self, error: BaseException | None = None) -> NoReturn:
-        """End this rank and all others because of an error, which is told first if it is given.
+        """End this rank and all others because of an error.
 
-        If a collective failed because a rank was lost, the verdict on that comes instead.
+        If the error only says that a collective failed because a rank was lost, the watchdog's message about
+        the lost rank is printed in its place.
+
+        Args:
+            error: Error to print with its traceback, or None if it has been printed.
         """
-        lifeline = self._lifeline
-        if lifeline is not None:
-            if error is not None and peer_is_lost(error):
-                time.sleep(1.25 * lifeline.limits.silence)
+        heartbeats = self._heartbeats
+        if heartbeats is not None:
+            if error is not None and is_failed_collective(error):
+                time.sleep(1.25 * heartbeats.timeouts.silence)  # the watchdog usually ends this process now
             if error is not None and not isinstance(error, KeyboardInterrupt):
-                told = failure(self._me, error, lifeline.size)
-                last_words("".join(traceback.format_exception(error)) + told)
-            lifeline.change("failed")
-            time.sleep(_PATIENCE)
+                message = exception_message(self._status, error, heartbeats.world_size)
+                print_final_message("".join(traceback.format_exception(error)) + message)
+            heartbeats.report("failed")
+            time.sleep(_END_TIMEOUT)
         os._exit(FAILED)
