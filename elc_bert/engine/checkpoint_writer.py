@@ -18,7 +18,7 @@ from elc_bert.engine.checkpoint_reader import load_state
 from elc_bert.utils.files import sync_directory
 
 
-class BackgroundWriter(CheckpointEngine):
+class BackgroundWriter(CheckpointEngine):  # type: ignore[misc]  # DeepSpeed is untyped
     """Checkpoint engine of a ``DeepSpeedEngine``: ``save`` copies in memory, ``write`` writes to disk later.
 
     The directory that DeepSpeed names must exist.

@@ -26,8 +26,10 @@ from elc_bert.distributed.watchdog.diagnosis import Timeouts
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.logs import FILE_ONLY
 from elc_bert.utils.machine import available_cores, free_port, keep_freed_memory
 
+logger = logging.getLogger(__name__)
 Command = Callable[[Watchdog], int | None]
 """Command of a program of several processes; it returns an exit status, or None for 0."""
 _RANK_0_REPORTS_FIRST = 30.0
@@ -136,11 +138,13 @@ def run_to_status(command: Command, watchdog: Watchdog) -> int:
         if rank == 0 or on_this_rank_only:
             where = f" on rank {rank}" if rank else ""
             print(f"error{where}: {error}", file=sys.stderr, flush=True)
+            logger.error("%s", error, extra=FILE_ONLY)
         if on_this_rank_only and dist.is_initialized():
             watchdog.end_all_ranks()  # the others wait in some collective
         disconnect(watchdog)
         return FAILED
     except (Exception, KeyboardInterrupt) as error:
+        logger.error("%s", type(error).__name__, exc_info=error, extra=FILE_ONLY)
         if not dist.is_initialized() or dist.get_world_size() == 1:
             raise
         watchdog.end_all_ranks(error)

@@ -35,7 +35,6 @@ from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.peak_flops import measure_peak_flops
 
-LOG_FILE = "train.log"
 DTYPES = {
     "bf16": torch.bfloat16,
     "bf16 autocast": torch.bfloat16,
@@ -161,7 +160,7 @@ def prepare_output_dir(config: RunConfig, world: World) -> None:
                 "another directory"
             ) from None
         remove_unfinished(output_dir / "checkpoints")
-    logs.open_file(output_dir / LOG_FILE, world.rank)
+    logs.open_file(output_dir / logs.LOG_FILE, world.rank)
 
 
 def measure_peak_flops_of_all(config: RunConfig, world: World) -> float:

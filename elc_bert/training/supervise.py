@@ -5,12 +5,14 @@ error that a restart would repeat, and it forwards signals to the ranks and then
 """
 
 import atexit
+import functools
 import logging
 import os
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.exit_status import DONE, LOST_A_RANK, PREEMPTED
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import finish_interpreter, run_to_status
+from elc_bert.utils import logs
 from elc_bert.utils.errors import UserError
 
 
@@ -79,19 +82,20 @@ def supervise(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Pat
     # them (torch 2.13, torch/distributed/elastic/rendezvous/dynamic_rendezvous.py). Check again when torch is
     # updated.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    supervisor = Supervisor(_worker_spec(config, hosts, max_restarts, init_from))
+    report = functools.partial(_report, config.elc_bert.training.output_dir / logs.LOG_FILE)
+    supervisor = Supervisor(_worker_spec(config, hosts, max_restarts, init_from), report)
     try:
         return supervisor.supervise()
     except SignalException as stop:
         if stop.sigval in Supervisor.FORWARDED_SIGNALS:
             return PREEMPTED
-        _report("stopped")
+        report("stopped")
         return 128 + stop.sigval
     except KeyboardInterrupt:
-        _report("stopped")
+        report("stopped")
         return 128 + signal.SIGINT
     except (RendezvousError, dist.DistError) as error:
-        _report(f"gave up: the hosts did not connect at {hosts.endpoint}: {error}")
+        report(f"gave up: the hosts did not connect at {hosts.endpoint}: {error}")
         return LOST_A_RANK
 
 
@@ -100,9 +104,10 @@ class Supervisor(LocalElasticAgent):
 
     FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, report: Callable[[str], None]) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self._spec = spec
+        self._report = report
         self._losses = 0
         self._signal: signal.Signals | None = None
         self._signaled: set[int] = set()
@@ -120,7 +125,7 @@ class Supervisor(LocalElasticAgent):
             if result is not None:
                 self._spec.rdzv_handler.shutdown()
         if result is None:
-            _report("gave up: the other hosts have left")
+            self._report("gave up: the other hosts have left")
             return LOST_A_RANK
         return LOST_A_RANK if result.is_failed() else max(result.return_values.values())
 
@@ -146,7 +151,7 @@ class Supervisor(LocalElasticAgent):
             else:
                 consequence = "no restarts left"
             ends = "; ".join(_describe_end(rank, failure) for rank, failure in result.failures.items())
-            _report(f"{ends}; {consequence}")
+            self._report(f"{ends}; {consequence}")
         preempted = PREEMPTED in result.return_values.values()
         if preempted and self._signal is None and self._spec.rdzv_handler.num_nodes_waiting():
             # Another host's agent has stopped the ranks to admit a new host. HEALTHY makes the agent of this
@@ -212,5 +217,8 @@ def _describe_end(rank: int, failure: ProcessFailure) -> str:
     return f"rank {rank} exited with status {failure.exitcode}"
 
 
-def _report(event: str) -> None:
-    print(f"supervisor on {socket.gethostname()}: {event}", file=sys.stderr, flush=True)
+def _report(log_file: Path, event: str) -> None:
+    """Report an event on the terminal and in the log file of the run."""
+    source = f"supervisor on {socket.gethostname()}"
+    print(f"{source}: {event}", file=sys.stderr, flush=True)
+    logs.append(log_file, source, event)

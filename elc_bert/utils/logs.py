@@ -5,6 +5,7 @@ appends to the file, ranks other than 0 only warnings and errors. Messages are k
 is open.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+LOG_FILE = "train.log"
+"""Name of the file in the output directory of a run."""
 LEVELS = ("debug", "info", "warning", "error")
 FILE_ONLY = {"file_only": True}
 """Value of ``extra`` for messages that the terminal shows by other means, such as the progress bar."""
 _ROOT = logging.getLogger("elc_bert")
 _EXTERNAL = logging.getLogger("DeepSpeed")
+_ROOT.addHandler(logging.NullHandler())  # without a configuration, errors are not printed a second time
 _BUFFERED_MESSAGES = 10_000
 
 
@@ -31,6 +35,11 @@ class LogFile(logging.FileHandler):
         """Append a record."""
         if not self._failed:
             super().emit(record)
+
+    def close(self) -> None:
+        """Close the file; what cannot be flushed has been reported."""
+        with contextlib.suppress(OSError):
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Warn once, on the terminal."""
@@ -77,7 +86,7 @@ def configure(rank: int, level: str = "info") -> None:
 def open_file(path: Path, rank: int) -> None:
     """Write all messages, those logged so far included, to a file from now on."""
     file = LogFile(path)
-    file.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(message)s"))
+    file.setFormatter(_formatter(f"rank {rank}"))
     for logger in (_ROOT, _EXTERNAL):
         for handler in list(logger.handlers):
             if isinstance(handler, logging.handlers.MemoryHandler):
@@ -86,6 +95,25 @@ def open_file(path: Path, rank: int) -> None:
                 handler.flush()
                 logger.removeHandler(handler)
                 logger.addHandler(file)
+
+
+def append(path: Path, source: str, message: str) -> None:
+    """Append one message to the log file of a run, from a process that is no rank of it.
+
+    Args:
+        path: Log file. Nothing is written before its directory exists.
+        source: Name of the process.
+        message: Message.
+    """
+    if path.parent.is_dir():
+        file = LogFile(path)
+        file.setFormatter(_formatter(source))
+        file.emit(_ROOT.makeRecord(_ROOT.name, logging.INFO, "", 0, message, (), None))
+        file.close()
+
+
+def _formatter(source: str) -> logging.Formatter:
+    return logging.Formatter(f"%(asctime)s {source} %(levelname)s %(message)s")
 
 
 def close() -> None:

@@ -8,6 +8,7 @@ and distributes it through the process group; connections that do not know it ar
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,9 @@ import psutil
 
 from elc_bert.distributed.watchdog.diagnosis import RankStatus, State, Timeouts
 from elc_bert.distributed.watchdog.stack_traces import Location, current_location
+from elc_bert.utils.logs import FILE_ONLY
 
+logger = logging.getLogger(__name__)
 SHORT_TIMEOUT = 2.0
 """Seconds to wait for what usually takes milliseconds, such as an answer or the end of a connection."""
 MAX_LINE_BYTES = 2**22
@@ -138,6 +141,7 @@ def print_final_message(text: str) -> None:
         sys.stdout.flush()
         if text:
             print(f"\n{text}", file=sys.stderr)  # a progress bar may have left its line unfinished
+            logger.error("%s", text, extra=FILE_ONLY)
         sys.stderr.flush()
 
     printer = threading.Thread(target=flush_and_print, daemon=True)

@@ -1,11 +1,12 @@
 """Base class of callbacks."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from elc_bert.training.run import Run
 
 
-class Callback:
+class Callback(ABC):
     """Something that happens during training after some or all steps.
 
     A subclass implements ``after_step``, which decides whether anything is due, and is added to
@@ -20,6 +21,7 @@ class Callback:
     repeated_after_interruption: ClassVar[bool] = False
     """Whether a resumed run calls this again if a signal interrupted the evaluations of its last step."""
 
+    @abstractmethod
     def after_step(self, run: Run) -> None:
         """Do what is due after the step that has just been taken. Called on all ranks.
 
@@ -27,7 +29,6 @@ class Callback:
             run: The run; ``run.progress.step`` is the number of steps taken, ``run.result`` the result of the
                 last one on this rank.
         """
-        raise NotImplementedError(f"{type(self).__name__}.after_step")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, as JSON values, the same on all ranks. Called on all ranks."""

@@ -1,0 +1,101 @@
+"""Messages reach the terminal of rank 0, and with time and rank the log file."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from elc_bert.utils import logs
+
+logger = logging.getLogger("elc_bert.test")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    logs.close()
+    logging.getLogger("elc_bert").propagate = True
+
+
+def test_rank_0_writes_to_the_terminal_and_to_the_file(tmp_path, capsys):
+    path = tmp_path / logs.LOG_FILE
+    logs.configure(rank=0)
+    logger.info("before the file is open")
+    logs.open_file(path, rank=0)
+    logger.warning("attention")
+    logger.debug("detail")
+    logger.error("shown by other means", extra=logs.FILE_ONLY)
+    logs.close()
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["before the file is open", "warning: attention"]
+    assert err == ""
+    lines = path.read_text().splitlines()
+    assert [line.split(" rank 0 ")[1] for line in lines] == [
+        "INFO before the file is open",
+        "WARNING attention",
+        "ERROR shown by other means",
+    ]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} rank 0 ", line) for line in lines)
+
+
+def test_other_ranks_write_only_warnings_and_only_to_the_file(tmp_path, capsys):
+    logs.configure(rank=3)
+    logs.open_file(tmp_path / logs.LOG_FILE, rank=3)
+    logger.info("on every rank")
+    assert not (tmp_path / logs.LOG_FILE).exists(), "a rank without anything to say leaves no file"
+    logger.warning("on this rank")
+    logs.close()
+    assert capsys.readouterr() == ("", "")
+    (line,) = (tmp_path / logs.LOG_FILE).read_text().splitlines()
+    assert line.endswith(" rank 3 WARNING on this rank")
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)], ids=logs.LEVELS
+)
+def test_the_level_holds_for_the_terminal(level, shown, tmp_path, capsys):
+    logs.configure(rank=0, level=level)
+    logs.open_file(tmp_path / logs.LOG_FILE, rank=0)
+    for each in logs.LEVELS:
+        logger.log(logging.getLevelNamesMapping()[each.upper()], each)
+    logs.close()
+    out, err = capsys.readouterr()
+    assert len((out + err).splitlines()) == shown
+    in_file = (tmp_path / logs.LOG_FILE).read_text().splitlines()
+    assert len(in_file) == (4 if level == "debug" else 3), "the file has at least info"
+
+
+def test_messages_of_deepspeed_go_to_the_file_only(tmp_path, capsys):
+    logs.configure(rank=0)
+    logs.open_file(tmp_path / logs.LOG_FILE, rank=0)
+    external = logging.getLogger("DeepSpeed")
+    propagate, external.propagate = external.propagate, False
+    try:
+        external.error("from DeepSpeed")
+    finally:
+        external.propagate = propagate
+    logs.close()
+    assert "from DeepSpeed" in (tmp_path / logs.LOG_FILE).read_text()
+    assert "from DeepSpeed" not in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_reported_once(tmp_path, capsys):
+    (tmp_path / "full").symlink_to("/dev/full")
+    logs.configure(rank=0)
+    logs.open_file(tmp_path / "full", rank=0)
+    logger.info("one")
+    logger.info("two")
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["one", "two"]
+    (line,) = err.splitlines()
+    assert "full: cannot be written" in line
+    assert "No space left" in line
+
+
+def test_a_process_that_is_no_rank_appends_a_line(tmp_path: Path):
+    logs.append(tmp_path / "missing" / logs.LOG_FILE, "supervisor", "nowhere")
+    logs.append(tmp_path / logs.LOG_FILE, "supervisor on node-a", "restart 1 of 3")
+    assert not (tmp_path / "missing").exists()
+    assert (tmp_path / logs.LOG_FILE).read_text().endswith(" supervisor on node-a INFO restart 1 of 3\n")
