@@ -34,8 +34,8 @@ class Callback(ABC):
         """Return the state for a checkpoint, as JSON values, the same on all ranks. Called on all ranks."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (optional)
         """Restore the state from a checkpoint. Called on all ranks before the first step."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (optional)
         """Release resources at the end of the run."""
