@@ -9,7 +9,9 @@ from typing import NamedTuple
 from elc_bert.utils.errors import UserError
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
+"""Suffixes of compressed files."""
 PARQUET = ".parquet"
+"""Suffix of Parquet files."""
 
 
 @dataclass

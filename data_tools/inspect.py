@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> None:
     if args.tokenizer is not None:
         tokenizer = load_tokenizer(args.tokenizer)
         print_indented(frequent_subwords(dataset, tokenizer))
-        wanted = DOCUMENTS_SHOWN if args.documents is None else args.documents
-        number_of = len(dataset.documents) - 1
-        for document in random.Random(args.seed).sample(range(number_of), min(wanted, number_of)):
+        count = len(dataset.documents) - 1
+        shown = min(count, DOCUMENTS_SHOWN if args.documents is None else args.documents)
+        for document in random.Random(args.seed).sample(range(count), shown):
             print_indented(document_text(dataset, tokenizer, document, args.full))
     if args.picture is not None:
         save_picture(args.picture, documents, sentences)
@@ -152,7 +152,7 @@ def count_lengths(dataset: IndexedDataset) -> tuple[LengthCounts, LengthCounts]:
     """
     documents, sentences = LengthCounts(), LengthCounts()
     tokens = document_start = 0
-    # The delay keeps the bar away from datasets that take less than a second.
+    # No bar is shown for datasets that take less than a second.
     with tqdm(
         total=len(dataset.lengths), unit="sentence", unit_scale=True, disable=None, delay=1, leave=False
     ) as progress:

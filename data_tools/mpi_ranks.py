@@ -14,6 +14,7 @@ from elc_bert.utils.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
 POLL_SECONDS = 0.01
+"""Interval at which a rank that waits for the others checks whether they have arrived."""
 
 
 class Ranks:

@@ -29,10 +29,13 @@ from data_tools.input_files import (
 from elc_bert.utils.errors import UserError
 
 BLOCK_BYTES = 1 << 18
+"""Number of bytes to read at a time."""
 MAX_LINE_BYTES = 1 << 24
+"""Maximum length of a line in bytes."""
 END_OF_DOCUMENT = ""
 """Marker in a list of paragraphs. Paragraphs are never empty."""
 JSON_LINES = (".jsonl", ".ndjson")
+"""Suffixes of files of JSON lines."""
 
 
 class Block(NamedTuple):
@@ -56,12 +59,13 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
         skipped: Counter for input that cannot be used. None if such input is an error.
 
     Raises:
-        UserError: The input cannot be used and ``skipped`` is None. The message names file and place.
+        UserError: The input cannot be used and ``skipped`` is None. The message names the file
+            and the position in it.
     """
     path = Path(piece.path)
     suffix = format_suffix(path)
     has_text = False
-    refused_before = sum(skipped.counts.values()) if skipped else 0
+    skipped_before = sum(skipped.counts.values()) if skipped else 0
     try:
         if suffix == PARQUET:
             blocks = _read_parquet(piece, json_key, skipped)
@@ -78,8 +82,8 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
         if isinstance(error, UserError):
             raise
         skip_or_raise(skipped, "unreadable file", unreadable_message(piece.path, error))
-    refused = sum(skipped.counts.values()) - refused_before if skipped else 0
-    if piece.begin == 0 and piece.is_last and not has_text and not refused:
+    newly_skipped = sum(skipped.counts.values()) - skipped_before if skipped else 0
+    if piece.begin == 0 and piece.is_last and not has_text and not newly_skipped:
         skip_or_raise(skipped, "empty file", f"{piece.path}: the file holds no text; remove it")
     if piece.is_last:
         yield Block([END_OF_DOCUMENT], 0)

@@ -24,7 +24,7 @@ segments are in order, that every token id is in the vocabulary, and that the se
 policy produces. If anything is wrong, the command prints the first problem of each kind in each file and
 exits with status 1. Memory does not grow with the size of the dataset.
 
-A dataset of Megatron-LM or GPT-NeoX has no manifest. All that does not need one is checked.
+A dataset that Megatron-LM or GPT-NeoX wrote has no manifest. The checks that need one are then skipped.
 
 examples:
   python -m data_tools verify corpus/train corpus/dev --tokenizer tokenizer.json
@@ -227,9 +227,9 @@ class _Verification:
         for part in segments_of(dataset, length, policy):
             known = part[: len(index) - count]
             offsets, lengths = index(np.arange(count, count + len(known)))
-            is_other = (offsets != known["offset"]) | (lengths != known["length"])
-            if is_other.any():
-                bad = int(is_other.argmax())
+            differs = (offsets != known["offset"]) | (lengths != known["length"])
+            if differs.any():
+                bad = int(differs.argmax())
                 raise UserError(
                     f"{index.path}: segment {count + bad} has {lengths[bad]} tokens from position "
                     f"{offsets[bad]}, but policy {policy} gives {known['length'][bad]} from "
