@@ -96,7 +96,7 @@ def test_segments_are_added_to_a_dataset(tiny_text, tiny_tokenizer, tmp_path):
     assert "segments of 64" in done.stdout
     assert [each.sequence_length for each in IndexedDataset(prefix).manifest.segments] == [32, 64]
     assert_failed(run("segments", tmp_path / "none", "--lengths", 64), "none.idx: ")
-    assert_failed(run("segments", prefix, "--lengths", 2), "length 2 ")
+    assert_failed(run("segments", prefix, "--lengths", 2), "length 2")
     with open(tmp_path / "d.bin", "r+b") as file:
         file.truncate(100)
-    assert_failed(run("segments", prefix, "--lengths", 128), f"{prefix}.bin: 100 bytes")
+    assert_failed(run("segments", prefix, "--lengths", 128), f"{prefix}.bin: ", "100")

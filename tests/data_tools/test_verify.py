@@ -119,7 +119,7 @@ def test_another_tokenizer_is_a_problem(copy, tiny_tokenizer, tmp_path):
     ("suffix", "offset", "data", "message"),
     [
         (".bin", 0, b"\x00\x02", "token id 512 at position 0 (1 in total; the vocabulary has 512 subwords)"),
-        (".idx", 34, b"\xff\xff\xff\xff", "sentence 0 (-1 tokens from byte 0"),
+        (".idx", 34, b"\xff\xff\xff\xff", "sentence 0 (-1 tokens"),
         (".idx", 34, b"\x00\x00\x00\x00", "sentence 1 begins at token"),
         (
             ".segments-32.npy",
