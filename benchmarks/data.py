@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from data_tools.reading import read_paragraphs
-from data_tools.text import input_files
+from data_tools.input_files import find_input_files
+from data_tools.text_reader import read_paragraphs
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.data.format.indexed import HEADER, MAGIC, VERSION, IndexedDataset
 from elc_bert.data.format.manifest import Manifest
@@ -79,7 +79,7 @@ def build_seconds(text: Path, tokenizer: Path, prefix: Path) -> float:
 def measure_build(text: Path, tokenizer_path: Path, prefix: Path, rounds: int, bar: tqdm) -> dict[str, float]:
     """Tokens per second, by what makes them."""
     tokenizer = load_tokenizer(tokenizer_path)
-    paragraphs = list(read_paragraphs(input_files([text])))
+    paragraphs = list(read_paragraphs(find_input_files([text])))
     theirs, ours = [], []
     for _ in range(rounds):
         seconds, tokens = encode_batch_seconds(tokenizer, paragraphs)

@@ -1,30 +1,33 @@
-"""`python -m data_tools <command>`: prepare text for pretraining, offline."""
+"""Entry point of ``python -m data_tools <command>``."""
 
 import argparse
 import importlib
 import sys
 
+from data_tools.options import OneLineParser
 from elc_bert.utils.errors import exit_status
 
 COMMANDS = ("prose", "clean", "tokenizer", "build", "segments", "merge", "split", "inspect", "verify")
-"""Modules of this package with `HELP`, `add_arguments(parser)` and `run(args)`, in order of use."""
+"""Modules of this package that define ``HELP``, ``add_arguments(parser)`` and ``run(args)``, in the order
+in which a user needs them."""
 
 EPILOG = """\
-from BabyLM, or other text, to a dataset in three commands:
+From BabyLM (or other text) to a dataset in three commands:
   python -m data_tools clean --input babylm_10M --output text
   python -m data_tools tokenizer --input text --vocab-size 6144 --output tokenizer.json
   python -m data_tools build --input text --tokenizer tokenizer.json --output corpus/train \\
       --lengths 128 512
 
-each command explains itself: python -m data_tools build --help
+Each command has its own help with examples, for instance:
+  python -m data_tools build --help
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="data_tools",
-        description="Prepare text for pretraining, offline.",
+    """Run one command and return its exit status."""
+    parser = OneLineParser(
+        prog="python -m data_tools",
+        description="Prepare text for pretraining: clean it, train a tokenizer, and build token datasets.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Text to token dataset."""
+"""The command ``build``: encode text as a token dataset."""
 
 import argparse
 import contextlib
@@ -11,13 +11,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_tools.encoding import COUNTS, Encoding, Part, Stopped, encode_in_worker, start_worker
-from data_tools.output import new_dataset, summary
-from data_tools.plan import Task, plan_parts, share, versions_of
-from data_tools.ranks import Ranks
-from data_tools.sentences import LIBRARIES, sentence_finder
-from data_tools.text import Skipped, add_input_arguments, input_files
-from data_tools.workers import CONTEXT, KILLED, interrupts_blocked, worker_pool
+from data_tools.build_tasks import Task, plan_tasks, tasks_of_rank, tool_versions
+from data_tools.dataset_output import new_dataset, summary
+from data_tools.encode_worker import COUNTS, Encoding, Part, WorkerStoppedError, encode_in_worker, init_worker
+from data_tools.input_files import Skipped, find_input_files
+from data_tools.mpi_ranks import Ranks
+from data_tools.options import (
+    add_dataset_output,
+    add_json_key,
+    add_lengths,
+    add_on_error,
+    add_overwrite,
+    add_text_input,
+    add_tokenizer,
+    add_workers,
+)
+from data_tools.sentences import LIBRARIES, sentence_splitter
+from data_tools.worker_pool import SPAWN_CONTEXT, WORKER_KILLED, interrupts_blocked, make_worker_pool
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import InputFile, Manifest
 from elc_bert.data.format.segments import build_segments, check_sequence_length
@@ -25,70 +35,68 @@ from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.utils.errors import UserError, told
 
-HELP = "encode text as a token dataset, with its segments"
+HELP = "encode text as a token dataset with segment indexes"
 
 EPILOG = """\
-text:
-  Plain UTF-8 text: a line is a paragraph, an empty line ends a document, and so does a file.
-  .jsonl, .ndjson, .parquet: a record is a document, its text is under --json-key.
-  All but Parquet also as .gz, .zst, .xz. A directory stands for all files below it, sorted by name.
+input:
+  Plain text in UTF-8: each line is a paragraph; an empty line or the end of a file ends a document.
+  .jsonl, .ndjson, .parquet: each record is a document. Its text is the value of --json-key.
+  All formats but Parquet may be compressed (.gz, .zst, .xz). A directory stands for all files below it,
+  sorted by name.
 
-written:
+output:
   PREFIX.bin, PREFIX.idx           the tokens, in the format of Megatron-LM and GPT-NeoX
-  PREFIX.segments-T.npy            where the samples of sequence length T lie in them
-  PREFIX.json                      counts, checksums, and what they were made from and with
+  PREFIX.segments-T.npy            segment index: position of each sample of sequence length T in the tokens
+  PREFIX.json                      counts, checksums, input files, and versions of the tools
 
 examples:
   python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
   python -m data_tools build --input 'shards/*.jsonl.zst' --json-key content \\
       --tokenizer tokenizer.json --output corpus/train --lengths 128 512
 
-  on several nodes, whose ranks share the input; PREFIX must be on a file system that all of them see:
+  On several nodes, with the input divided among the ranks (PREFIX must be on a shared file system):
   mpirun -n 8 python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
 
-  with one sentence on each line and [PAR] at the ends of paragraphs already:
+  From text that already has one sentence per line and [PAR] at the end of each paragraph:
   python -m data_tools build --input segmented.txt --sentences lines --tokenizer tokenizer.json \\
       --output corpus/train
 
-A build that was stopped or failed goes on with the same command: finished parts are kept until then in
-the hidden folder .NAME.build beside the output. The result is the same to the byte for any number of
-ranks and workers.
+To resume a build that was interrupted or failed, run the same command again. Finished parts are kept in the
+hidden folder .NAME.build next to the output until the build succeeds. The dataset is bit-identical for any
+number of ranks and workers.
 """
 
 UPDATE_SECONDS = 0.5
+"""Interval between updates of the progress bar."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `build`."""
-    add_input_arguments(parser)
-    parser.add_argument("--tokenizer", required=True, type=Path, metavar="FILE", help="the tokenizer.json")
-    parser.add_argument("--output", required=True, type=Path, metavar="PREFIX", help="dataset to write")
-    parser.add_argument(
-        "--lengths",
-        nargs="+",
-        type=int,
-        default=[128, 512],
-        metavar="T",
-        help="sequence lengths to cut segments for (default: 128 512)",
-    )
+    """Add the options of ``build``."""
+    add_text_input(parser)
+    add_json_key(parser)
+    add_on_error(parser)
+    add_tokenizer(parser, "tokenizer.json to encode the text with", required=True)
+    add_dataset_output(parser)
+    add_lengths(parser, default=[128, 512], default_text="128 512")
     parser.add_argument(
         "--sentences",
         choices=(*LIBRARIES, "lines"),
         default="split",
-        help="split: find the sentences of each line (default); punkt: with NLTK, if it and its data are "
-        "installed; lines: every line is one",
+        help="how to find sentences. split: with the package sentencex (default); punkt: with NLTK, which "
+        "must be installed with its data; lines: every line is a sentence",
     )
     parser.add_argument(
-        "--language", default="en", metavar="CODE", help="whose sentences to find, ISO 639 (default: en)"
+        "--language",
+        default="en",
+        metavar="CODE",
+        help="ISO 639 code of the language, for finding sentences (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes of each rank (default: all cores it may use)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
+    add_workers(parser, None, "worker processes of each rank (default: one for each core that it may use)")
+    add_overwrite(parser, "an existing dataset of the same name")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `build` and prints a summary."""
+    """Run ``build`` and print a summary of the dataset."""
     with Ranks() as ranks:
         manifest, skipped = build_dataset(
             args.input,
@@ -121,77 +129,82 @@ def build_dataset(
     overwrite: bool = False,
     ranks: Ranks | None = None,
 ) -> tuple[Manifest, Skipped]:
-    """Encodes text as the dataset `prefix`, whose files appear only when all is well.
+    """Encode text as the dataset ``prefix``. Its files appear only when the build has succeeded.
 
     Args:
-        inputs: text files, directories or globs.
-        tokenizer_path: the tokenizer's JSON file.
-        prefix: path of the dataset without `.bin`; its directory is created.
-        lengths: sequence lengths to cut segments for.
-        sentences: a key of `data_tools.sentences.LIBRARIES`, or `lines`.
-        language: ISO 639 code.
-        json_key: where records have their text.
-        skip: count and leave out what cannot be used, instead of stopping.
-        workers: processes that encode, on each rank; by default one for each core.
-        overwrite: replace a dataset of the same name.
-        ranks: those that share the work; by default this process alone.
+        inputs: Text files, directories or glob patterns.
+        tokenizer_path: Path of the tokenizer's JSON file.
+        prefix: Path of the dataset without ``.bin``. Its directory is created.
+        lengths: Sequence lengths to create segment indexes for.
+        sentences: Key of ``data_tools.sentences.LIBRARIES``, or ``lines``.
+        language: ISO 639 code of the language.
+        json_key: Key or column that holds the text of a record.
+        skip: Skip and count input that cannot be used, instead of stopping.
+        workers: Number of worker processes on each rank. None starts one for each core.
+        overwrite: Replace a dataset of the same name.
+        ranks: Ranks that share the work. None lets this process find them.
+
+    Returns:
+        The manifest of the dataset, and the input that was skipped.
 
     Raises:
-        UserError: the input, the tokenizer or the output cannot be used; says why.
+        UserError: The input, the tokenizer or the output cannot be used.
     """
     ranks = ranks or Ranks()
-    cores = ranks.cores()
+    cores = ranks.cores_per_rank()
     lengths = list(lengths)
     with contextlib.ExitStack() as output:
 
         def prepare() -> tuple[Path, list[Task], Encoding, Skipped]:
             _check_options(lengths, workers, sentences, language)
-            files = input_files(inputs)
+            files = find_input_files(inputs)
             size = load_tokenizer(tokenizer_path).get_vocab_size()
             encoding = Encoding(
                 str(tokenizer_path), token_dtype(size).str, sentences, language, json_key, skip
             )
             staged = output.enter_context(new_dataset(prefix, overwrite))
             unreadable = Skipped()
-            tasks = plan_parts(files, encoding, staged.parent, unreadable)
+            tasks = plan_tasks(files, encoding, staged.parent, unreadable)
             return staged, tasks, encoding, unreadable
 
-        staged, tasks, encoding, unreadable = ranks.first(prepare)
+        staged, tasks, encoding, unreadable = ranks.run_on_first(prepare)
         _encode(tasks, encoding, ranks, workers or cores, prefix)
-        return ranks.first(lambda: _join(tasks, encoding, staged, lengths, unreadable))
+        return ranks.run_on_first(lambda: _join_parts(tasks, encoding, staged, lengths, unreadable))
 
 
 def _check_options(lengths: list[int], workers: int | None, sentences: str, language: str) -> None:
     if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}; use at least 1")
+        raise UserError(f"--workers: must be at least 1, found {workers}")
     for length in lengths:
         check_sequence_length(length)
-    sentence_finder(sentences, language)
+    sentence_splitter(sentences, language)
 
 
 def _encode(tasks: list[Task], encoding: Encoding, ranks: Ranks, workers: int, prefix: Path) -> None:
-    """Encodes this rank's share of the input, as far as the parts are not there already."""
-    todo: dict[Part, Task] = {}  # a part occurs twice where the same files were given twice
+    """Encode this rank's share of the input, except for parts that are finished already."""
+    todo: dict[Part, Task] = {}  # a dict, because a part occurs twice if an input file is given twice
     counts_before = dict.fromkeys(COUNTS, 0)
-    for task in share(tasks, ranks.rank, ranks.size):
+    for task in tasks_of_rank(tasks, ranks.rank, ranks.size):
         found = task.part.summary()
         if found is not None and (encoding.skip or not found.skipped.counts):
             counts_before = {name: counts_before[name] + found.counts[name] for name in COUNTS}
         else:
             todo[task.part] = task
-    progress = CONTEXT.Array("q", [*counts_before.values(), 0])
-    pool = worker_pool(min(workers, max(len(todo), 1)), start_worker, (encoding, progress))
+    progress = SPAWN_CONTEXT.Array("q", [*counts_before.values(), 0])
+    pool = make_worker_pool(min(workers, max(len(todo), 1)), init_worker, (encoding, progress))
     with interrupts_blocked():
         futures = [pool.submit(encode_in_worker, task.pieces, part) for part, task in todo.items()]
     try:
-        _watch(futures, progress, ranks, prefix, sum(task.size for task in tasks))
+        _wait_for_workers(futures, progress, ranks, prefix, sum(task.size for task in tasks))
     finally:
         progress[-1] = 1
         pool.shutdown(cancel_futures=True)
 
 
-def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Path, total: int) -> None:
-    """Waits for all ranks' workers and shows how far they are; stops all when one cannot go on."""
+def _wait_for_workers(
+    futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Path, total: int
+) -> None:
+    """Wait for the workers of all ranks and show their progress. Stop all ranks if a worker fails."""
     pending = set(futures)
     tokens_before = None
     with tqdm(
@@ -199,7 +212,7 @@ def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Pat
     ) as bar:
         while True:
             done, pending = wait(pending, timeout=UPDATE_SECONDS, return_when=FIRST_EXCEPTION)
-            states = ranks.gather((list(progress)[:-1], len(pending), _failure(done)))
+            states = ranks.gather((list(progress)[:-1], len(pending), _error_message(done)))
             sums = map(sum, zip(*(each for each, _, _ in states), strict=True))
             counts = dict(zip(COUNTS, sums, strict=True))
             if tokens_before is None:
@@ -213,16 +226,16 @@ def _watch(futures: list[Future[None]], progress: Any, ranks: Ranks, prefix: Pat
                 f"{numbers['documents']} documents, {numbers['sequences']} sentences, "
                 f"{numbers['tokens']} tokens, {numbers['words']} words, {tqdm.format_sizeof(speed)} tokens/s"
             )
-            ranks.stop_on([message for _, _, message in states])
+            ranks.stop_if_any([message for _, _, message in states])
             if not any(waiting for _, waiting, _ in states):
                 return
 
 
-def _failure(done: set[Future[None]]) -> str | None:
-    """The mistake that ended a task, if one did.
+def _error_message(done: set[Future[None]]) -> str | None:
+    """Return the error message of a task that failed because of a user or system error, or None.
 
     Raises:
-        Exception: one that is no mistake of the user's.
+        Exception: A task failed for any other reason.
     """
     for future in done:
         error = future.exception()
@@ -231,20 +244,20 @@ def _failure(done: set[Future[None]]) -> str | None:
         if isinstance(error, OSError):
             return told(error)
         if isinstance(error, BrokenProcessPool):
-            return KILLED
-        if error is not None and not isinstance(error, Stopped):
+            return WORKER_KILLED
+        if error is not None and not isinstance(error, WorkerStoppedError):
             raise error
     return None
 
 
-def _join(
+def _join_parts(
     tasks: list[Task], encoding: Encoding, staged: Path, lengths: list[int], skipped: Skipped
 ) -> tuple[Manifest, Skipped]:
-    """Puts the parts together as the dataset `staged`, with manifest and segments."""
+    """Concatenate the parts to the dataset ``staged``, and write its manifest and segment indexes."""
     words = 0
     inputs: dict[str, InputFile] = {}
     with (
-        tqdm(total=len(tasks), unit="part", desc="joining", disable=None, leave=False) as bar,
+        tqdm(total=len(tasks), unit="part", desc="joining parts", disable=None, leave=False) as bar,
         IndexedDatasetWriter(staged, np.dtype(encoding.dtype)) as writer,
     ):
         for part in (task.part for task in tasks):
@@ -260,7 +273,7 @@ def _join(
             bar.update()
     written = writer.written
     if written.tokens == 0:
-        raise UserError("the input holds no text that can be used; nothing was written")
+        raise UserError("--input: holds no text that can be used, nothing was written; check the input files")
     Manifest(
         sequences=written.sequences,
         documents=written.documents,
@@ -270,7 +283,7 @@ def _join(
         tokenizer_sha256=tokenizer_sha256(encoding.tokenizer),
         bin_sha256=written.bin_sha256,
         idx_sha256=written.idx_sha256,
-        versions=versions_of(encoding),
+        versions=tool_versions(encoding),
         inputs=list(inputs.values()),
         skipped=skipped.counts,
     ).save(staged)

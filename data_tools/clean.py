@@ -1,4 +1,4 @@
-"""Raw corpora to clean text."""
+"""The command ``clean``: turn raw corpora into clean text."""
 
 import argparse
 import contextlib
@@ -10,76 +10,71 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_tools.cleaning.parallel import Cleaned, chunks_of, cleaned_files
-from data_tools.cleaning.rules import RULES, corpus_of
-from data_tools.reading import JSON_LINES, read_lines
-from data_tools.text import (
+from data_tools.cleaning.parallel import Cleaned, cleaned_files, make_chunks
+from data_tools.cleaning.rules import RULES, corpus_name
+from data_tools.input_files import (
     COMPRESSIONS,
     PARQUET,
     Skipped,
-    add_error_argument,
-    cannot_read,
-    format_of,
-    input_files,
-    refuse,
+    find_input_files,
+    format_suffix,
+    skip_or_raise,
+    unreadable_message,
 )
+from data_tools.options import add_on_error, add_overwrite, add_text_input, add_workers
+from data_tools.text_reader import JSON_LINES, read_lines
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.machine import available_cores
 
-HELP = "clean raw text, each corpus of BabyLM 2023 by rules of its own"
+HELP = "clean raw text, with special rules for each corpus of BabyLM 2023"
 
 EPILOG = """\
 input:
-  Plain UTF-8, also compressed (.gz, .zst, .xz). A directory stands for all files below it. A file's name
-  up to the first dot says which corpus it is of, as in aochildes.train, gutenberg.dev and cbt.txt;
-  --corpus says so where names do not.
+  Plain text in UTF-8, which may be compressed (.gz, .zst, .xz). A directory stands for all files below it.
+  The name of a file up to the first dot says which corpus it belongs to, as in aochildes.train,
+  gutenberg.dev and cbt.txt. For other file names, use --corpus.
 
-  aochildes, bnc_spoken            tokens joined ("is n't it ?" to "isn't it?"), capital, quotes around
-  open_subtitles, qed, switchboard leading dashes off, quotes around what is said
-  cbt                              brackets and quotes instead of -LRB- and ``, tokens joined
-  children_stories                 indentation becomes [TAB]
-  gutenberg                        hard-wrapped lines joined to paragraphs
-  simple_wikipedia                 footnote marks and articles of one sentence on a place dropped
-  wikipedia                        links, files, categories and footnote marks resolved or dropped
-  everything else                  encodings, punctuation and white space put right, nothing more
+  aochildes, bnc_spoken            join tokens ("is n't it ?" to "isn't it?"), capitalize, add quotes
+  open_subtitles, qed, switchboard remove leading dashes, put speech in quotes
+  cbt                              replace -LRB- and `` by brackets and quotes, join tokens
+  children_stories                 replace indentation by [TAB]
+  gutenberg                        join hard-wrapped lines to paragraphs
+  simple_wikipedia                 drop footnote marks, and one-sentence articles about places
+  wikipedia                        resolve links, drop files, categories and footnote marks
+  everything else                  only fix encodings, and normalize punctuation and white space
 
-written:
-  A file of the same name below the output directory. A line is a paragraph and an empty line ends a
-  document, as `tokenizer` and `build` expect. Each file appears when it is complete; one that is there
-  already is left alone, so that a command that was interrupted goes on where it stopped.
+output:
+  A file of the same name below the output directory. Each line is a paragraph and an empty line ends a
+  document, as the commands "tokenizer" and "build" expect. A file appears when it is complete. Files that
+  exist already are skipped, so to resume an interrupted command, run it again.
 
 examples:
   python -m data_tools clean --input babylm_10M --output babylm_10M_clean
   python -m data_tools clean --input babylm_dev/gutenberg.dev --output clean --overwrite
 
-  subtitles under other names, leaving out and counting what is not UTF-8:
+  Subtitles under other names, skipping and counting input that is not UTF-8:
   python -m data_tools clean --input subtitles/ --corpus open_subtitles --on-error skip --output clean
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `clean`."""
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH", help="text files, directories or globs"
-    )
+    """Add the options of ``clean``."""
+    add_text_input(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to write to")
     parser.add_argument(
-        "--corpus", choices=RULES, metavar="NAME", help="treat all input as this one: " + ", ".join(RULES)
+        "--corpus",
+        choices=RULES,
+        metavar="NAME",
+        help="apply the rules of this corpus to all input files; one of: " + ", ".join(RULES),
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="processes (default: all cores, %(default)s)",
-    )
-    add_error_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    add_workers(parser, available_cores(), "worker processes (default: one for each core, %(default)s)")
+    add_on_error(parser)
+    add_overwrite(parser, "output files that exist already")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `clean` and prints what became of each file."""
+    """Run ``clean`` and print a table of the files."""
     reports = clean(
         args.input,
         args.output,
@@ -93,19 +88,26 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass
 class Report:
-    """One file and what became of it."""
+    """Record of what was done with one input file."""
 
     source: Path
+    """Path of the input file."""
     target: Path
+    """Path of the cleaned file."""
     corpus: str
+    """Corpus whose rules apply, a key of ``RULES``."""
     skipped: Skipped | None
-    """What of it was left out; None where everything must be usable."""
+    """Input that was skipped. None if input that cannot be used is an error."""
     lines_in: int = 0
+    """Number of lines read."""
     lines_out: int = 0
+    """Number of lines written."""
     words_in: int = 0
+    """Number of words read."""
     words_out: int = 0
+    """Number of words written."""
     note: str = ""
-    """Why nothing was written."""
+    """Reason why nothing was written, or empty."""
 
 
 def clean(
@@ -117,25 +119,30 @@ def clean(
     skip_errors: bool = False,
     overwrite: bool = False,
 ) -> list[Report]:
-    """Cleans files into the directory `output`; each appears there when it is complete.
+    """Clean files and write the results below the directory ``output``.
+
+    A cleaned file appears when it is complete.
 
     Args:
-        inputs: text files or directories.
-        output: directory for the cleaned files, which keep their paths below an input directory.
-        corpus: a key of `RULES` for all files; by default each file's name tells.
-        workers: processes that clean.
-        skip_errors: leave out and count what cannot be used, instead of raising.
-        overwrite: replace files that are there already, which are otherwise left alone.
+        inputs: Text files or directories.
+        output: Directory for the cleaned files. They keep their paths relative to an input directory.
+        corpus: Key of ``RULES`` to apply to all files. None determines it from the name of each file.
+        workers: Number of worker processes. With 1, this process does the work.
+        skip_errors: Skip and count input that cannot be used, instead of raising an error.
+        overwrite: Replace output files that exist already. Without it they are skipped.
+
+    Returns:
+        A report for each file.
 
     Raises:
-        UserError: the input is missing, or is or would become the output, or cannot be used.
+        UserError: The input is missing, cannot be used, or would be overwritten by the output.
     """
     if workers < 1:
-        raise UserError(f"--workers is {workers}; use at least 1")
-    reports = _plan(inputs, output, corpus, skip_errors)
+        raise UserError(f"--workers: must be at least 1, found {workers}")
+    reports = _plan_outputs(inputs, output, corpus, skip_errors)
     if not overwrite:
         for report in reports:
-            report.note = "there already" if report.target.exists() else ""
+            report.note = "exists already" if report.target.exists() else ""
     to_do = [report for report in reports if not report.note]
     with tqdm(
         total=sum(report.source.stat().st_size for report in to_do),
@@ -145,7 +152,7 @@ def clean(
         disable=None,
     ) as progress:
         chunks = (
-            chunk for report in to_do for chunk in chunks_of(report.corpus, _lines_of(report, progress))
+            chunk for report in to_do for chunk in make_chunks(report.corpus, _lines_of(report, progress))
         )
         with contextlib.closing(cleaned_files(chunks, workers)) as files:
             for report, results in zip(to_do, files, strict=False):
@@ -153,34 +160,43 @@ def clean(
     return reports
 
 
-def _plan(inputs: Iterable[str | Path], output: Path, corpus: str | None, skip_errors: bool) -> list[Report]:
-    """Which file is to be written for which."""
+def _plan_outputs(
+    inputs: Iterable[str | Path], output: Path, corpus: str | None, skip_errors: bool
+) -> list[Report]:
+    """Return a report for each input file, with the path of its output."""
     reports: dict[Path, Report] = {}
     for path in map(Path, inputs):
         if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"--output {output}: lies in the input {path}; choose a directory outside it")
-        for source in input_files([path]):
+            raise UserError(
+                f"--output {output}: is inside the input {path}; choose a directory outside of it"
+            )
+        for source in find_input_files([path]):
             target = output / (source.relative_to(path) if path.is_dir() else source.name)
             if target.suffix in COMPRESSIONS:
                 target = target.with_suffix("")
             if target.resolve() == source.resolve():
-                raise UserError(f"--output {output}: would replace the input {source}; choose another")
+                raise UserError(
+                    f"--output {output}: would replace the input {source}; choose another directory"
+                )
             if target in reports:
                 raise UserError(
-                    f"{source} and {reports[target].source} would both become {target}; clean them one by one"
+                    f"{target}: would be the output of both {source} and {reports[target].source}; clean "
+                    "them one at a time, with different --output"
                 )
             reports[target] = Report(
-                source, target, corpus or corpus_of(source), Skipped() if skip_errors else None
+                source, target, corpus or corpus_name(source), Skipped() if skip_errors else None
             )
     return list(reports.values())
 
 
 def _lines_of(report: Report, progress: tqdm) -> Iterator[str]:
-    """The raw lines of a file, counted."""
+    """Yield the raw lines of a file, and count them in its report."""
     source = report.source
-    if format_of(source) in (*JSON_LINES, PARQUET):
-        report.note = "left out"
-        refuse(report.skipped, "not plain text", f"{source}: not plain text; extract its text first")
+    if format_suffix(source) in (*JSON_LINES, PARQUET):
+        report.note = "skipped"
+        skip_or_raise(
+            report.skipped, "not plain text", f"{source}: not a plain text file; extract its text first"
+        )
         return
     try:
         for line, size in read_lines(source, report.skipped):
@@ -190,16 +206,16 @@ def _lines_of(report: Report, progress: tqdm) -> Iterator[str]:
     except UserError:
         raise
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        report.note = "left out"
-        refuse(report.skipped, "unreadable file", cannot_read(str(source), error))
+        report.note = "skipped"
+        skip_or_raise(report.skipped, "unreadable file", unreadable_message(str(source), error))
 
 
-class _Unusable(Exception):
-    """A file that is to be left out."""
+class _UnusableFileError(Exception):
+    """The file cannot be used and must be skipped."""
 
 
 def _write(report: Report, results: Iterable[Cleaned]) -> None:
-    """Writes one cleaned file, or nothing where it cannot be used."""
+    """Write one cleaned file, or nothing if the input cannot be used."""
 
     def cleaned_lines() -> Iterator[str]:
         for cleaned in results:
@@ -207,22 +223,22 @@ def _write(report: Report, results: Iterable[Cleaned]) -> None:
             yield from cleaned.lines
 
     report.target.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(_Unusable), atomic_write(report.target, "w") as file:
-        for line in RULES[report.corpus].choose(cleaned_lines()):
+    with contextlib.suppress(_UnusableFileError), atomic_write(report.target, "w") as file:
+        for line in RULES[report.corpus].run_after(cleaned_lines()):
             file.write(line + "\n")
             report.lines_out += 1
             report.words_out += len(line.split())
         if not report.words_out and not report.note:
-            report.note = "left out"
+            report.note = "skipped"
             if not (report.skipped and report.skipped.counts):
-                problem = "nothing is left after cleaning" if report.words_in else "holds no text"
-                refuse(report.skipped, "empty file", f"{report.source}: {problem}; remove it")
+                problem = "no text is left after cleaning" if report.words_in else "the file holds no text"
+                skip_or_raise(report.skipped, "empty file", f"{report.source}: {problem}; remove it")
         if report.note:
-            raise _Unusable
+            raise _UnusableFileError
 
 
 def summary(output: Path, reports: list[Report]) -> str:
-    """A table of the files: lines and words before and after, and what was skipped."""
+    """Return a table of the files: lines and words before and after cleaning, and skipped input."""
     width = max(len(str(report.target.relative_to(output))) for report in reports)
     columns = ("lines in", "lines out", "words in", "words out")
     rows = [f"{output!s:<{width + 4}}{'cleaned as':<18}" + "".join(f"{name:>13}" for name in columns)]

@@ -1,4 +1,4 @@
-"""How many there are of each length: counted exactly, and shown as text or as a picture."""
+"""Histograms of lengths: counted exactly, and shown as text or drawn as a picture."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,71 +10,81 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BAR_WIDTH = 40
+"""Width of the longest bar in characters."""
 EIGHTHS = " ▏▎▍▌▋▊▉"
+"""Characters that fill 0 to 7 eighths of their width."""
 LINEAR_BINS = 16
+"""Maximum number of bins of equal width."""
 
 
-class Lengths:
-    """Lengths by how often each occurs; few of them differ, since n different ones sum to n²/2 tokens."""
+class LengthCounts:
+    """Counts of each distinct length.
+
+    They take little memory, because n distinct lengths need at least about n²/2 tokens.
+    """
 
     def __init__(self) -> None:
         self.values = np.empty(0, dtype=np.int64)
-        """Those that occur, increasing."""
+        """Distinct lengths, in increasing order, int64 ``[n]``."""
         self.counts = np.empty(0, dtype=np.int64)
-        """How often each does."""
+        """Number of occurrences of each, int64 ``[n]``."""
 
     def add(self, lengths: NDArray[np.int64]) -> None:
-        """Counts some more, int64 [any]."""
+        """Count more lengths, int64 of any number."""
         values, counts = np.unique(lengths, return_counts=True)
-        self.values, place = np.unique(np.concatenate([self.values, values]), return_inverse=True)
+        self.values, index = np.unique(np.concatenate([self.values, values]), return_inverse=True)
         sums = np.zeros(len(self.values), dtype=np.int64)
-        np.add.at(sums, place, np.concatenate([self.counts, counts]))
+        np.add.at(sums, index, np.concatenate([self.counts, counts]))
         self.counts = sums
 
     def quantiles(self, percents: list[int]) -> list[int]:
-        """For each percentage, the smallest length that at least so many do not exceed."""
+        """Return for each percentage p the smallest length that at least p % of lengths do not exceed."""
         up_to = np.cumsum(self.counts)
         needed = [-(-percent * int(up_to[-1]) // 100) for percent in percents]
-        return self.values[np.searchsorted(up_to, needed)].tolist()
+        found: list[int] = self.values[np.searchsorted(up_to, needed)].tolist()
+        return found
 
     def mean(self) -> float:
-        """Mean length."""
+        """Return the mean length."""
         return float(self.values @ self.counts / self.counts.sum())
 
 
 class Bin(NamedTuple):
-    """Lengths from `low` to `high`, and how many have them."""
+    """One bin of a histogram."""
 
     low: int
+    """Smallest length in the bin."""
     high: int
+    """Largest length in the bin."""
     number: int
+    """Number of lengths in the bin."""
 
 
-def binned(lengths: Lengths, starts: NDArray[np.int64]) -> list[Bin]:
-    """Bins that begin at `starts`, the last of which reaches up to the greatest length."""
+def make_bins(lengths: LengthCounts, starts: NDArray[np.int64]) -> list[Bin]:
+    """Return bins that begin at ``starts``. The last one ends at the largest length."""
     ends = np.append(starts[1:] - 1, lengths.values[-1])
     up_to = np.concatenate([[0], np.cumsum(lengths.counts)])
-    places = np.searchsorted(lengths.values, np.append(starts, lengths.values[-1] + 1))
-    counts = np.diff(up_to[places])
+    edges = np.searchsorted(lengths.values, np.append(starts, lengths.values[-1] + 1))
+    counts = np.diff(up_to[edges])
     return [Bin(*each) for each in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True)]
 
 
-def powers_of_two(lengths: Lengths) -> NDArray[np.int64]:
-    """Where bins begin that double in width, from the shortest to the longest; 0 is on its own."""
+def doubling_bin_starts(lengths: LengthCounts) -> NDArray[np.int64]:
+    """Return the starts of bins that double in width. Length 0 has a bin for itself."""
     starts = np.concatenate([[0], 1 << np.arange(int(lengths.values[-1]).bit_length())])
     first = int(np.searchsorted(starts, lengths.values[0], side="right")) - 1
     return starts[first:]
 
 
-def even_steps(lengths: Lengths) -> NDArray[np.int64]:
-    """Where bins of one width begin; the last begins at the 99 % quantile and takes all that is longer."""
-    first, usual = int(lengths.values[0]), lengths.quantiles([99])[0]
-    step = max(1, -(-(usual - first) // (LINEAR_BINS - 1)))
-    return np.arange(first, max(usual, first + 1) + step, step)[:LINEAR_BINS]
+def linear_bin_starts(lengths: LengthCounts) -> NDArray[np.int64]:
+    """Return the starts of bins of equal width, the last of which begins near the 99 % quantile."""
+    first, last = int(lengths.values[0]), lengths.quantiles([99])[0]
+    step = max(1, -(-(last - first) // (LINEAR_BINS - 1)))
+    return np.arange(first, max(last, first + 1) + step, step)[:LINEAR_BINS]
 
 
-def as_text(title: str, bins: list[Bin]) -> list[str]:
-    """Lines of a histogram that lies on its side, at most 80 columns wide for counts below 10^12."""
+def text_histogram(title: str, bins: list[Bin]) -> list[str]:
+    """Return the lines of a histogram with horizontal bars, 80 columns wide at most for counts < 10^12."""
     ranges = [f"{each.low:,}" if each.low == each.high else f"{each.low:,} - {each.high:,}" for each in bins]
     counts = [f"{each.number:,}" for each in bins]
     width, count_width = max(map(len, ranges)), max(map(len, counts))
@@ -90,11 +100,14 @@ def _bar(share: float) -> str:
     return "█" * full + EIGHTHS[rest].strip()
 
 
-def draw(axes: "Axes", lengths: Lengths, title: str, is_logarithmic: bool) -> None:
-    """Draws a histogram with its median on the axes of a picture.
+def draw_histogram(axes: "Axes", lengths: LengthCounts, title: str, is_logarithmic: bool) -> None:
+    """Draw a histogram and its median with matplotlib.
 
     Args:
-        is_logarithmic: bins of even width in the logarithm of the length, not in the length.
+        axes: Axes to draw on.
+        lengths: Counted lengths.
+        title: Title of the picture.
+        is_logarithmic: Use a logarithmic axis, with bins of equal width on it.
     """
     low, high = int(lengths.values[0]), int(lengths.values[-1])
     if is_logarithmic:
@@ -106,6 +119,6 @@ def draw(axes: "Axes", lengths: Lengths, title: str, is_logarithmic: bool) -> No
     axes.hist(lengths.values, bins=edges, weights=lengths.counts, color="#4477aa")
     median = lengths.quantiles([50])[0]
     axes.axvline(median, color="#cc3311", linewidth=1.5, label=f"median {median:,}")
-    axes.set(title=title, xlabel="tokens" if is_logarithmic else "tokens (the longest 1 % are left out)")
+    axes.set(title=title, xlabel="tokens" if is_logarithmic else "tokens (without the longest 1 %)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

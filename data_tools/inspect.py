@@ -1,4 +1,4 @@
-"""What a token dataset holds, shown to people."""
+"""The command ``inspect``: show the contents of a token dataset."""
 
 import argparse
 import random
@@ -11,24 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_tools.copying import read_spans
-from data_tools.histogram import Lengths, as_text, binned, draw, even_steps, powers_of_two
+from data_tools.dataset_stream import read_spans
+from data_tools.histogram import (
+    LengthCounts,
+    doubling_bin_starts,
+    draw_histogram,
+    linear_bin_starts,
+    make_bins,
+    text_histogram,
+)
+from data_tools.options import add_dataset, add_policy, add_tokenizer
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
-from elc_bert.data.format.segments import POLICY, SegmentIndex, open_segments
+from elc_bert.data.format.segments import SegmentIndex, open_segments
 from elc_bert.data.format.vocabulary import UNK, check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
+from elc_bert.utils.options import non_negative_int, positive_int
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-HELP = "show what a dataset holds: counts, lengths, segments, and documents as text"
+HELP = "show the contents of a dataset: counts, lengths, segments, and documents as text"
 
 EPILOG = """\
-Counts, where the dataset comes from, how long its documents and sentences are, and how full its segments
-are. With the tokenizer it was built with also the most frequent subwords, and some documents as text,
-drawn at random. It reads the tables of lengths but only a few of the tokens, and takes little memory.
+Prints the counts and the origin of a dataset, the lengths of its documents and sentences, and how full its
+segments are. With the tokenizer that the dataset was built with, also prints the most frequent subwords and
+some random documents as text. The command reads few of the tokens and needs little memory.
 
 examples:
   python -m data_tools inspect corpus/train
@@ -38,52 +47,65 @@ examples:
 """
 
 WIDTH = 76
+"""Width of wrapped text in characters."""
 INPUTS_SHOWN = 3
+"""Number of input files to list."""
 WORDS_SHOWN = 60
+"""Approximate number of words to show of a document."""
 DOCUMENTS_SHOWN = 2
+"""Default number of documents to show."""
 SUBWORDS_SHOWN = 12
+"""Number of frequent subwords to list."""
 SAMPLES, SAMPLE_TOKENS = 256, 1 << 14
+"""Number and length of the samples of tokens in which subwords are counted."""
 PERCENTS = {"1 %": 1, "10 %": 10, "median": 50, "90 %": 90, "99 %": 99}
+"""Quantiles to show, by name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `inspect`."""
-    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="the dataset, without .bin")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="show documents as text with it")
+    """Add the options of ``inspect``."""
+    add_dataset(parser)
+    add_tokenizer(parser, "tokenizer.json of the dataset, to show subwords and documents as text")
     parser.add_argument(
         "--documents",
-        type=int,
+        type=non_negative_int,
         metavar="N",
-        help=f"how many documents to show, with --tokenizer (default: {DOCUMENTS_SHOWN})",
+        help=f"number of random documents to show; needs --tokenizer (default: {DOCUMENTS_SHOWN})",
     )
     parser.add_argument(
-        "--full", action="store_true", help=f"show them whole, not only their first {WORDS_SHOWN} words or so"
+        "--full",
+        action="store_true",
+        help=f"show whole documents instead of about the first {WORDS_SHOWN} words",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another number shows other documents (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed for choosing the documents (default: %(default)s)",
     )
     parser.add_argument(
         "--segment",
-        type=int,
+        type=non_negative_int,
         nargs="+",
         metavar="N",
-        help="show only these segments as text, with --tokenizer and --length",
+        help="show only these segments, counted from 0, as text; needs --tokenizer and --length",
     )
-    parser.add_argument("--length", type=int, metavar="T", help="sequence length of the segments")
-    parser.add_argument("--policy", default=POLICY, help=f"of the segments (default: {POLICY})")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the lengths, as PNG")
+    parser.add_argument(
+        "--length", type=positive_int, metavar="T", help="sequence length of the segments to show"
+    )
+    add_policy(parser, "policy of the segments to show")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw histograms of the lengths, as a PNG file"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `inspect`."""
+    """Run ``inspect`` and print what it found."""
     if args.tokenizer is None and (args.documents is not None or args.full):
-        raise UserError("--documents and --full need --tokenizer, to turn tokens into text")
-    if args.documents is not None and args.documents < 0:
-        raise UserError(f"--documents is {args.documents}; use 0 or more")
+        raise UserError("--documents and --full: need a tokenizer to decode the tokens; add --tokenizer")
     if args.segment is not None and (args.tokenizer is None or args.length is None):
-        raise UserError(
-            "--segment needs --tokenizer, to turn tokens into text, and --length, of the segments"
-        )
+        raise UserError("--segment: needs a tokenizer and a sequence length; add --tokenizer and --length")
     dataset = IndexedDataset(args.prefix)
     manifest = dataset.manifest
     if args.tokenizer is not None:
@@ -92,56 +114,60 @@ def run(args: argparse.Namespace) -> None:
         segments = open_segments(dataset, args.length, args.policy)
         tokenizer = load_tokenizer(args.tokenizer)
         for number in args.segment:
-            show(segment_text(dataset, tokenizer, segments, number))
+            print_indented(segment_text(dataset, tokenizer, segments, number))
         return
     documents, sentences = count_lengths(dataset)
     print(args.prefix)
-    show(facts(dataset, manifest))
-    show(segments_table(manifest))
-    show(quantiles_table(documents, sentences))
-    show(as_text("documents by their tokens", binned(documents, powers_of_two(documents))))
-    show(as_text("sentences by their tokens", binned(sentences, even_steps(sentences))))
+    print_indented(overview(dataset, manifest))
+    print_indented(segments_table(manifest))
+    print_indented(quantiles_table(documents, sentences))
+    print_indented(
+        text_histogram("documents by their tokens", make_bins(documents, doubling_bin_starts(documents)))
+    )
+    print_indented(
+        text_histogram("sentences by their tokens", make_bins(sentences, linear_bin_starts(sentences)))
+    )
     if args.tokenizer is not None:
         tokenizer = load_tokenizer(args.tokenizer)
-        show(frequent_subwords(dataset, tokenizer))
-        wanted = DOCUMENTS_SHOWN if args.documents is None else args.documents
-        number_of = len(dataset.documents) - 1
-        for document in random.Random(args.seed).sample(range(number_of), min(wanted, number_of)):
-            show(document_text(dataset, tokenizer, document, args.full))
+        print_indented(frequent_subwords(dataset, tokenizer))
+        count = len(dataset.documents) - 1
+        shown = min(count, DOCUMENTS_SHOWN if args.documents is None else args.documents)
+        for document in random.Random(args.seed).sample(range(count), shown):
+            print_indented(document_text(dataset, tokenizer, document, args.full))
     if args.picture is not None:
         save_picture(args.picture, documents, sentences)
         print(f"\npicture of the lengths: {args.picture}")
 
 
-def show(lines: list[str]) -> None:
-    """Prints a paragraph, indented."""
+def print_indented(lines: list[str]) -> None:
+    """Print some lines as an indented paragraph."""
     print("\n" + textwrap.indent("\n".join(lines), "  "))
 
 
-def count_lengths(dataset: IndexedDataset) -> tuple[Lengths, Lengths]:
-    """Lengths in tokens of all documents and of all sentences.
+def count_lengths(dataset: IndexedDataset) -> tuple[LengthCounts, LengthCounts]:
+    """Count the lengths, in tokens, of all documents and of all sentences.
 
     Raises:
-        UserError: the tables are damaged.
+        UserError: The index is damaged.
     """
-    documents, sentences = Lengths(), Lengths()
+    documents, sentences = LengthCounts(), LengthCounts()
     tokens = document_start = 0
-    # Of what is done in a second nobody needs to see how far it is.
+    # No bar is shown for datasets that take less than a second.
     with tqdm(
         total=len(dataset.lengths), unit="sentence", unit_scale=True, disable=None, delay=1, leave=False
     ) as progress:
         for _, lengths, document_ends in read_spans(dataset):
-            places = tokens + np.concatenate([[0], np.cumsum(lengths)])
-            ends = places[document_ends]
+            bounds = tokens + np.concatenate([[0], np.cumsum(lengths)])
+            ends = bounds[document_ends]
             documents.add(np.diff(ends, prepend=document_start))
             sentences.add(lengths)
-            tokens, document_start = int(places[-1]), int(ends[-1]) if len(ends) else document_start
+            tokens, document_start = int(bounds[-1]), int(ends[-1]) if len(ends) else document_start
             progress.update(len(lengths))
     return documents, sentences
 
 
-def facts(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
-    """What the manifest and the files say."""
+def overview(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
+    """Return a table of the counts and the origin of a dataset."""
     tokens = dataset.tokens
     numbers = {
         "documents": manifest.documents,
@@ -165,14 +191,14 @@ def facts(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
         lines += [f"  {file.path}  {file.bytes:,}" for file in manifest.inputs[:INPUTS_SHOWN]]
         if len(manifest.inputs) > INPUTS_SHOWN:
             lines += ["  ..."]
-    lines += [f"left out: {count:,} x {reason}" for reason, count in manifest.skipped.items()]
+    lines += [f"skipped: {count:,} x {reason}" for reason, count in manifest.skipped.items()]
     return lines
 
 
 def segments_table(manifest: Manifest) -> list[str]:
-    """The segment indexes, and how much of their T - 2 places hold a token."""
+    """Return a table of the segment indexes, with the share of their T - 2 positions that hold a token."""
     if not manifest.segments:
-        return ["no segments; add some with: python -m data_tools segments"]
+        return ["no segment indexes; add some with: python -m data_tools segments"]
     lines = [f"{'segments of':<14}{'policy':<12}{'count':>16}{'tokens':>20}{'filled':>9}"]
     for each in manifest.segments:
         filled = each.tokens / (each.count * (each.sequence_length - 2)) if each.count else 0
@@ -182,8 +208,8 @@ def segments_table(manifest: Manifest) -> list[str]:
     return lines
 
 
-def quantiles_table(documents: Lengths, sentences: Lengths) -> list[str]:
-    """How long documents and sentences are."""
+def quantiles_table(documents: LengthCounts, sentences: LengthCounts) -> list[str]:
+    """Return a table of the quantiles of the lengths of documents and sentences."""
     names = ["shortest", *PERCENTS, "longest", "mean"]
     lines = ["tokens in a" + "".join(f"{name:>15}" for name in ("document", "sentence"))]
     columns = []
@@ -197,13 +223,13 @@ def quantiles_table(documents: Lengths, sentences: Lengths) -> list[str]:
 
 
 def frequent_subwords(dataset: IndexedDataset, tokenizer: "Tokenizer") -> list[str]:
-    """The most frequent subwords, as the vocabulary spells them, and the share of unknown ones.
+    """Return a table of the most frequent subwords, as the vocabulary spells them, and of unknown ones.
 
-    A large dataset is looked at in places spread evenly over it.
+    In a large dataset, they are counted in samples that are spread evenly over it.
     """
     size = min(SAMPLE_TOKENS, dataset.num_tokens)
     starts = np.linspace(0, dataset.num_tokens - size, min(SAMPLES, -(-dataset.num_tokens // size)))
-    ids = _ids(dataset, tokenizer, starts.astype(np.int64)[:, None] + np.arange(size))
+    ids = _read_ids(dataset, tokenizer, starts.astype(np.int64)[:, None] + np.arange(size))
     counts = np.bincount(ids.ravel(), minlength=tokenizer.get_vocab_size())
     most = np.argsort(-counts, kind="stable")[:SUBWORDS_SHOWN].tolist()
     cells = [f"{tokenizer.id_to_token(each):<15.15}{counts[each] / ids.size:>7.2%}" for each in most]
@@ -216,30 +242,39 @@ def frequent_subwords(dataset: IndexedDataset, tokenizer: "Tokenizer") -> list[s
 
 
 def document_text(dataset: IndexedDataset, tokenizer: "Tokenizer", document: int, whole: bool) -> list[str]:
-    """A document's title and its text, a line for each paragraph, wrapped."""
+    """Return the title and the wrapped text of a document, beginning a new line for each paragraph.
+
+    Args:
+        dataset: Dataset that holds the document.
+        tokenizer: Tokenizer that the dataset was built with.
+        document: Index of the document.
+        whole: Return the whole text instead of about the first ``WORDS_SHOWN`` words.
+    """
     first, last = dataset.documents_between(document, document + 1).tolist()
     tokens = int(dataset.lengths[first:last].sum(dtype=np.int64))
     lines = [f"document {document:,}: sentences {last - first:,}, tokens {tokens:,}"]
-    return lines + _paragraphs(" ".join(_sentences(dataset, tokenizer, first, last, whole)))
+    return lines + _wrap_paragraphs(" ".join(_sentences(dataset, tokenizer, first, last, whole)))
 
 
 def segment_text(
     dataset: IndexedDataset, tokenizer: "Tokenizer", segments: SegmentIndex, number: int
 ) -> list[str]:
-    """A segment's title and its text, as `document_text` shows a document.
+    """Return the title and the wrapped text of a segment, in the form of ``document_text``.
 
     Raises:
-        UserError: there is no segment of this number.
+        UserError: The index of the segment is out of range.
     """
     if not 0 <= number < len(segments):
-        raise UserError(f"--segment {number}: {segments.path} holds 0 to {len(segments) - 1}")
+        raise UserError(
+            f"--segment {number}: out of range, {segments.path} holds segments 0 to {len(segments) - 1}"
+        )
     offsets, lengths = segments(np.array([number]))
     begin, length = int(offsets[0]), int(lengths[0])
-    lines = [f"segment {number:,}: tokens {length:,}, from {begin:,} on"]
-    return lines + _paragraphs(_text(dataset, tokenizer, begin, length))
+    lines = [f"segment {number:,}: {length:,} tokens from position {begin:,}"]
+    return lines + _wrap_paragraphs(_decode(dataset, tokenizer, begin, length))
 
 
-def _paragraphs(text: str) -> list[str]:
+def _wrap_paragraphs(text: str) -> list[str]:
     return [
         line
         for paragraph in text.replace("[PAR]", "[PAR]\n").splitlines()
@@ -250,13 +285,13 @@ def _paragraphs(text: str) -> list[str]:
 def _sentences(
     dataset: IndexedDataset, tokenizer: "Tokenizer", first: int, last: int, whole: bool
 ) -> Iterator[str]:
-    """The text of some sentences; unless `whole`, of the first `WORDS_SHOWN` words or so."""
+    """Yield the text of some sentences, up to about ``WORDS_SHOWN`` words unless ``whole`` is true."""
     words = 0
     for sentence in range(first, last):
         offsets, lengths = dataset.spans(sentence, sentence + 1)
         begin, length = int(offsets[0]), int(lengths[0])
         shown = length if whole else min(length, 4 * WORDS_SHOWN)
-        text = _text(dataset, tokenizer, begin, shown)
+        text = _decode(dataset, tokenizer, begin, shown)
         words += len(text.split())
         yield text
         if not whole and words >= WORDS_SHOWN and sentence + 1 < last:
@@ -264,38 +299,40 @@ def _sentences(
             return
 
 
-def _text(dataset: IndexedDataset, tokenizer: "Tokenizer", begin: int, length: int) -> str:
-    """Some tokens of the stream as text."""
-    ids = _ids(dataset, tokenizer, np.arange(begin, begin + length))
+def _decode(dataset: IndexedDataset, tokenizer: "Tokenizer", begin: int, length: int) -> str:
+    """Return the text of some tokens of the stream."""
+    ids = _read_ids(dataset, tokenizer, np.arange(begin, begin + length))
     text = tokenizer.decode(ids.tolist(), skip_special_tokens=False).strip()
-    # What a web page brought along must not steer the terminal.
+    # Text from the web may contain control characters, which must not reach the terminal.
     return "".join(each if each.isprintable() else "�" for each in text)
 
 
-def _ids(dataset: IndexedDataset, tokenizer: "Tokenizer", places: NDArray[np.int64]) -> NDArray[np.integer]:
-    """Tokens at some places of the stream.
+def _read_ids(
+    dataset: IndexedDataset, tokenizer: "Tokenizer", positions: NDArray[np.int64]
+) -> NDArray[np.integer]:
+    """Return the tokens at some positions of the stream.
 
     Raises:
-        UserError: the tokenizer has no such subword.
+        UserError: A token is not in the vocabulary of the tokenizer.
     """
-    ids = dataset.gather(places)
+    ids = dataset.gather(positions)
     size = tokenizer.get_vocab_size()
     if ids.size and ids.max() >= size:
         raise UserError(
             f"{dataset.prefix}: holds the token id {ids.max()}, but the tokenizer has only {size} subwords; "
-            "give the tokenizer of the dataset"
+            "use the tokenizer that the dataset was built with"
         )
     return ids
 
 
-def save_picture(path: Path, documents: Lengths, sentences: Lengths) -> None:
-    """Draws the lengths of documents and sentences as a PNG file."""
+def save_picture(path: Path, documents: LengthCounts, sentences: LengthCounts) -> None:
+    """Draw histograms of the lengths of documents and sentences, and save them as a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw(left, documents, f"{documents.counts.sum():,} documents", is_logarithmic=True)
-    draw(right, sentences, f"{sentences.counts.sum():,} sentences", is_logarithmic=False)
+    draw_histogram(left, documents, f"{documents.counts.sum():,} documents", is_logarithmic=True)
+    draw_histogram(right, sentences, f"{sentences.counts.sum():,} sentences", is_logarithmic=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)

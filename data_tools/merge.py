@@ -1,4 +1,4 @@
-"""Several token datasets as one."""
+"""The command ``merge``: combine several token datasets into one."""
 
 import argparse
 from collections import Counter
@@ -8,28 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.copying import (
-    add_lengths,
-    check_outputs,
-    finish,
-    progress_bar,
-    read_parts,
-)
-from data_tools.output import new_dataset, summary
+from data_tools.dataset_output import check_outputs, new_dataset, summary, write_manifest_and_segments
+from data_tools.dataset_stream import progress_bar, read_batches
+from data_tools.options import add_dataset_output, add_lengths, add_overwrite
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import POLICY, check_sequence_length
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.utils.errors import UserError
 
-HELP = "put several datasets on end as one, without encoding their text again"
+HELP = "combine several datasets into one, without encoding their text again"
 
 EPILOG = """\
-The documents of the inputs follow one another in the order given; none is cut, and none joined to the
-next. All inputs must have been built with the same tokenizer. Datasets of Megatron-LM and GPT-NeoX, which
-do not tell their tokenizer, can be merged too: then the result does not tell it either.
+The result holds the documents of all inputs, in the order of the inputs. Documents are neither split nor
+joined. All inputs must have been built with the same tokenizer. Datasets of Megatron-LM and GPT-NeoX, which
+do not record their tokenizer, can be merged too; the tokenizer of the result is then unknown.
 
-Segments are cut for the sequence lengths that all inputs have segments for, or for those of --lengths.
+By default the result gets segment indexes for the sequence lengths and policies that all inputs have.
 
 examples:
   python -m data_tools merge --input books wiki speech --output corpus/train
@@ -38,45 +33,56 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `merge`."""
+    """Add the options of ``merge``."""
     parser.add_argument(
-        "--input", nargs="+", required=True, type=Path, metavar="PREFIX", help="the datasets, without .bin"
+        "--input",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="paths of the datasets to merge, without the suffix .bin",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="PREFIX", help="dataset to write")
-    add_lengths(parser, "all inputs")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
+    add_dataset_output(parser)
+    add_lengths(parser, default_text="those that all inputs have segment indexes for")
+    add_overwrite(parser, "an existing dataset of the same name")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `merge` and prints a summary."""
+    """Run ``merge`` and print a summary of the dataset."""
     manifest = merge_datasets(args.input, args.output, lengths=args.lengths, overwrite=args.overwrite)
     print(summary(args.output, manifest))
     if manifest.tokenizer_sha256 is None:
-        print("  the tokenizer is unknown: not every input tells its own")
+        print("  the tokenizer is unknown, because at least one input does not record it")
 
 
 def merge_datasets(
     inputs: Sequence[Path], prefix: Path, *, lengths: Iterable[int] | None = None, overwrite: bool = False
 ) -> Manifest:
-    """Writes the dataset `prefix` with the documents of others; its files appear only when all is well.
+    """Write the documents of several datasets to the dataset ``prefix``.
+
+    The files of the result appear only when the merge has succeeded.
 
     Args:
-        inputs: prefixes of datasets that were built with one tokenizer.
-        prefix: path of the result without `.bin`; its directory is created.
-        lengths: sequence lengths to cut segments for under the reference policy; None stands for the
+        inputs: Prefixes of datasets that were built with the same tokenizer.
+        prefix: Path of the result without ``.bin``. Its directory is created.
+        lengths: Sequence lengths to create segment indexes for, with the reference policy. None selects the
             segment indexes that all inputs have.
-        overwrite: replace a dataset of the same name.
+        overwrite: Replace a dataset of the same name.
+
+    Returns:
+        The manifest of the result.
 
     Raises:
-        UserError: an input is damaged, of another tokenizer or the output, or the output is there.
+        UserError: An input is damaged, is the same as the output, or was built with another tokenizer, or the
+            output exists already.
     """
     check_outputs([prefix], inputs)
     for length in lengths or ():
         check_sequence_length(length)
     datasets = [IndexedDataset(each) for each in inputs]
     manifests = [dataset.manifest for dataset in datasets]
-    vocab_size = _common("vocab_size", inputs, manifests)
-    tokenizer = _common("tokenizer_sha256", inputs, manifests)
+    vocab_size = _common_value("vocab_size", inputs, manifests)
+    tokenizer = _common_value("tokenizer_sha256", inputs, manifests)
     if lengths is None:
         shared = [{(each.policy, each.sequence_length) for each in one.segments} for one in manifests]
         segments = sorted(set.intersection(*shared))
@@ -89,13 +95,13 @@ def merge_datasets(
             IndexedDatasetWriter(staged, _dtype(datasets, vocab_size)) as writer,
         ):
             for dataset in datasets:
-                for part in read_parts(dataset, progress):
-                    writer.add(*part)
-        return finish(
+                for batch in read_batches(dataset, progress):
+                    writer.add(*batch)
+        return write_manifest_and_segments(
             staged,
             writer.written,
             segments,
-            _agreed([manifest.versions for manifest in manifests]),
+            _common_versions([manifest.versions for manifest in manifests]),
             words=sum(words) if len(words) == len(manifests) else None,
             vocab_size=vocab_size,
             tokenizer_sha256=tokenizer,
@@ -104,30 +110,34 @@ def merge_datasets(
         )
 
 
-def _common(field: str, inputs: Sequence[Path], manifests: Sequence[Manifest]) -> Any:
-    """The value of a manifest's field that all inputs share, None where one of them does not tell.
+def _common_value(field: str, inputs: Sequence[Path], manifests: Sequence[Manifest]) -> Any:
+    """Return the value of a field that all manifests share, or None if one of them does not record it.
 
     Raises:
-        UserError: two inputs differ in it.
+        UserError: Two inputs have different values.
     """
     values = [getattr(manifest, field) for manifest in manifests]
     known = {value: prefix for prefix, value in zip(inputs, values, strict=True) if value is not None}
     if len(known) > 1:
         (one, first), (other, second), *_ = known.items()
         raise UserError(
-            f"{second}: built with another tokenizer than {first} ({field} {other} and {one}); build one of "
-            "them again with the tokenizer of the other"
+            f"{second}: built with another tokenizer than {first} ({field} {other} and {one}); rebuild one "
+            "of them with the tokenizer of the other"
         )
     return None if None in values else values[0]
 
 
-def _agreed(versions: Sequence[dict[str, str]]) -> dict[str, str]:
-    """What all inputs say alike."""
+def _common_versions(versions: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return the versions that all inputs agree on."""
     return {name: at for name, at in versions[0].items() if all(each.get(name) == at for each in versions)}
 
 
-def _dtype(datasets: Sequence[IndexedDataset], vocab_size: int | None) -> np.dtype:
-    """The narrowest dtype for all ids; where the vocabulary is unknown, only int64 ids are looked at."""
+def _dtype(datasets: Sequence[IndexedDataset], vocab_size: int | None) -> np.dtype[np.integer]:
+    """Return the narrowest dtype that holds all token ids.
+
+    If the size of the vocabulary is unknown, the limits of the inputs' dtypes stand for their largest ids.
+    Only int64 tokens are read.
+    """
     if vocab_size is None:
         vocab_size = 1 + max(map(_largest_id, datasets))
     return token_dtype(vocab_size) if vocab_size <= 1 << 31 else np.dtype("<i8")

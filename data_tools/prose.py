@@ -1,9 +1,9 @@
-"""English prose that every Python machine already has, as a small corpus to try things out on.
+"""The command ``prose``: make a small corpus of English prose from what is installed on this machine.
 
-The source is the documentation of the standard library and of the installed packages: string
-literals of modules (parsed, never imported) and text files. What is kept reads like English:
-whole sentences, without code, tables, parameter lists and markup (see prose_text). The result is
-the same for the same installation, whatever the number of cores.
+The source is the documentation of the standard library and of the installed packages: text files, and string
+literals of modules, which are parsed but never imported. Only text that reads like English is kept: whole
+sentences, without code, tables, parameter lists and markup (see ``prose_filter``). The result depends only on
+what is installed, not on the number of cores.
 """
 
 import argparse
@@ -22,15 +22,20 @@ from typing import IO
 
 from tqdm import tqdm
 
-from data_tools.prose_text import as_prose, paragraphs
+from data_tools.prose_filter import paragraphs, prose_or_none
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
+from elc_bert.utils.options import positive_int
 
-HELP = "extract English prose from the documentation on this machine"
+HELP = "extract English prose from the Python documentation on this machine, as a small corpus for trials"
 
 EPILOG = """\
-DIR/train.txt and DIR/dev.txt are plain text for the other commands: a line is a paragraph, an empty line
-ends a document.
+The source is the documentation of the Python standard library and of the installed packages. The command
+needs no network.
+
+output:
+  DIR/train.txt, DIR/dev.txt       plain text, as the commands "tokenizer" and "build" expect: each line is a
+                                   paragraph, and an empty line ends a document
 
 example:
   python -m data_tools prose --output text/ --max-words 100000
@@ -46,7 +51,7 @@ SKIPPED_TEXT = re.compile(
 
 
 def find_documents(roots: dict[str, Path]) -> dict[str, Path]:
-    """Files that may hold prose, by document name: the root's label, then the path below the root."""
+    """Return the files that may hold prose, by document name: the label of a root and the relative path."""
     found = {}
     for label, root in roots.items():
         for directory, subdirectories, files in os.walk(root):
@@ -59,11 +64,13 @@ def find_documents(roots: dict[str, Path]) -> dict[str, Path]:
 
 
 def module_texts(source: bytes) -> list[str]:
-    """The documentation in a module, in reading order: docstrings and module-level strings of several lines.
+    """Return the documentation in a module, in reading order.
 
-    The latter catch documentation kept in data, such as pydoc's topics or NumPy's ``add_newdoc``.
+    It consists of docstrings and of module-level strings of several lines. The latter hold documentation that
+    is kept as data, such as pydoc's topics or NumPy's ``add_newdoc``.
 
-    Raises SyntaxError, ValueError, MemoryError or RecursionError where the source is not Python.
+    Raises:
+        SyntaxError, ValueError, MemoryError, RecursionError: The source is not Python, or cannot be parsed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
@@ -73,7 +80,10 @@ def module_texts(source: bytes) -> list[str]:
 def statement_texts(
     block: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
 ) -> Iterator[str]:
-    """The strings that stand alone in a block or a block in it; of a module, those in its expressions too."""
+    """Yield the strings that are statements in a block or a nested block.
+
+    In a module, strings of several lines in other statements are included.
+    """
     for statement in block.body:
         match statement:
             case ast.Expr(ast.Constant(str() as text)):
@@ -87,11 +97,13 @@ def statement_texts(
 
 
 def document_prose(path: Path) -> list[str] | None:
-    """The prose paragraphs of one file in reading order; None where it cannot be read or parsed."""
+    """Return the prose paragraphs of one file in reading order, or None if it cannot be read or parsed."""
     try:
         content = path.read_bytes()
         texts = module_texts(content) if path.suffix == ".py" else [content.decode("utf-8")]
-        return [prose for text in texts for paragraph in paragraphs(text) if (prose := as_prose(paragraph))]
+        return [
+            prose for text in texts for paragraph in paragraphs(text) if (prose := prose_or_none(paragraph))
+        ]
     except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
         return None
 
@@ -100,21 +112,25 @@ def document_prose(path: Path) -> list[str] | None:
 
 
 @dataclass
-class Part:
-    """One output file and what went into it."""
+class OutputFile:
+    """One output file, with counts of what was written to it."""
 
     file: IO[str]
+    """File, open for writing."""
     documents: int = 0
+    """Number of documents written."""
     paragraphs: int = 0
+    """Number of paragraphs written."""
     words: int = 0
+    """Number of words written."""
 
     def write(self, document: list[str], budget: float) -> int:
-        """Write a document's paragraphs until `budget` words are reached; how many words that was."""
+        """Write paragraphs of a document up to about ``budget`` words, and return the number of words."""
         words_before = self.words
-        for position, paragraph in enumerate(document):
+        for index, paragraph in enumerate(document):
             if self.words - words_before >= budget:
                 break
-            if position == 0:
+            if index == 0:
                 self.file.write("\n" if self.documents else "")
                 self.documents += 1
             self.file.write(paragraph + "\n")
@@ -125,28 +141,38 @@ class Part:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was written, and how many files were left out because they could not be read or parsed."""
+    """Result of ``extract``."""
 
-    train: Part
-    dev: Part
+    train: OutputFile
+    """Counts of train.txt."""
+    dev: OutputFile
+    """Counts of dev.txt."""
     unreadable: int
+    """Number of files that were skipped because they cannot be read or parsed."""
 
 
 def digest(text: str) -> bytes:
-    """16 bytes that look random and depend on nothing but the text."""
+    """Return a hash of 16 bytes."""
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def extract(
     roots: dict[str, Path], output: Path, max_words: int | None = None, dev_fraction: float = 0.05
 ) -> Extraction:
-    """Write the prose below `roots` (by label) to train.txt and dev.txt in the directory `output`.
+    """Write the prose in some directories to train.txt and dev.txt.
 
-    Documents come in the order of their names' hashes, so that the first `max_words` words are
-    a fair sample; other bits of the hash put a document into dev with probability `dev_fraction`.
-    A paragraph is written once, where it comes first.
+    Documents are ordered by the hashes of their names, so that the first ``max_words`` words are a fair
+    sample. Other bits of the hash decide whether a document goes to dev.txt. A paragraph that occurs several
+    times is written once, where it occurs first.
 
-    Raises UserError, and leaves what was there as it was, where train.txt or dev.txt would be empty.
+    Args:
+        roots: Directories to search, by label.
+        output: Directory of the two files.
+        max_words: Number of words after which to stop. None writes all.
+        dev_fraction: Share of the documents that goes to dev.txt, at least 0 and below 1.
+
+    Raises:
+        UserError: train.txt or dev.txt would be empty. Files that existed before are not changed.
     """
     documents = find_documents(roots)
     names = sorted(documents, key=digest)
@@ -154,12 +180,12 @@ def extract(
     budget: float = max_words if max_words is not None else float("inf")
     unreadable = 0
     with (
-        # Syntax trees are large and without cycles: collecting garbage would only slow the parser.
+        # Syntax trees are large and have no cycles, so the garbage collector would only slow the parser down.
         multiprocessing.Pool(initializer=gc.disable) as pool,
         atomic_write(output / "train.txt", "w") as train_file,
         atomic_write(output / "dev.txt", "w") as dev_file,
     ):
-        train, dev = Part(train_file), Part(dev_file)
+        train, dev = OutputFile(train_file), OutputFile(dev_file)
         results = pool.imap(document_prose, (documents[name] for name in names), chunksize=16)
         files = zip(names, results, strict=True)
         for name, prose in tqdm(files, "prose", len(names), unit=" files", disable=None):
@@ -168,14 +194,14 @@ def extract(
                 continue
             unseen = [paragraph for paragraph in dict.fromkeys(prose) if digest(paragraph) not in seen]
             seen.update(map(digest, unseen))
-            part = dev if int.from_bytes(digest(name)[8:]) < dev_fraction * 2**64 else train
-            budget -= part.write(unseen, budget)
+            target = dev if int.from_bytes(digest(name)[8:]) < dev_fraction * 2**64 else train
+            budget -= target.write(unseen, budget)
             if budget <= 0:
                 break
         if not train.words or (dev_fraction > 0 and not dev.words):
             raise UserError(
-                f"prose: {train.words} words for train.txt and {dev.words} for dev.txt, where neither "
-                "may be empty; raise --max-words or change --dev-fraction"
+                f"{output}: would get {train.words} words in train.txt and {dev.words} in dev.txt, but "
+                "neither may be empty; use a larger --max-words, or another --dev-fraction"
             )
     return Extraction(train, dev, unreadable)
 
@@ -184,26 +210,30 @@ def extract(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for train.txt and dev.txt")
+    """Add the options of ``prose``."""
     parser.add_argument(
-        "--max-words", type=int, metavar="N", help="stop after this many words (default: all)"
+        "--output", type=Path, required=True, metavar="DIR", help="directory for train.txt and dev.txt"
+    )
+    parser.add_argument(
+        "--max-words",
+        type=positive_int,
+        metavar="N",
+        help="stop after about this many words (default: use all documentation)",
     )
     parser.add_argument(
         "--dev-fraction",
         type=float,
         default=0.05,
-        metavar="F",
-        help="share of documents in dev.txt (default: 0.05)",
+        metavar="SHARE",
+        help="share of the documents that goes to dev.txt, at least 0 and below 1 (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Extract the prose of the running interpreter's installation and print what was written."""
-    if args.max_words is not None and args.max_words < 1:
-        raise UserError(f"--max-words {args.max_words}: give a number of words of at least 1")
+    """Run ``prose`` on the installation of the running interpreter, and print a summary."""
     if not 0 <= args.dev_fraction < 1:
         raise UserError(
-            f"--dev-fraction {args.dev_fraction}: give a share from 0 up to, but not including, 1"
+            f"--dev-fraction: must be at least 0 and below 1, found {args.dev_fraction}; use, say, 0.05"
         )
     paths = sysconfig.get_paths()
     roots = {"stdlib": Path(paths["stdlib"]), "packages": Path(paths["purelib"])}
@@ -212,10 +242,12 @@ def run(args: argparse.Namespace) -> None:
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {args.output}: {error.strerror}; name a directory to write to") from error
+        raise UserError(
+            f"--output {args.output}: {error.strerror}; choose a directory that can be written to"
+        ) from error
     extraction = extract(roots, args.output, args.max_words, args.dev_fraction)
     print(f"{'':<10}{'documents':>12}{'paragraphs':>12}{'words':>12}")
-    for name, part in (("train.txt", extraction.train), ("dev.txt", extraction.dev)):
-        print(f"{name:<10}{part.documents:>12,}{part.paragraphs:>12,}{part.words:>12,}")
+    for name, file in (("train.txt", extraction.train), ("dev.txt", extraction.dev)):
+        print(f"{name:<10}{file.documents:>12,}{file.paragraphs:>12,}{file.words:>12,}")
     if extraction.unreadable:
-        print(f"left out {extraction.unreadable} files that could not be read or parsed")
+        print(f"skipped {extraction.unreadable} files that could not be read or parsed")

@@ -1,27 +1,27 @@
-"""Segment indexes for further sequence lengths and policies."""
+"""The command ``segments``: add segment indexes to a dataset."""
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
+from data_tools.options import add_dataset, add_lengths, add_overwrite, add_policy
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.segments import POLICIES, POLICY, build_segments
+from elc_bert.data.format.segments import build_segments
 
 HELP = "add segment indexes for further sequence lengths to a dataset"
 
 EPILOG = """\
-A segment index says where the samples of one sequence length T lie in the token stream; a sample is
-[CLS], at most T - 2 tokens, and [SEP]. The tokens stay as they are. An index that is there and valid
-stays too, unless --overwrite.
+A segment index says which slice of the tokens makes up each sample of a sequence length T. A sample is
+[CLS], a segment of at most T - 2 tokens, and [SEP]. The tokens do not change. A segment index that exists
+already and is intact is kept, unless --overwrite is given.
 
 policies:
-  reference   Whole sentences of one document until the next one would exceed T - 2 tokens; what still
-              fits of that one is added, and the next sample begins with all of it. No sample mixes
-              documents, and every sentence is in one sample in full if it is short enough. Samples
-              overlap, and the last one of a document is short.
-  packed      Every T - 2 tokens of the stream, whatever sentences and documents they cut. No padding
-              and no token twice.
+  reference   Fill a segment with whole sentences of one document until the next sentence would exceed
+              T - 2 tokens. Cut that sentence to fit, and begin the next segment with the whole of it. No
+              segment mixes documents, and every sentence of up to T - 2 tokens is in some segment as a
+              whole. Segments overlap, and the last segment of a document is short.
+  packed      Cut the tokens into segments of exactly T - 2 tokens, across sentences and documents. There
+              is no padding, and every token is in one segment only.
 
 examples:
   python -m data_tools segments corpus/train --lengths 128 512
@@ -30,20 +30,15 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `segments`."""
-    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="the dataset, without .bin")
-    parser.add_argument("--lengths", nargs="+", type=int, required=True, metavar="T", help="sequence lengths")
-    parser.add_argument(
-        "--policy",
-        choices=POLICIES,
-        default=POLICY,
-        help="how to cut the token stream (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write indexes again that are there")
+    """Add the options of ``segments``."""
+    add_dataset(parser)
+    add_lengths(parser)
+    add_policy(parser, "how to cut the tokens into segments")
+    add_overwrite(parser, "segment indexes that exist already")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `segments` and prints how many there are."""
+    """Run ``segments`` and print the number of segments for each sequence length."""
     dataset = IndexedDataset(args.prefix)
     for length in args.lengths:
         name = f"{args.policy} segments of {length}"

@@ -1,4 +1,4 @@
-"""Finding the sentences of a paragraph."""
+"""Sentence splitting."""
 
 from collections.abc import Callable
 
@@ -9,35 +9,35 @@ Splitter = Callable[[str], list[str]]
 
 
 def sentencex_splitter(language: str) -> Splitter:
-    """The sentencex library, which carries the rules of many languages in its package."""
+    """Return a splitter that uses sentencex, whose package includes rules for many languages."""
     import sentencex
 
     return lambda paragraph: sentencex.segment(language, paragraph)
 
 
 def punkt_splitter(language: str) -> Splitter:
-    """NLTK's Punkt (Kiss and Strunk, 2006), as the BabyLM submission used it; needs NLTK and its data.
+    """Return a splitter that uses NLTK's Punkt (Kiss and Strunk, 2006), as the BabyLM submission did.
 
     Raises:
-        UserError: one of them is not installed, or has no such language.
+        UserError: NLTK or its data is not installed, or has no model for the language.
     """
     try:
         from nltk.tokenize import PunktTokenizer
     except ImportError:
         raise UserError(
-            "--sentences punkt: the package nltk is not installed; pip install nltk, or use --sentences split"
+            "--sentences punkt: nltk is not installed; use --sentences split, or run: pip install nltk"
         ) from None
     name = PUNKT_LANGUAGES.get(language, language)
     try:
-        return PunktTokenizer(name).tokenize
+        tokenize: Splitter = PunktTokenizer(name).tokenize
     except LookupError:
         raise UserError(
-            f"--sentences punkt: NLTK has no data for {name!r} here; fetch it with: "
-            "python -m nltk.downloader punkt_tab, or use --sentences split"
+            f"--sentences punkt: NLTK's data for {name!r} is not installed; use --sentences split, "
+            "or download the data with: python -m nltk.downloader punkt_tab"
         ) from None
+    return tokenize
 
 
-#: What `punkt` calls the languages that `--language` names by their ISO code.
 PUNKT_LANGUAGES = {
     "cs": "czech",
     "da": "danish",
@@ -59,20 +59,24 @@ PUNKT_LANGUAGES = {
     "sv": "swedish",
     "tr": "turkish",
 }
+"""Punkt's name of each language, by ISO 639 code."""
+
 SPLITTERS: dict[str, Callable[[str], Splitter]] = {"split": sentencex_splitter, "punkt": punkt_splitter}
-#: The packages that decide where a splitter splits.
+"""Functions that make a splitter for a language, by value of ``--sentences``."""
+
 LIBRARIES = {"split": ["sentencex"], "punkt": ["nltk"]}
+"""Packages whose version decides where sentences are split, by value of ``--sentences``."""
 
 
-def sentence_finder(name: str, language: str) -> Splitter:
-    """A function from a paragraph to its sentences, the last of which ends in `[PAR]`.
+def sentence_splitter(name: str, language: str) -> Splitter:
+    """Return a function that splits a paragraph into sentences and appends ``[PAR]`` to the last one.
 
     Args:
-        name: a key of `SPLITTERS`, or `lines` for paragraphs that are sentences already.
-        language: ISO 639 code.
+        name: Key of ``SPLITTERS``, or ``lines`` for paragraphs that are single sentences already.
+        language: ISO 639 code of the language.
 
     Raises:
-        UserError: what it needs is not installed.
+        UserError: A package or data that the splitter needs is not installed.
     """
     if name == "lines":
         return lambda line: [line]

@@ -1,38 +1,36 @@
-"""A token dataset as two: one to train on, one to measure on."""
+"""The command ``split``: divide a token dataset into a training set and a held-out set."""
 
 import argparse
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.copying import (
-    TOKENS_AT_ONCE,
-    Part,
-    add_lengths,
-    check_outputs,
-    finish,
-    progress_bar,
-    read_parts,
-)
-from data_tools.output import new_dataset, summary
+from data_tools.dataset_output import check_outputs, new_dataset, summary, write_manifest_and_segments
+from data_tools.dataset_stream import TOKENS_AT_ONCE, SentenceBatch, progress_bar, read_batches
+from data_tools.options import add_dataset, add_lengths, add_overwrite
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import POLICY, check_sequence_length
 from elc_bert.data.format.writer import IndexedDatasetWriter, Written
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.options import non_negative_int
 
-HELP = "divide the documents of a dataset into one to train on and one to measure on"
+Number = TypeVar("Number", bound=np.generic)
+
+HELP = "divide the documents of a dataset into a training set and a held-out set"
 
 EPILOG = """\
-What a document holds decides where it goes: a hash of its tokens and of --seed, and nothing else. So the
-same document always falls on the same side, whatever stands beside it and in whatever order: documents
-that occur twice never leak from one side to the other, a corpus that grows moves none, and merging first
-or splitting first comes to the same. A larger --dev-fraction only adds to what is held out.
+A hash of the tokens of a document and of --seed decides which side the document goes to, and nothing else
+does. The same document therefore always goes to the same side. Duplicates of a document never end up on both
+sides, adding documents to a corpus moves none of the others, and it does not matter whether datasets are
+merged before or after splitting. A larger --dev-fraction only adds documents to the held-out set.
 
-The share is one of documents, so that of tokens differs a little. Documents keep their order.
+--dev-fraction is a share of the documents, so the share of the tokens differs slightly. Documents keep their
+order.
 
 examples:
   python -m data_tools split corpus/all --output-train corpus/train --output-dev corpus/dev
@@ -42,30 +40,42 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `split`."""
-    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="the dataset, without .bin")
+    """Add the options of ``split``."""
+    add_dataset(parser)
     parser.add_argument(
-        "--output-train", required=True, type=Path, metavar="PREFIX", help="dataset to write, to train on"
+        "--output-train",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="path of the training set to write, without the suffix .bin",
     )
     parser.add_argument(
-        "--output-dev", required=True, type=Path, metavar="PREFIX", help="dataset to write, to measure on"
+        "--output-dev",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="path of the held-out set to write, without the suffix .bin",
     )
     parser.add_argument(
         "--dev-fraction",
         type=float,
         default=0.02,
         metavar="SHARE",
-        help="share of the documents to hold out, between 0 and 1 (default: 0.02)",
+        help="share of the documents to hold out, between 0 and 1 (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another number holds out others (default: 0)"
+        "--seed",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="seed of the hash; another seed holds out other documents (default: %(default)s)",
     )
-    add_lengths(parser, "the dataset")
-    parser.add_argument("--overwrite", action="store_true", help="replace datasets of the same names")
+    add_lengths(parser, default_text="those that the dataset has segment indexes for")
+    add_overwrite(parser, "existing datasets of the same names")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `split` and prints a summary of both sides."""
+    """Run ``split`` and print a summary of both datasets."""
     outputs = args.output_train, args.output_dev
     manifests = split_dataset(
         args.prefix,
@@ -89,33 +99,35 @@ def split_dataset(
     lengths: Iterable[int] | None = None,
     overwrite: bool = False,
 ) -> tuple[Manifest, Manifest]:
-    """Writes the documents of a dataset to two others; their files appear only when all is well.
+    """Divide the documents of a dataset between two new ones.
 
-    Memory holds the longest document. How many words the sides have is unknown: tokens do not tell.
+    The files of both appear only when the split has succeeded. The longest document must fit in memory. The
+    manifests do not record the number of words, which cannot be computed from tokens.
 
     Args:
-        source: prefix of the dataset.
-        train: prefix for the documents that are not held out.
-        dev: prefix for those that are.
-        dev_fraction: about this share of the documents is held out.
-        seed: in [0, 2^64).
-        lengths: sequence lengths to cut segments for under the reference policy; None stands for the
+        source: Prefix of the dataset to divide.
+        train: Prefix of the training set.
+        dev: Prefix of the held-out set.
+        dev_fraction: Approximate share of the documents to hold out.
+        seed: Seed of the hash, in [0, 2^64).
+        lengths: Sequence lengths to create segment indexes for, with the reference policy. None selects the
             segment indexes of the source.
-        overwrite: replace datasets of the same names.
+        overwrite: Replace datasets of the same names.
 
     Returns:
-        Manifests of `train` and of `dev`.
+        Manifests of ``train`` and ``dev``.
 
     Raises:
-        UserError: the source is damaged or an output, a side is empty, or an output is there already.
+        UserError: The source is damaged or the same as an output, one side would be empty, or an output
+            exists already.
     """
     check_outputs([train, dev], [source])
     for length in lengths or ():
         check_sequence_length(length)
     if not 0 < dev_fraction < 1:
-        raise UserError(f"--dev-fraction is {dev_fraction}; use a share between 0 and 1, such as 0.02")
+        raise UserError(f"--dev-fraction: must be above 0 and below 1, found {dev_fraction}; use, say, 0.02")
     if not 0 <= seed < 2**64:
-        raise UserError(f"--seed is {seed}; use a number from 0 to 2^64 - 1")
+        raise UserError(f"--seed: must be from 0 to 2^64 - 1, found {seed}")
     dataset = IndexedDataset(source)
     manifest = dataset.manifest
     if lengths is None:
@@ -125,7 +137,7 @@ def split_dataset(
     with new_dataset(train, overwrite) as staged_train, new_dataset(dev, overwrite) as staged_dev:
         staged = staged_train, staged_dev
         both = [
-            finish(
+            write_manifest_and_segments(
                 prefix,
                 written,
                 segments,
@@ -134,15 +146,17 @@ def split_dataset(
                 tokenizer_sha256=manifest.tokenizer_sha256,
                 inputs=manifest.inputs,
             )
-            for prefix, written in zip(staged, _write(dataset, *staged, dev_fraction, seed), strict=True)
+            for prefix, written in zip(
+                staged, _write_tokens(dataset, *staged, dev_fraction, seed), strict=True
+            )
         ]
     return both[0], both[1]
 
 
-def _write(
+def _write_tokens(
     dataset: IndexedDataset, train: Path, dev: Path, dev_fraction: float, seed: int
 ) -> tuple[Written, Written]:
-    """Writes `.bin` and `.idx` of both sides."""
+    """Write ``.bin`` and ``.idx`` of both datasets."""
     dtype = dataset.tokens.dtype
     with (
         progress_bar([dataset], dataset.prefix) as progress,
@@ -151,9 +165,10 @@ def _write(
     ):
         held_out = documents = 0
         tokens = {train_writer: 0, dev_writer: 0}
-        for part in whole_documents(read_parts(dataset, progress)):
-            is_dev = document_hashes(part, seed) < np.uint64(dev_fraction * 2.0**64)
-            for writer, side in ((train_writer, select(part, ~is_dev)), (dev_writer, select(part, is_dev))):
+        for batch in whole_documents(read_batches(dataset, progress)):
+            is_dev = document_hashes(batch, seed) < np.uint64(dev_fraction * 2.0**64)
+            for writer, keep in ((train_writer, ~is_dev), (dev_writer, is_dev)):
+                side = select_documents(batch, keep)
                 writer.add(*side)
                 tokens[writer] += len(side.tokens)
             held_out += int(is_dev.sum())
@@ -161,67 +176,72 @@ def _write(
         if not all(tokens.values()):
             raise UserError(
                 f"{dataset.prefix}: --dev-fraction {dev_fraction} holds out {held_out} of {documents} "
-                "documents, which leaves a side empty; choose another fraction, or a larger dataset"
+                "documents, which leaves one side empty; choose another fraction or a larger dataset"
             )
     return train_writer.written, dev_writer.written
 
 
-def whole_documents(parts: Iterable[Part]) -> Iterator[Part]:
-    """Parts cut anew, so that each ends where a document does."""
-    waiting: list[Part] = []
-    for part in parts:
-        if len(part.document_ends) == 0:
-            waiting.append(part)
+def whole_documents(batches: Iterable[SentenceBatch]) -> Iterator[SentenceBatch]:
+    """Regroup the sentences of some batches, so that every batch ends where a document ends."""
+    waiting: list[SentenceBatch] = []
+    for batch in batches:
+        if len(batch.document_ends) == 0:
+            waiting.append(batch)
             continue
-        cut = int(part.document_ends[-1])
-        tokens_cut = int(part.lengths[:cut].sum())
-        waiting.append(Part(part.tokens[:tokens_cut], part.lengths[:cut], part.document_ends))
+        cut = int(batch.document_ends[-1])
+        tokens_cut = int(batch.lengths[:cut].sum())
+        waiting.append(SentenceBatch(batch.tokens[:tokens_cut], batch.lengths[:cut], batch.document_ends))
         sentences_before = sum(len(each.lengths) for each in waiting[:-1])
-        yield Part(
-            _joined([each.tokens for each in waiting]),
-            _joined([each.lengths for each in waiting]),
-            part.document_ends + sentences_before,
+        yield SentenceBatch(
+            _concatenate([each.tokens for each in waiting]),
+            _concatenate([each.lengths for each in waiting]),
+            batch.document_ends + sentences_before,
         )
-        waiting = [Part(part.tokens[tokens_cut:], part.lengths[cut:], part.document_ends[:0])]
+        waiting = [SentenceBatch(batch.tokens[tokens_cut:], batch.lengths[cut:], batch.document_ends[:0])]
 
 
-def _joined(arrays: list[NDArray]) -> NDArray:
-    """Arrays on end, not copied if there is only one."""
+def _concatenate(arrays: list[NDArray[Number]]) -> NDArray[Number]:
+    """Return the concatenation of some arrays, without a copy if there is only one."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def document_hashes(part: Part, seed: int) -> NDArray[np.uint64]:
-    """A hash of each document of a part of whole ones.
+def document_hashes(batch: SentenceBatch, seed: int) -> NDArray[np.uint64]:
+    """Return a hash of each document in a batch of whole documents.
 
-    It depends on the seed and on the document's token ids, not on the dtype that they are stored in.
+    The hash depends on the seed and on the token ids of the document, but not on the dtype of the tokens.
+
+    Args:
+        batch: Sentences of whole documents.
+        seed: Seed of the hash, in [0, 2^64).
 
     Returns:
-        The first 64 bits of keyed BLAKE2b over the ids as little-endian int32, uint64 [documents].
+        The first 64 bits of keyed BLAKE2b of the token ids as little-endian int32, uint64 ``[documents]``.
     """
     key = seed.to_bytes(8, "little")
-    token_ends = np.concatenate([[0], np.cumsum(part.lengths)])[part.document_ends]
+    token_ends = np.concatenate([[0], np.cumsum(batch.lengths)])[batch.document_ends]
     hashes = bytearray()
     begin = 0
     for end in token_ends.tolist():
         document = hashlib.blake2b(digest_size=8, key=key)
         for start in range(begin, end, TOKENS_AT_ONCE):
-            tokens = part.tokens[start : min(start + TOKENS_AT_ONCE, end)]
+            tokens = batch.tokens[start : min(start + TOKENS_AT_ONCE, end)]
             document.update(np.ascontiguousarray(tokens, dtype="<i4").data)
         hashes += document.digest()
         begin = end
     return np.frombuffer(hashes, dtype="<u8")
 
 
-def select(part: Part, documents: NDArray[np.bool_]) -> Part:
-    """Some of the documents of a part of whole ones.
+def select_documents(batch: SentenceBatch, keep: NDArray[np.bool_]) -> SentenceBatch:
+    """Return some of the documents in a batch of whole documents.
 
     Args:
-        documents: which of them, bool [documents].
+        batch: Sentences of whole documents.
+        keep: True for each document to keep, bool ``[documents]``.
     """
-    if documents.all():
-        return part
-    sentences = np.diff(part.document_ends, prepend=0)
-    is_in = np.repeat(documents, sentences)
-    return Part(
-        part.tokens[np.repeat(is_in, part.lengths)], part.lengths[is_in], np.cumsum(sentences[documents])
+    if keep.all():
+        return batch
+    sentences = np.diff(batch.document_ends, prepend=0)
+    is_kept = np.repeat(keep, sentences)
+    return SentenceBatch(
+        batch.tokens[np.repeat(is_kept, batch.lengths)], batch.lengths[is_kept], np.cumsum(sentences[keep])
     )

@@ -1,4 +1,4 @@
-"""Training of the byte-level WordPiece tokenizer."""
+"""The command ``tokenizer``: train a byte-level WordPiece tokenizer."""
 
 import argparse
 import itertools
@@ -13,22 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from data_tools.reading import read_paragraphs
-from data_tools.text import Skipped, add_input_arguments, input_files
+from data_tools.input_files import Skipped, find_input_files
+from data_tools.options import add_json_key, add_on_error, add_text_input
+from data_tools.text_reader import read_paragraphs
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
+from elc_bert.utils.options import non_negative_int, positive_int
 
-HELP = "train a subword vocabulary on text"
+HELP = "train a subword tokenizer on text"
 
 EPILOG = """\
-Subwords are learned over the bytes of the text, so that no character is unknown; each digit is a
-subword of its own. Training on the same text always gives the same file. It prints:
+The tokenizer is a byte-level WordPiece, so no character is unknown to it. Each digit is a subword of its own.
+Training on the same text always gives the same file. The command prints:
 
-  F95                  95 % of the subwords occur at least this often in the training text; about 100
-                       or more tells that the vocabulary is not too large for the text
-  unknown              share of held-out subwords that are [UNK]
-  subwords per word    length of held-out text; near 1 is short
+  F95                  95 % of the subwords occur at least this often in the training text. A value of
+                       about 100 or more shows that the vocabulary is not too large for the text.
+  unknown              share of [UNK] among the subwords of held-out text
+  subwords per word    average on held-out text; the closer to 1, the shorter the sequences
 
 examples:
   python -m data_tools tokenizer --input text/ --vocab-size 6144 --output tokenizer.json
@@ -40,35 +42,46 @@ SAMPLE_SENTENCES = (
     "The cat sat on the mat, purring unmistakably.",
     "In 1984 she couldn't afford café prices of 3.50 euros.",
 )
+"""Sentences whose subwords are printed after training."""
 HELD_OUT_LINES = 1000
+"""Number of lines to measure on where no held-out text is given."""
 LINES_AT_ONCE = 1000
+"""Number of lines in a call of the tokenizer library, which encodes them on several cores."""
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `tokenizer`."""
-    add_input_arguments(parser)
-    parser.add_argument("--vocab-size", type=int, default=6144, metavar="N", help="subwords (default: 6144)")
+    """Add the options of ``tokenizer``."""
+    add_text_input(parser)
+    add_json_key(parser)
+    add_on_error(parser)
+    parser.add_argument(
+        "--vocab-size",
+        type=positive_int,
+        default=6144,
+        metavar="N",
+        help="number of subwords, special tokens included (default: %(default)s)",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="tokenizer.json to write")
     parser.add_argument(
         "--min-frequency",
-        type=int,
+        type=non_negative_int,
         default=10,
         metavar="N",
-        help="a subword joins two that stand together this often (default: 10)",
+        help="merge two subwords only if they occur next to each other this often (default: %(default)s)",
     )
     parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FILE",
-        help=f"text to measure on (default: the last {HELD_OUT_LINES} lines of the input)",
+        help=f"text to measure the tokenizer on (default: the last {HELD_OUT_LINES} lines of the input)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `tokenizer` and prints how well the vocabulary fits."""
-    files = input_files(args.input)
-    held_out = input_files([args.held_out]) if args.held_out else None
+    """Run ``tokenizer`` and print how well the vocabulary fits the text."""
+    files = find_input_files(args.input)
+    held_out = find_input_files([args.held_out]) if args.held_out else None
 
     def read(some: list[Path]) -> tuple[Iterator[str], Skipped]:
         skipped = Skipped()
@@ -83,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     lines = read(held_out)[0] if held_out else iter(deque(read(files)[0], HELD_OUT_LINES))
     print(f"{args.output}: {tokenizer.get_vocab_size():,} subwords")
     print(f"  F95 {f95(counts[len(SPECIAL_TOKENS) :]):,}")
-    fit = measure(tokenizer, lines)
+    fit = measure_fit(tokenizer, lines)
     where = args.held_out or f"last {HELD_OUT_LINES} lines of the training text"
     print(f"  {where}: unknown {fit.unknown:.4%}, subwords per word {fit.subwords_per_word:.3f}")
     for sentence in SAMPLE_SENTENCES:
@@ -93,16 +106,24 @@ def run(args: argparse.Namespace) -> None:
 
 
 def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
-    """Trains a byte-level WordPiece tokenizer on paragraphs of text.
+    """Train a byte-level WordPiece tokenizer.
+
+    Args:
+        text: Paragraphs of the training text.
+        vocab_size: Number of subwords, special tokens included.
+        min_frequency: Number of times that two subwords must occur next to each other to be merged.
 
     Raises:
-        UserError: the vocabulary is too small for the bytes and special tokens, or the text too
-            short for the vocabulary.
+        UserError: The vocabulary is too small for the bytes and the special tokens, or the text is too short
+            for the vocabulary.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     smallest = len(alphabet) + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
-        raise UserError(f"--vocab-size is {vocab_size}, but {smallest} hold only the bytes; use more")
+        raise UserError(
+            f"--vocab-size: {vocab_size} is too small, since bytes and special tokens alone take {smallest}; "
+            "use a larger one"
+        )
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[UNK], continuing_subword_prefix=""))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
@@ -117,54 +138,55 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
         continuing_subword_prefix="",
         show_progress=os.isatty(2),
     )
-    # The trainer would take a special token in the text for ordinary letters.
-    tokenizer.train_from_iterator(batched(_SPECIAL.sub(" ", line) for line in text), trainer)
+    # The trainer treats a special token in the text like ordinary letters, so it is removed.
+    tokenizer.train_from_iterator(in_batches(_SPECIAL.sub(" ", line) for line in text), trainer)
     found = tokenizer.get_vocab_size()
     if found < vocab_size:
         raise UserError(
-            f"the text gives only {found} subwords of the {vocab_size} of --vocab-size; give more text, "
-            f"--vocab-size {found}, or a lower --min-frequency"
+            f"--input: the text yields only {found} of the {vocab_size} subwords of --vocab-size; use more "
+            f"text, --vocab-size {found}, or a smaller --min-frequency"
         )
     return tokenizer
 
 
-def batched(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of some lines, for calls that use several cores."""
+def in_batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines in lists of at most ``LINES_AT_ONCE``."""
     lines = iter(lines)
     while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
         yield batch
 
 
 def count_subwords(tokenizer: Tokenizer, lines: Iterable[str]) -> NDArray[np.int64]:
-    """How often each subword occurs in the text, int64 [vocabulary]."""
+    """Return the number of occurrences of each subword in the text, int64 ``[vocabulary]``."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for batch in batched(lines):
+    for batch in in_batches(lines):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             np.add.at(counts, encoding.ids, 1)
     return counts
 
 
 def f95(counts: NDArray[np.int64]) -> int:
-    """The largest f such that 95 % of the subwords occur at least f times (Gowda and May, 2020)."""
+    """Return the largest f such that 95 % of the subwords occur at least f times (Gowda and May, 2020)."""
     needed = -(-len(counts) * 95 // 100)
     return int(np.sort(counts)[::-1][needed - 1])
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well a vocabulary fits a text."""
+class VocabularyFit:
+    """Measures of how well a vocabulary fits a text."""
 
     unknown: float
-    """Share of the subwords that are `[UNK]`."""
+    """Share of ``[UNK]`` among the subwords."""
     subwords_per_word: float
+    """Average number of subwords of a word."""
 
 
-def measure(tokenizer: Tokenizer, lines: Iterable[str]) -> Fit:
-    """Measures a vocabulary on text."""
+def measure_fit(tokenizer: Tokenizer, lines: Iterable[str]) -> VocabularyFit:
+    """Measure how well the vocabulary of a tokenizer fits some text."""
     words = subwords = unknown = 0
-    for batch in batched(lines):
+    for batch in in_batches(lines):
         words += sum(len(line.split()) for line in batch)
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             subwords += len(encoding.ids)
             unknown += encoding.ids.count(UNK)
-    return Fit(unknown / max(subwords, 1), subwords / max(words, 1))
+    return VocabularyFit(unknown / max(subwords, 1), subwords / max(words, 1))

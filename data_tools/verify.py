@@ -1,4 +1,4 @@
-"""Whether a token dataset is intact."""
+"""The command ``verify``: check that a token dataset is intact."""
 
 import argparse
 import hashlib
@@ -9,21 +9,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_tools.options import add_dataset, add_tokenizer
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest, SegmentsEntry
 from elc_bert.data.format.segments import open_segments, segment_files, segments_command, segments_of
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 
-HELP = "check every byte of a dataset against its index, manifest, tokenizer and policies"
+HELP = "check that a dataset is intact: index, manifest, token ids, segments, and checksums"
 
 EPILOG = """\
-Checks that the files have the format's structure and are those that were written (checksums), that
-sentences, documents and segments lie where they should, that every token id is in the vocabulary, and
-that segments are what their policy gives. Exits with 1 if anything is wrong and says what, in each file
-the first place of each kind. Memory does not grow with the dataset.
+Checks that the files have the right format and the checksums in the manifest, that sentences, documents and
+segments are in order, that every token id is in the vocabulary, and that the segments are those that their
+policy produces. If anything is wrong, the command prints the first problem of each kind in each file and
+exits with status 1. Memory does not grow with the size of the dataset.
 
-A dataset built elsewhere, which has no manifest, is checked as far as it describes itself.
+A dataset that Megatron-LM or GPT-NeoX wrote has no manifest. The checks that need one are then skipped.
 
 examples:
   python -m data_tools verify corpus/train corpus/dev --tokenizer tokenizer.json
@@ -31,23 +32,25 @@ examples:
 """
 
 BYTES_AT_ONCE = 1 << 22
+"""Number of bytes to read at a time."""
 ENTRIES_AT_ONCE = 1 << 18
+"""Number of entries of a table to read at a time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `verify`."""
-    parser.add_argument("prefix", nargs="+", type=Path, metavar="PREFIX", help="datasets, without .bin")
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="FILE", help="the tokenizer.json they were built with"
+    """Add the options of ``verify``."""
+    add_dataset(parser, several=True)
+    add_tokenizer(
+        parser, "tokenizer.json that the datasets were built with, to check that it is the right one"
     )
-    parser.add_argument("--fast", action="store_true", help="leave out checksums and token ids")
+    parser.add_argument("--fast", action="store_true", help="do not check token ids and checksums")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `verify` and prints what was found.
+    """Run ``verify`` and print the results.
 
     Raises:
-        UserError: a dataset is not intact, or the tokenizer is none.
+        UserError: A dataset is not intact, or the tokenizer cannot be loaded.
     """
     if args.tokenizer is not None:
         load_tokenizer(args.tokenizer)
@@ -65,23 +68,24 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(report.problems) if report.problems else report.table())
         problems += len(report.problems)
     if problems:
-        raise UserError(f"problems found: {problems}; the lines above say what to do about each")
+        raise UserError(f"problems found: {problems}; see the lines above for how to fix each")
 
 
 @dataclass
 class Report:
-    """What `verify` found in one dataset."""
+    """Results of ``verify`` for one dataset."""
 
     prefix: Path
+    """Path of the dataset without ``.bin``."""
     problems: list[str] = field(default_factory=list)
-    """One line each: file, what is wrong and where, what to do."""
+    """Problems, one line each: file, what is wrong, what to do."""
     checked: list[tuple[str, str]] = field(default_factory=list)
-    """What was found right, and how much of it."""
+    """Checks that passed, with a summary of what was checked."""
     not_checked: list[tuple[str, str]] = field(default_factory=list)
-    """What was left out, and why."""
+    """Checks that were skipped, with the reason."""
 
     def table(self) -> str:
-        """All that is no problem, in a few lines."""
+        """Return a table of the checks that passed or were skipped."""
         rows = [*self.checked, *((name, f"not checked: {why}") for name, why in self.not_checked)]
         return "\n".join([f"{self.prefix}: intact", *(f"  {name:<24}{text}" for name, text in rows)])
 
@@ -93,24 +97,30 @@ def verify(
     fast: bool = False,
     progress: Callable[[int], object] = lambda size: None,
 ) -> Report:
-    """Checks a dataset; what is wrong with it is in the report, never raised.
+    """Check a dataset. Problems of the dataset are reported, not raised.
 
     Args:
-        prefix: path of the dataset without `.bin`.
-        tokenizer: that it was built with, if that is to be checked.
-        fast: without checksums and token ids.
-        progress: called with the number of bytes read since it was called before.
+        prefix: Path of the dataset without ``.bin``.
+        tokenizer: Tokenizer file that the dataset should have been built with. None skips this check.
+        fast: Skip token ids and checksums.
+        progress: Function that is called with the number of bytes read since its last call.
 
     Raises:
-        UserError: the tokenizer's file is none.
+        UserError: The tokenizer cannot be loaded.
     """
     return _Verification(prefix, tokenizer, fast, progress).report
 
 
 class _Verification:
-    """Each check returns what it found right, or raises or adds problems."""
+    """One run of ``verify``, which fills ``report``.
 
-    def __init__(self, prefix: Path, tokenizer: Path | None, fast: bool, progress: Callable[[int], object]):
+    A check returns a summary of what it found to be right, or None. It adds problems to the report, or raises
+    them as ``UserError``.
+    """
+
+    def __init__(
+        self, prefix: Path, tokenizer: Path | None, fast: bool, progress: Callable[[int], object]
+    ) -> None:
         self.report = Report(prefix)
         self.prefix = prefix
         self.progress = progress
@@ -125,22 +135,24 @@ class _Verification:
             for entry in self.manifest.segments if self.manifest else ():
                 self._check(f"segments of {entry.sequence_length}", self._segments, self.dataset, entry)
         if tokenizer is None:
-            self.report.not_checked.append(("tokenizer", "give it with --tokenizer"))
+            self.report.not_checked.append(("tokenizer", "needs --tokenizer"))
         elif self.dataset:
             self._check("tokenizer", self._tokenizer, self.dataset, tokenizer)
         if fast:
-            self.report.not_checked.append(("checksums, token ids", "left out by --fast"))
+            self.report.not_checked.append(("checksums, token ids", "skipped by --fast"))
         else:
             self._check("token ids", self._tokens)
             self._check("checksums", self._checksums)
 
-    def _check(self, name: str, check: Callable[..., str | None], *arguments) -> None:
+    def _check(self, name: str, check: Callable[..., str | None], *arguments: object) -> None:
         try:
             found = check(*arguments)
         except UserError as error:
             self._problem(str(error))
         except OSError as error:
-            self._problem(f"{error.filename}: cannot be read: {error.strerror}; copy or build it again")
+            self._problem(
+                f"{error.filename}: cannot be read: {error.strerror}; copy it again, or rebuild the dataset"
+            )
         else:
             if found is not None:
                 self.report.checked.append((name, found))
@@ -156,48 +168,52 @@ class _Verification:
 
     def _manifest(self) -> str | None:
         path = Manifest.path(self.prefix)
-        strays = {each.name for each in segment_files(self.prefix)}
+        unlisted = {each.name for each in segment_files(self.prefix)}
         try:
             self.manifest = Manifest.load(self.prefix)
         except FileNotFoundError:
-            self.report.not_checked.append(("manifest", "there is none; the dataset was built elsewhere"))
+            self.report.not_checked.append(
+                ("manifest", "does not exist; the dataset was built by another program")
+            )
         else:
-            strays -= {entry.file for entry in self.manifest.segments}
+            unlisted -= {entry.file for entry in self.manifest.segments}
             if path.read_bytes() != self.manifest.sealed().encode():
-                self._problem(f"{path}: not as it was written; copy or build the dataset again")
+                self._problem(
+                    f"{path}: changed since it was written; copy the file again, or rebuild the dataset"
+                )
             for problem in self.dataset.contradictions(self.manifest) if self.dataset else ():
                 self._problem(problem)
-        for name in sorted(strays):
+        for name in sorted(unlisted):
             self._problem(
-                f"{path.with_name(name)}: not in {path.name}; remove it, or copy the manifest again"
+                f"{path.with_name(name)}: not listed in {path.name}; remove it, or copy the manifest again"
             )
         return f"{len(self.manifest.segments)} segment indexes" if self.manifest else None
 
     def _sentences(self, dataset: IndexedDataset) -> str:
         end = 0
-        for first, last in _parts(len(dataset.lengths), ENTRIES_AT_ONCE):
+        for first, last in _ranges(len(dataset.lengths), ENTRIES_AT_ONCE):
             offsets, lengths = dataset.spans(first, last)
             ends = offsets + lengths
-            is_apart = offsets != np.append(end, ends[:-1])
-            if is_apart.any():
-                bad = int(is_apart.argmax())
+            has_gap = offsets != np.append(end, ends[:-1])
+            if has_gap.any():
+                bad = int(has_gap.argmax())
                 raise UserError(
-                    f"{self.prefix}.idx: sentence {first + bad} begins at token {offsets[bad]}, not where "
-                    "the one before it ends, and so cannot be in segments; build the dataset again"
+                    f"{self.prefix}.idx: sentence {first + bad} begins at token {offsets[bad]}, not at the "
+                    "end of the previous sentence, so it cannot be part of segments; rebuild the dataset"
                 )
             end = int(ends[-1])
             dataset.release()
             self.progress(12 * (last - first))
         if end != dataset.num_tokens:
             raise UserError(
-                f"{self.prefix}.bin: holds {dataset.num_tokens} tokens, but the sentences of .idx end after "
-                f"{end}; copy or build the dataset again"
+                f"{self.prefix}.bin: holds {dataset.num_tokens} tokens, but the sentences in .idx end after "
+                f"{end}; copy the files again, or rebuild the dataset"
             )
-        return f"{len(dataset.lengths):,}, on end"
+        return f"{len(dataset.lengths):,}, contiguous"
 
     def _documents(self, dataset: IndexedDataset) -> str:
         count = len(dataset.documents) - 1
-        for first, last in _parts(count, ENTRIES_AT_ONCE):
+        for first, last in _ranges(count, ENTRIES_AT_ONCE):
             dataset.documents_between(first, last)
             dataset.release()
             self.progress(8 * (last - first))
@@ -206,55 +222,60 @@ class _Verification:
     def _segments(self, dataset: IndexedDataset, entry: SegmentsEntry) -> str:
         length, policy = entry.sequence_length, entry.policy
         index = open_segments(dataset, length, policy)
-        mend = f"build it again with: {segments_command(self.prefix, length, policy)} --overwrite"
+        fix = f"rebuild it with: {segments_command(self.prefix, length, policy)} --overwrite"
         count = tokens = 0
         for part in segments_of(dataset, length, policy):
             known = part[: len(index) - count]
             offsets, lengths = index(np.arange(count, count + len(known)))
-            is_other = (offsets != known["offset"]) | (lengths != known["length"])
-            if is_other.any():
-                bad = int(is_other.argmax())
+            differs = (offsets != known["offset"]) | (lengths != known["length"])
+            if differs.any():
+                bad = int(differs.argmax())
                 raise UserError(
-                    f"{index.path}: segment {count + bad} is {lengths[bad]} tokens from {offsets[bad]} on, "
-                    f"but {known['length'][bad]} from {known['offset'][bad]} by policy {policy}; {mend}"
+                    f"{index.path}: segment {count + bad} has {lengths[bad]} tokens from position "
+                    f"{offsets[bad]}, but policy {policy} gives {known['length'][bad]} from "
+                    f"{known['offset'][bad]}; {fix}"
                 )
             count += len(part)
             tokens += int(lengths.sum())
             self.progress(part.nbytes)
         if count != len(index):
-            raise UserError(f"{index.path}: {len(index)} segments, but {count} by policy {policy}; {mend}")
+            raise UserError(
+                f"{index.path}: holds {len(index)} segments, but policy {policy} gives {count}; {fix}"
+            )
         if tokens != entry.tokens:
-            raise UserError(f"{index.path}: {tokens} tokens, but the manifest says {entry.tokens}; {mend}")
-        return f"{count:,}, as policy {policy} gives"
+            raise UserError(
+                f"{index.path}: holds {tokens} tokens, but the manifest says {entry.tokens}; {fix}"
+            )
+        return f"{count:,}, as policy {policy} requires"
 
     def _tokenizer(self, dataset: IndexedDataset, tokenizer: Path) -> str:
         check_tokenizer(dataset, tokenizer)
         return f"{tokenizer}, {self.vocab_size:,} subwords"
 
     def _tokens(self) -> str:
-        """Token ids and the checksum of `.bin`, which is read once for both."""
+        """Check the token ids and the checksum of ``.bin``, which is read once for both."""
         path = with_suffix(self.prefix, ".bin")
         dtype = self.dataset.tokens.dtype if self.dataset else np.dtype("u1")
         size = self.vocab_size or (self.manifest.vocab_size if self.manifest else None)
         if size is None:
-            self.report.not_checked.append(("vocabulary", "its size is unknown; give --tokenizer"))
-        place = wrong = 0
+            self.report.not_checked.append(("vocabulary", "its size is unknown; needs --tokenizer"))
+        position = wrong = 0
         first_wrong = ""
         for block in self._read(path, self.manifest.bin_sha256 if self.manifest else None):
             tokens = np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)
             if self.dataset and (tokens.min(initial=0) < 0 or (size and tokens.max(initial=0) >= size)):
                 is_wrong = (tokens < 0) | (tokens >= (size or np.inf))
                 at = int(is_wrong.argmax())
-                first_wrong = first_wrong or f"{tokens[at]} at place {place + at}"
+                first_wrong = first_wrong or f"{tokens[at]} at position {position + at}"
                 wrong += int(is_wrong.sum())
-            place += len(tokens)
+            position += len(tokens)
         if wrong:
-            of = f"of {size}" if size else "of any size"
+            valid = f"the vocabulary has {size} subwords" if size else "ids must not be negative"
             raise UserError(
-                f"{path}: token id {first_wrong}, one of {wrong} that are in no vocabulary {of}; copy or "
-                "build it again, or give the tokenizer that it was built with"
+                f"{path}: invalid token id {first_wrong} ({wrong} in total; {valid}); copy the file again, "
+                "rebuild the dataset, or use the tokenizer that it was built with"
             )
-        return f"{place:,}, " + (f"all below {size:,}" if size else "none negative")
+        return f"{position:,}, " + (f"all below {size:,}" if size else "none negative")
 
     def _checksums(self) -> str | None:
         if self.manifest is None:
@@ -269,9 +290,9 @@ class _Verification:
         return f"of {sum(map(bool, [*files.values(), self.manifest.bin_sha256]))} files"
 
     def _read(self, path: Path, expected: str | None) -> Iterator[memoryview]:
-        """A file block by block; in the end its checksum is compared."""
+        """Yield a file block by block, and compare its checksum at the end."""
         if not path.is_file():
-            raise UserError(f"{path}: no such file; copy or build it again")
+            raise UserError(f"{path}: no such file; copy it again, or rebuild the dataset")
         sha256 = hashlib.sha256()
         buffer = memoryview(bytearray(BYTES_AT_ONCE))
         with open(path, "rb", buffering=0) as file:
@@ -281,18 +302,18 @@ class _Verification:
                 self.progress(size)
         if expected not in (None, sha256.hexdigest()):
             self._problem(
-                f"{path}: not the file that the manifest was made for (sha256); copy or build it again"
+                f"{path}: its SHA-256 is not the one in the manifest; copy it again, or rebuild the dataset"
             )
 
 
-def _parts(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Neighbouring ranges that make up [0, count)."""
+def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield consecutive ranges of at most ``size`` that together cover [0, count)."""
     for first in range(0, count, size):
         yield first, min(first + size, count)
 
 
 def _bytes_to_read(prefix: Path, fast: bool) -> int:
-    """What `verify` goes through: the tables, and without `fast` all files once more."""
+    """Return the number of bytes that ``verify`` reads: the tables, and without ``fast`` all files again."""
     tables = [with_suffix(prefix, ".idx"), *segment_files(prefix)]
     files = tables if fast else [*tables, *tables, with_suffix(prefix, ".bin")]
     return sum(each.stat().st_size for each in files if each.is_file())

@@ -1,1 +1,1 @@
-"""Cleaning of raw text: what is done to a corpus (`rules`) and how all cores share a file (`parallel`)."""
+"""Cleaning of raw text: rules for each corpus (``rules``), applied to a file on all cores (``parallel``)."""

@@ -1,6 +1,7 @@
-"""Moses' rules for punctuation and tokens, fitted to English that is spelled well already.
+"""Moses' rules for punctuation and tokens, adapted to English that is spelled correctly already.
 
-Apart from `steps` because sacremoses takes half a second to import, which `--help` need not wait for.
+They are separate from ``steps`` because importing sacremoses takes half a second, which would delay
+``--help``.
 """
 
 import re
@@ -8,20 +9,20 @@ import re
 from sacremoses import MosesDetokenizer, MosesPunctNormalizer
 
 
-class Punctuation(MosesPunctNormalizer):
-    """Moses' table of Unicode punctuation, without its rules about spaces around ASCII punctuation.
+class Punctuation(MosesPunctNormalizer):  # type: ignore[misc]  # sacremoses has no type hints
+    """Moses' table of Unicode punctuation, without its rules for spaces around ASCII punctuation.
 
-    Those take the text for tokens and would damage what is spelled well: "word(s)", "f(x)", ":)".
+    Those rules expect tokenized text and would damage correct spelling such as "word(s)", "f(x)" and ":)".
     """
 
     EXTRA_WHITESPACE = ((r" +", " "),)
 
 
-class Detokenizer(MosesDetokenizer):
-    """Moses' detokeniser with English clitics spelled out.
+class Detokenizer(MosesDetokenizer):  # type: ignore[misc]  # sacremoses has no type hints
+    """Moses' detokenizer with an explicit list of English clitics.
 
-    Moses joins every word that begins with an apostrophe to the one before it ("get 'em", "the 'old'
-    one"), and does not know Penn's "n't", nor a stop that has its closing quote already.
+    Moses joins every word that begins with an apostrophe to the previous word ("get 'em", "the 'old' one").
+    It knows neither "n't" of the Penn Treebank nor a full stop that is followed by a closing quote.
     """
 
     IS_ENGLISH_CONTRACTION = re.compile(r"(?i)^(?:n't|'(?:s|m|d|t|re|ve|ll))\b")

@@ -1,7 +1,8 @@
-"""The files of a corpus cleaned on all cores, in order and in bounded memory.
+"""Cleaning of files on all cores, in order and in bounded memory.
 
-The files' texts travel as one stream of chunks, so that one large file keeps all cores busy and so do many
-small ones. The passes over neighbouring lines run here, in order; the steps run in worker processes.
+The files are processed as one stream of chunks, so that one large file keeps all cores busy, and so do many
+small ones. The passes over neighboring lines run in this process, in order. The steps run in worker
+processes.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from data_tools.cleaning.rules import RULES
-from data_tools.workers import KILLED, interrupts_blocked, worker_pool
+from data_tools.worker_pool import WORKER_KILLED, interrupts_blocked, make_worker_pool
 from elc_bert.utils.errors import UserError
 
 CHUNK_CHARACTERS = 1 << 18
+"""Approximate size of a chunk in characters."""
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -24,26 +26,30 @@ Output = TypeVar("Output")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some lines or paragraphs of a file that are to be cleaned."""
+    """Consecutive lines or paragraphs of a file, before cleaning."""
 
     corpus: str
-    """Key of `RULES`."""
+    """Corpus whose rules apply, a key of ``RULES``."""
     texts: list[str]
+    """Lines or paragraphs."""
     last: bool
-    """Whether the file ends here."""
+    """True for the last chunk of a file."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What became of a chunk."""
+    """Result of cleaning a chunk."""
 
     lines: list[str]
+    """Cleaned lines."""
     words_in: int
+    """Number of words before cleaning."""
     last: bool
+    """True for the last chunk of a file."""
 
 
-def chunks_of(corpus: str, lines: Iterable[str], characters: int = CHUNK_CHARACTERS) -> Iterator[Chunk]:
-    """Puts the lines of a file together as its rule says and cuts them into chunks."""
+def make_chunks(corpus: str, lines: Iterable[str], characters: int = CHUNK_CHARACTERS) -> Iterator[Chunk]:
+    """Apply the ``before`` pass of a rule to the lines of a file, and yield the results in chunks."""
     texts: list[str] = []
     size = 0
     for text in RULES[corpus].before(lines):
@@ -56,40 +62,48 @@ def chunks_of(corpus: str, lines: Iterable[str], characters: int = CHUNK_CHARACT
 
 
 def clean_chunk(chunk: Chunk) -> Cleaned:
-    """Takes the texts of a chunk through the steps of its rule."""
+    """Apply the steps of its rule to the texts of a chunk."""
     clean = RULES[chunk.corpus].clean
     lines = [line for text in chunk.texts if (line := clean(text)) is not None]
     return Cleaned(lines, sum(len(text.split()) for text in chunk.texts), chunk.last)
 
 
 def cleaned_files(chunks: Iterable[Chunk], workers: int) -> Generator[Iterator[Cleaned], None, None]:
-    """Cleans the chunks of some files; yields the results of each file, which are to be used up in order.
+    """Clean the chunks of some files.
 
-    Where reading a file raises a UserError, the files before it come first, whole.
+    If reading a file raises a UserError, all earlier files are yielded first, as a whole.
+
+    Yields:
+        The results of each file, to be consumed in order.
     """
-    with contextlib.closing(in_order(clean_chunk, chunks, workers)) as results:
+    with contextlib.closing(ordered_map(clean_chunk, chunks, workers)) as results:
         for first in results:
-            yield _to_last(first, results)
+            yield _results_of_file(first, results)
 
 
-def _to_last(first: Cleaned, rest: Iterator[Cleaned]) -> Iterator[Cleaned]:
+def _results_of_file(first: Cleaned, rest: Iterator[Cleaned]) -> Iterator[Cleaned]:
     yield first
     while not first.last:
         first = next(rest)
         yield first
 
 
-def in_order(
+def ordered_map(
     function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
 ) -> Generator[Output, None, None]:
-    """`map(function, inputs)` in `workers` processes, a few inputs ahead; one worker is this process.
+    """Yield the results of ``map(function, inputs)``, computed in worker processes a few inputs ahead.
 
-    Where `inputs` raises a UserError, the results of all inputs before it come first.
+    If ``inputs`` raises a UserError, the results of all earlier inputs are yielded first.
+
+    Args:
+        function: Function to apply, which must be picklable.
+        inputs: Inputs, consumed in order.
+        workers: Number of worker processes. With 1, this process does the work.
     """
     if workers == 1:
         yield from map(function, inputs)
         return
-    pool = worker_pool(workers)
+    pool = make_worker_pool(workers)
     pending: deque[Future[Output]] = deque()
     failure: UserError | None = None
     try:
@@ -111,6 +125,6 @@ def in_order(
         if failure:
             raise failure
     except BrokenProcessPool:
-        raise UserError(KILLED) from None
+        raise UserError(WORKER_KILLED) from None
     finally:
         pool.shutdown(cancel_futures=True)

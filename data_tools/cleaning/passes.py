@@ -1,6 +1,7 @@
-"""What depends on neighbouring lines: light passes over a whole file, before and after the steps.
+"""Passes over the lines of a file, for cleaning that depends on neighboring lines.
 
-Each is a generator that holds at most one paragraph. In and out are lines; an empty one ends a document.
+They run before and after the steps. Each is a generator from lines to lines that keeps at most one paragraph
+in memory. An empty line ends a document.
 """
 
 import itertools
@@ -10,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from data_tools.cleaning.steps import is_heading
 
 LONGEST_PARAGRAPH = 1 << 20
-"""Characters. A file without blank lines shall not come to be one paragraph in memory."""
+"""Maximum length of a paragraph in characters. It bounds the memory for a file without blank lines."""
 LONGEST_STUB = 200
-"""Characters. An article on a place that has more to say is no stub."""
+"""Maximum length of a stub in characters. Longer articles about places are kept."""
 
 # ---- before: lines to paragraphs -------------------------------------------------------------
 
 
 def join_paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Joins hard-wrapped lines; one blank line parts paragraphs, several end a document."""
+    """Join hard-wrapped lines to paragraphs. One blank line ends a paragraph, several end a document."""
     paragraph: list[str] = []
     size = blanks = 0
     for line in lines:
@@ -38,7 +39,7 @@ def join_paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def end_blocks(lines: Iterable[str]) -> Iterator[str]:
-    """Keeps a blank line after a block of several lines only; after a single one it is line spacing."""
+    """Keep a blank line only after a block of several lines. After a single line it is line spacing."""
     length = 0
     for line in lines:
         if line.strip():
@@ -51,7 +52,7 @@ def end_blocks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def start_at_headings(lines: Iterable[str]) -> Iterator[str]:
-    """Begins a document at each heading, and nowhere else."""
+    """Begin a document at each heading, and nowhere else."""
     for line in lines:
         if is_heading(line):
             yield ""
@@ -69,12 +70,12 @@ _PLACE = re.compile(
 
 
 def drop_repeats(lines: Iterable[str]) -> Iterator[str]:
-    """Keeps one of several equal lines that follow each other, blank lines among them."""
+    """Keep only the first of several equal lines in a row, including blank lines."""
     return (line for line, _ in itertools.groupby(lines))
 
 
 def squeeze_blanks(lines: Iterable[str]) -> Iterator[str]:
-    """Keeps one of several blank lines, and none at the beginning."""
+    """Keep only one of several blank lines in a row, and none at the beginning."""
     previous = ""
     for line in lines:
         if line or previous:
@@ -83,18 +84,18 @@ def squeeze_blanks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def is_stub(line: str) -> bool:
-    """Whether a line is the sentence that makes up most articles on small places.
+    """Return True for a line that is a typical one-sentence article about a place.
 
-    "Montagnac is a commune. It is found in the south." There are thousands of them, made by a program.
+    An example is "Montagnac is a commune. It is found in the south." A program has written thousands of them.
     """
     return len(line) <= LONGEST_STUB and _PLACE(line) is not None
 
 
 def drop_stubs(lines: Iterable[str]) -> Iterator[str]:
-    """Drops stubs, titles right above one, and a last line that no blank line follows.
+    """Drop stubs, the title above a stub, and a last line that no blank line follows.
 
-    That last line goes because golden/clean.json has it so; an article that the end of the file breaks off
-    may well be cut within a line.
+    The last line is dropped as in golden/clean.json, the output of the reference. An article at the end of a
+    file may be cut off within a line.
     """
     previous = last = ""
     for line, last in itertools.pairwise(lines):

@@ -1,10 +1,10 @@
-"""Which cleaning each corpus gets, as a table.
+"""Table of cleaning rules, one for each corpus.
 
-The ten corpora of BabyLM 2023 differ in what their makers did to them: some are tokenised, some
-hard-wrapped, some are transcripts. Speech is put between quotes, so that a model can tell it from prose.
-All other text gets `generic`: nothing is done to it that might be wrong in some language or kind of text.
-It keeps its lines; encodings (ftfy), Unicode punctuation (Moses) and white space are put right, and
-several blank lines become one.
+The ten corpora of BabyLM 2023 come in different forms: some are tokenized, some are hard-wrapped, some are
+transcripts. Speech is put in quotes, so that a model can distinguish it from prose. All other text is cleaned
+by the rule ``generic``, which does nothing that could be wrong for some language or kind of text: it keeps
+the lines, fixes encodings (ftfy), normalizes Unicode punctuation (Moses) and white space, and replaces
+several blank lines in a row by one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -43,17 +43,17 @@ Step = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a corpus is cleaned: `before` and `after` see its lines in order, the steps one text at a time."""
+    """Cleaning of one corpus: passes over all lines in order, and steps for single texts."""
 
     steps: tuple[Step, ...]
-    """What is done to a line or paragraph, in order; costly, so that all cores share it."""
+    """Steps to apply to a line or paragraph, in order. They are costly and run on all cores."""
     before: Pass = iter
-    """Puts lines together."""
+    """Pass that groups lines before the steps."""
     after: tuple[Pass, ...] = ()
-    """Choose among the results."""
+    """Passes that select among the results of the steps."""
 
     def clean(self, text: str) -> str | None:
-        """Takes one text through the steps; None if it is to be dropped."""
+        """Apply the steps to one text. Return None if it must be dropped."""
         result: str | None = text if text.strip() else ""
         for step in self.steps:
             if not result:
@@ -61,15 +61,17 @@ class Rule:
             result = step(result)
         return result
 
-    def choose(self, lines: Iterable[str]) -> Iterator[str]:
-        """Takes the cleaned lines of a file through the passes in `after`."""
+    def run_after(self, lines: Iterable[str]) -> Iterator[str]:
+        """Apply the passes in ``after`` to the cleaned lines of a file."""
         for each in self.after:
             lines = each(lines)
         return iter(lines)
 
     def apply(self, lines: Iterable[str]) -> Iterator[str]:
-        """The cleaned lines of a whole file, in one process."""
-        return self.choose(result for text in self.before(lines) if (result := self.clean(text)) is not None)
+        """Yield the cleaned lines of a whole file, in this process."""
+        return self.run_after(
+            result for text in self.before(lines) if (result := self.clean(text)) is not None
+        )
 
 
 GENERIC = "generic"
@@ -97,7 +99,7 @@ RULES: dict[str, Rule] = {
 """Rules by name of the corpus."""
 
 
-def corpus_of(path: Path) -> str:
-    """The corpus that a file belongs to by its name up to the first dot: `cbt.train`, `cbt.dev.txt`."""
+def corpus_name(path: Path) -> str:
+    """Return the corpus of a file, which is its name up to the first dot: ``cbt.train``, ``cbt.dev.txt``."""
     name = path.name.partition(".")[0]
     return name if name in RULES else GENERIC

@@ -1,8 +1,7 @@
-"""The steps of cleaning one line or paragraph, each a small function.
+"""Cleaning steps for one line or paragraph.
 
-A step gets text that is not empty and returns what shall stand there instead: `""` makes it an empty
-line, which ends a document, and `None` drops it. Steps know nothing of the neighbouring lines; what
-depends on those is in `passes`.
+A step gets text that is not empty and returns its replacement: ``""`` makes it an empty line, which ends a
+document, and None drops it. Cleaning that depends on neighboring lines is in ``passes``.
 """
 
 import functools
@@ -35,23 +34,23 @@ def _detokenizer() -> "Detokenizer":
 
 
 def normalize(text: str) -> str:
-    """Repairs encodings, entities and white space, and writes punctuation in ASCII.
+    """Fix encodings, entities and white space, and convert punctuation to ASCII.
 
     "cafÃ© &amp; “bar”…" becomes 'café & "bar"...'.
     """
-    return _plain(text) or repair(text)
+    return _normalize_simple(text) or normalize_reference(text)
 
 
-def repair(text: str) -> str:
-    """The definition of `normalize`, which finds most results sooner."""
+def normalize_reference(text: str) -> str:
+    """Normalize text by the plain definition. ``normalize`` gives the same results faster."""
     return " ".join(_punctuation().normalize(" ".join(ftfy.fix_text(text, _FTFY).split())).split())
 
 
-def _plain(text: str) -> str | None:
-    """`repair` for the many texts that need only `_TYPOGRAPHY`; None for all others.
+def _normalize_simple(text: str) -> str | None:
+    """Return what ``normalize_reference`` does if the text needs only ``_TYPOGRAPHY``, as most do, or None.
 
-    No bytes of these characters on end are UTF-8 in any encoding, so there is nothing to repair; else only
-    entities, control characters and Moses' rule for '' concern ASCII.
+    No sequence of these characters is UTF-8 that was decoded in another encoding, so ftfy changes nothing. In
+    the remaining ASCII, only entities, control characters and Moses' rule for two apostrophes matter.
     """
     if not text.isascii():
         for character, spelling in _TYPOGRAPHY:
@@ -62,9 +61,9 @@ def _plain(text: str) -> str | None:
     return None
 
 
-# ---- tokenised text --------------------------------------------------------------------------
+# ---- tokenized text --------------------------------------------------------------------------
 
-# Patterns begin with the rare character, by which they are found fast, and look back from there.
+# Patterns begin with the rare character, which makes the search fast, and look back from there.
 _SPACE_MISSING = re.compile(
     r"[,;?!.%](?:"
     r"(?<=[,;?!])(?=[^\W\d_])"  # look,there
@@ -82,23 +81,24 @@ _PENN_CLOSING = re.compile(r" *(-R[RSC]B-|'')")
 
 
 def penn_symbols(text: str) -> str:
-    """Replaces the Penn Treebank's brackets and quotes: "-LRB- `` so '' -RRB-" becomes '("so")'."""
+    """Replace the brackets and quotes of the Penn Treebank: "-LRB- `` so '' -RRB-" becomes '("so")'."""
     text = _PENN_OPENING.sub(lambda match: _PENN_BRACKETS.get(match[1], '"'), text)
     return _PENN_CLOSING.sub(lambda match: _PENN_BRACKETS.get(match[1], '"'), text)
 
 
 def space_punctuation(text: str) -> str:
-    """Puts the spaces where they belong: "look,there , 20 %of" becomes "look, there , 20% of"."""
+    """Fix spaces around punctuation: "look,there , 20 %of" becomes "look, there , 20% of"."""
     return _SPACE_MISSING.sub(r"\g<0> ", _PERCENT.sub("%", text))
 
 
 def detokenize(text: str) -> str:
-    """Joins what a tokeniser took apart: "is n't it , $ 5 . gon na" becomes "isn't it, $5. gonna"."""
+    """Join what a tokenizer has split: "is n't it , $ 5 . gon na" becomes "isn't it, $5. gonna"."""
     text = _SPLIT_WORD.sub(lambda match: match[0][1:], text)
     words, stop = (text[:-2], text[-1]) if text.endswith(_FINAL_STOPS) else (text, "")
     if words.isascii() and not _TOKENIZED(f" {words}"):
-        return words + stop  # as the detokeniser would say, only a hundred times faster
-    return _detokenizer().detokenize(text.split(" "), unescape=False)
+        return words + stop  # what the detokenizer would return, a hundred times faster
+    joined: str = _detokenizer().detokenize(text.split(" "), unescape=False)
+    return joined
 
 
 # ---- speech ----------------------------------------------------------------------------------
@@ -111,38 +111,40 @@ _IN_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}").fullmatch
 
 
 def hyphenate_compounds(text: str) -> str:
-    """Writes CHILDES' compounds as English does: "kitty+cat" becomes "kitty-cat"."""
+    """Write the compounds of CHILDES with a hyphen: "kitty+cat" becomes "kitty-cat"."""
     return _COMPOUND.sub("-", text)
 
 
 def drop_wordless(text: str) -> str | None:
-    """Drops a line of punctuation only."""
+    """Drop a line that has only punctuation."""
     return text if _WORD(text) else None
 
 
 def drop_time_stamp(text: str) -> str | None:
-    """Drops a line that only says when something was said: "12:30:"."""
+    """Drop a line that is only a time stamp: "12:30:"."""
     return None if _TIME_STAMP(text) else text
 
 
 def strip_dash(text: str) -> str:
-    """Takes away the dash that marks a new speaker; the minus of a number stays."""
+    """Remove the leading dash that marks a new speaker, but not the minus sign of a number."""
     return _LEADING_DASH.sub("", text, count=1) if text.startswith("-") else text
 
 
 def capitalize(text: str) -> str:
-    """Begins a line with a capital, where it begins with a letter."""
+    """Capitalize the first letter of a line, if the line begins with a letter."""
     return text[0].upper() + text[1:]
 
 
 def quote(text: str) -> str:
-    """Puts a line between quotes."""
+    """Put a line in quotes."""
     return f'"{text}"'
 
 
 def quote_speech(text: str) -> str:
-    """Puts what is said between quotes, but no stage direction in brackets, no speaker's name before a
-    colon, and nothing that has quotes already.
+    """Put speech in quotes.
+
+    Stage directions in brackets, the name of a speaker before a colon, and text that already has quotes do
+    not change.
     """
     said = '"' not in text and not text.endswith(":") and not _IN_BRACKETS(text)
     return quote(text) if said else text
@@ -159,25 +161,25 @@ _REFERENCE = re.compile(r"\[\d+\]")
 
 
 def mark_indent(text: str) -> str:
-    """Writes indentation, which white space would not survive, as a token of the vocabulary."""
+    """Replace indentation by a token of the vocabulary, because white space will be normalized."""
     return f"{INDENT} {text}" if _INDENTED(text) else text
 
 
 def is_heading(text: str) -> bool:
-    """Whether a line is the heading of a Wikipedia article: "= = = Oslo = = ="."""
+    """Return True for the heading of a Wikipedia article, such as "= = = Oslo = = ="."""
     return text.startswith("= = = ") and _HEADING(text.rstrip()) is not None
 
 
 def bare_title(text: str) -> str:
-    """Takes the marks off a heading; one with a further "=" in it is left as it stands."""
+    """Remove the equals signs around a heading, unless the title itself contains one."""
     match = _HEADING(text)
     return match[1] if match and "=" not in match[1] else text
 
 
 def resolve_links(text: str) -> str | None:
-    """Writes the target of each wiki link, and drops files and categories.
+    """Replace each wiki link by its target, and drop files and categories.
 
-    The target rather than the words shown for it, as golden/clean.json has it.
+    The target and not the displayed text is used, as in golden/clean.json, the output of the reference.
     """
     if "[[" not in text:
         return text
@@ -185,8 +187,8 @@ def resolve_links(text: str) -> str | None:
 
 
 def drop_references(text: str) -> str | None:
-    """Takes out the numbers of footnotes: "1905.[2]" becomes "1905.".
+    """Remove the numbers of footnotes: "1905.[2]" becomes "1905.".
 
-    The spaces on both sides of one stay, as golden/clean.json has it.
+    The spaces on both sides are kept, as in golden/clean.json, the output of the reference.
     """
     return _REFERENCE.sub("", text).strip() or None

@@ -1,4 +1,4 @@
-"""The commands as a user runs them: as processes, some of them under mpirun."""
+"""Helpers that run the commands as a user does: as processes, some of them under mpirun."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(REPOSITORY),
-    # Containers run as root; Open MPI wants to be told that this is meant.
+    # Containers run as root, which Open MPI refuses unless it is allowed explicitly.
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
@@ -24,7 +24,7 @@ def command(*arguments) -> list[str]:
 
 
 def run(*arguments, ranks: int | None = None, before=None) -> subprocess.CompletedProcess:
-    """Run a command to its end, under mpirun if `ranks` are given; its own mistakes have no traceback."""
+    """Run a command to its end, under mpirun if ``ranks`` is given, and check that it prints no traceback."""
     mpirun = [Path(sys.executable).with_name("mpirun"), "--oversubscribe", "-n", str(ranks)] if ranks else []
     done = subprocess.run(
         [*mpirun, *command(*arguments)],
@@ -40,7 +40,7 @@ def run(*arguments, ranks: int | None = None, before=None) -> subprocess.Complet
 
 
 def start(*arguments) -> subprocess.Popen:
-    """Start a command in a process group of its own."""
+    """Start a command in its own process group."""
     return subprocess.Popen(
         command(*arguments),
         env=ENVIRONMENT,
@@ -48,23 +48,34 @@ def start(*arguments) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell that started the tests in the background has them ignore Ctrl-C, and children inherit that.
+        # Tests that a shell runs in the background ignore Ctrl-C, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
-def fails_with(done: subprocess.CompletedProcess, message: str) -> None:
-    """One line on standard error that says so."""
+def assert_failed(done: subprocess.CompletedProcess, *facts: str) -> None:
+    """Check that a command failed with one line on standard error that holds some facts."""
     assert done.returncode == 1
     assert done.stderr.startswith("data_tools: error: ")
     assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    for fact in facts:
+        assert fact in done.stderr
 
 
-def fails(capsys, arguments: Iterable, message: str) -> None:
-    """As `fails_with`, of a command that is run within this process."""
+def assert_rejected(done: subprocess.CompletedProcess, *facts: str) -> None:
+    """Check that the value of an option was rejected with one line on standard error with some facts."""
+    assert done.returncode == 2
+    assert "error: argument " in done.stderr
+    assert done.stderr.count("\n") == 1
+    for fact in facts:
+        assert fact in done.stderr
+
+
+def assert_fails(capsys, arguments: Iterable, *facts: str) -> None:
+    """Run a command in this process and check that it fails as in ``assert_failed``."""
     assert main([str(each) for each in arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("data_tools: error: ")
     assert error.count("\n") == 1
-    assert message in error
+    for fact in facts:
+        assert fact in error

@@ -1,4 +1,4 @@
-"""What cleaning does to each kind of text."""
+"""Cleaning rules, one for each kind of text."""
 
 import json
 import random
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.cleaning import steps
-from data_tools.cleaning.parallel import chunks_of, clean_chunk
+from data_tools.cleaning.parallel import clean_chunk, make_chunks
 from data_tools.cleaning.passes import LONGEST_PARAGRAPH, is_stub, join_paragraphs
-from data_tools.cleaning.rules import RULES, corpus_of
+from data_tools.cleaning.rules import RULES, corpus_name
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/clean.json").read_text(encoding="utf-8"))
 
@@ -26,11 +26,11 @@ def test_each_corpus_is_cleaned_as_the_reference_does(corpus):
     assert cleaned(corpus, *GOLDEN[corpus]["input"]) == GOLDEN[corpus]["output"]
 
 
-def test_there_is_a_golden_for_every_corpus():
+def test_every_corpus_has_a_golden_file():
     assert set(RULES) - {"generic"} == set(GOLDEN)
 
 
-# Lines that mean something to one rule or another, cut anywhere.
+# Lines that at least one of the rules treats specially.
 LINES = st.lists(
     st.sampled_from(sorted({line for each in GOLDEN.values() for line in each["input"]})), max_size=40
 )
@@ -38,10 +38,10 @@ LINES = st.lists(
 
 @given(st.sampled_from(sorted(RULES)), LINES, st.integers(1, 400))
 def test_chunks_of_any_size_give_the_same_text(corpus, lines, characters):
-    chunks = list(chunks_of(corpus, lines, characters))
+    chunks = list(make_chunks(corpus, lines, characters))
     assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     results = [line for chunk in chunks for line in clean_chunk(chunk).lines]
-    assert list(RULES[corpus].choose(results)) == cleaned(corpus, *lines)
+    assert list(RULES[corpus].run_after(results)) == cleaned(corpus, *lines)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_chunks_of_any_size_give_the_same_text(corpus, lines, characters):
     ],
 )
 def test_the_name_up_to_the_first_dot_is_the_corpus(name, corpus):
-    assert corpus_of(Path("some.folder", name)) == corpus
+    assert corpus_name(Path("some.folder", name)) == corpus
 
 
-# ---- rules beyond the golden -----------------------------------------------------------------
+# ---- rules beyond the golden files -----------------------------------------------------------------
 
 
-def test_other_text_keeps_its_words_and_lines():
+def test_generic_text_keeps_its_words_and_lines():
     assert cleaned(
         "generic",
         "",
@@ -96,7 +96,7 @@ def test_tokens_are_joined(tokens, text):
 
 
 @given(st.text("abs'n\"t .?!,$()é’“", max_size=30).map(lambda text: " ".join(text.split())))
-def test_detokenizing_short_cuts_agree_with_moses(text):
+def test_detokenizing_shortcuts_agree_with_moses(text):
     from data_tools.cleaning.moses import Detokenizer
 
     if text:
@@ -104,15 +104,15 @@ def test_detokenizing_short_cuts_agree_with_moses(text):
 
 
 @given(st.text(st.one_of(st.sampled_from(" \t'&;“”‘’–—…Ã©â€™\x85\xa0\x1b"), st.characters()), max_size=30))
-def test_normalizing_short_cuts_agree_with_ftfy_and_moses(text):
-    assert steps.normalize(text) == steps.repair(text)
+def test_normalizing_shortcuts_agree_with_ftfy_and_moses(text):
+    assert steps.normalize(text) == steps.normalize_reference(text)
 
 
 def test_compounds_of_childes_are_hyphenated():
     assert cleaned("aochildes", "a merry+go+round and 2 + 2 .") == ['"A merry-go-round and 2 + 2."']
 
 
-def test_stage_directions_names_and_times_are_no_speech():
+def test_stage_directions_names_and_times_get_no_quotes():
     lines = ["(sighs) I know", "(sighs)", "ANN:", "1:02:03", "-5 degrees", "-- So", "♪"]
     assert cleaned("qed", *lines) == [
         '"(sighs) I know"',
@@ -140,7 +140,7 @@ def test_wiki_links_inside_captions_are_dropped_with_them():
         ("Ames is a city in Iowa." + " It has much to show." * 20, False),
     ],
 )
-def test_stubs_are_short_lines_that_only_place_a_place(line, stub):
+def test_stubs_are_short_lines_about_places(line, stub):
     assert is_stub(line) == stub
 
 
@@ -155,7 +155,7 @@ def test_a_file_without_blank_lines_does_not_become_one_paragraph():
 
 @pytest.fixture(scope="module")
 def raw(shared) -> dict[str, list[str]]:
-    """The dev part of each source, in lines."""
+    """Lines of the dev part of each source."""
     with tarfile.open(shared / "corpus/corpus.tar.xz") as archive:
         members = (member for member in archive if "dev/" in member.name and member.isfile())
         return {
@@ -166,7 +166,7 @@ def raw(shared) -> dict[str, list[str]]:
 
 def test_real_text_keeps_its_words(raw):
     for name, lines in raw.items():
-        corpus = corpus_of(Path(name))
+        corpus = corpus_name(Path(name))
         output = cleaned(corpus, *lines)
         words_in, words_out = (
             len([word for line in part for word in line.split() if any(map(str.isalnum, word))])

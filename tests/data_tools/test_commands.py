@@ -1,4 +1,4 @@
-"""The commands that have no file of their own here, and what is common to all."""
+"""Tests of all commands together, and of the commands that have no test file of their own."""
 
 import json
 
@@ -10,7 +10,7 @@ from data_tools.tokenizer import f95
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.utils.files import sha256_of
-from tests.data_tools.running import fails_with, run
+from tests.data_tools.running import assert_failed, assert_rejected, run
 
 
 def build(text, tokenizer, prefix, *more):
@@ -18,13 +18,14 @@ def build(text, tokenizer, prefix, *more):
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help_teaches_by_example(name):
+def test_help_texts_have_examples(name):
     done = run(*filter(None, [name]), "--help")
     assert done.returncode == 0
-    assert f"python -m data_tools {name or 'build'}" in done.stdout
+    assert f"  python -m data_tools {name or 'build'} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
 
 
-def test_tokenizer_is_a_function_of_the_text(tiny_text, tmp_path):
+def test_the_same_text_gives_the_same_tokenizer(tiny_text, tmp_path):
     for name in ("a.json", "b.json"):
         done = run(
             "tokenizer",
@@ -58,23 +59,31 @@ def test_tokenizer_has_the_structure_of_the_published_ones(tiny_tokenizer, share
     assert ours == theirs
 
 
-def test_tokenizer_mistakes(tiny_text, tmp_path):
+def test_user_errors_of_the_tokenizer_command(tiny_text, tmp_path):
     output = tmp_path / "t.json"
-    fails_with(
+    assert_failed(
         run("tokenizer", "--input", tiny_text, "--vocab-size", 100, "--output", output),
-        "263 hold only the bytes",
+        "--vocab-size",
+        "263",
     )
-    fails_with(
+    assert_failed(
         run("tokenizer", "--input", tiny_text, "--vocab-size", 60000, "--output", output),
-        "of the 60000 of --vocab-size",
+        "60000",
+        "--vocab-size",
     )
-    fails_with(
-        run("tokenizer", "--input", tmp_path / "none", "--output", output), "no such file or directory"
+    assert_failed(
+        run("tokenizer", "--input", tmp_path / "none", "--output", output),
+        f"{tmp_path / 'none'}: no such file",
+    )
+    assert_rejected(
+        run("tokenizer", "--input", tiny_text, "--min-frequency", -1, "--output", output),
+        "--min-frequency",
+        "-1",
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_f95_is_reached_by_95_percent():
+def test_95_percent_of_the_subwords_occur_at_least_f95_times():
     assert f95(np.arange(100)) == 5
     assert f95(np.array([7])) == 7
 
@@ -86,8 +95,8 @@ def test_segments_are_added_to_a_dataset(tiny_text, tiny_tokenizer, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "segments of 64" in done.stdout
     assert [each.sequence_length for each in IndexedDataset(prefix).manifest.segments] == [32, 64]
-    fails_with(run("segments", tmp_path / "none", "--lengths", 64), "cannot open the dataset")
-    fails_with(run("segments", prefix, "--lengths", 2), "sequence length 2 is too short")
+    assert_failed(run("segments", tmp_path / "none", "--lengths", 64), "none.idx: ")
+    assert_failed(run("segments", prefix, "--lengths", 2), "length 2")
     with open(tmp_path / "d.bin", "r+b") as file:
         file.truncate(100)
-    fails_with(run("segments", prefix, "--lengths", 128), "truncated")
+    assert_failed(run("segments", prefix, "--lengths", 128), f"{prefix}.bin: ", "100")

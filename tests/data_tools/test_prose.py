@@ -1,4 +1,4 @@
-"""The extraction of prose from a small tree of modules and text files."""
+"""The command ``prose`` on a small tree of modules and text files."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from data_tools import prose
 from elc_bert.utils.errors import UserError
+from tests.data_tools.running import assert_rejected, run
 
 MODULE = '''
 """This module opens the doors of the house.
@@ -54,7 +55,7 @@ MODULE_PROSE = [
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A package of one real module, two broken ones and some text files."""
+    """Tree with a module, some files that cannot be read, and many small documents."""
     root = tmp_path / "tree"
     files = {
         "house/doors.py": MODULE.encode(),
@@ -64,7 +65,7 @@ def tree(tmp_path: Path) -> Path:
         "house/LICENSE.txt": b"You may do with it what you want.",
         "house/tests/test_doors.py": b'"""These are the tests of the doors."""',
     }
-    # Enough further documents for both parts; each has a sentence of its own and one that all share.
+    # There are enough further documents for both files. Each has a unique sentence and a common one.
     for number in range(40):
         text = f"This is the document with the number {number} in it.\n\nThis is the one line that all share."
         files[f"rooms/room_{number}.py"] = f'"""{text}"""'.encode()
@@ -84,18 +85,18 @@ def test_the_prose_of_a_module_in_reading_order(tree):
     assert prose.document_prose(tree / "house/doors.py") == MODULE_PROSE
 
 
-def test_files_that_cannot_be_read_or_parsed_are_none(tree):
+def test_files_that_cannot_be_read_or_parsed_give_none(tree):
     for name in ("house/broken.py", "house/latin.txt", "house/missing.py"):
         assert prose.document_prose(tree / name) is None
 
 
-def test_licences_and_tests_are_no_documents(tree):
+def test_licenses_and_tests_are_not_documents(tree):
     names = prose.find_documents({"tree": tree})
     assert "tree/house/doors.py" in names
     assert not [name for name in names if "LICENSE" in name or "test_doors" in name]
 
 
-def test_the_two_files_hold_every_document_once(tree, tmp_path):
+def test_every_document_is_written_once(tree, tmp_path):
     extraction, train, dev = extract(tree, tmp_path / "out", dev_fraction=0.3)
     documents = [text.splitlines() for part in (train, dev) for text in part.split("\n\n")]
     lines = [line for document in documents for line in document]
@@ -111,13 +112,13 @@ def test_the_two_files_hold_every_document_once(tree, tmp_path):
         assert part.words == len(text.split())
 
 
-def test_the_result_depends_on_nothing_but_names_and_content(tree, tmp_path):
+def test_the_result_depends_only_on_names_and_contents(tree, tmp_path):
     _, *first = extract(tree, tmp_path / "first", dev_fraction=0.3)
     _, *second = extract(tree.rename(tmp_path / "moved"), tmp_path / "second", dev_fraction=0.3)
     assert first == second
 
 
-def test_a_word_limit_takes_the_beginning_of_the_whole(tree, tmp_path):
+def test_a_word_limit_gives_a_prefix_of_the_whole(tree, tmp_path):
     _, *whole = extract(tree, tmp_path / "whole", dev_fraction=0.3)
     extraction, *limited = extract(tree, tmp_path / "limited", dev_fraction=0.3, max_words=200)
     assert all(all_of_it.startswith(some) for all_of_it, some in zip(whole, limited, strict=True))
@@ -125,8 +126,8 @@ def test_a_word_limit_takes_the_beginning_of_the_whole(tree, tmp_path):
     assert 200 <= extraction.train.words + extraction.dev.words < 200 + longest
 
 
-def test_an_empty_part_is_refused_and_leaves_no_files(tree, tmp_path):
-    with pytest.raises(UserError, match=r"10 words for train\.txt and 0 for dev\.txt.*raise --max-words"):
+def test_an_empty_file_is_an_error_and_leaves_no_files(tree, tmp_path):
+    with pytest.raises(UserError, match=r"10 words in train\.txt and 0 in dev\.txt.*--max-words"):
         extract(tree, tmp_path / "out", dev_fraction=0.3, max_words=1)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -134,13 +135,18 @@ def test_an_empty_part_is_refused_and_leaves_no_files(tree, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--max-words", "0"], "--max-words 0"),
-        (["--dev-fraction", "1"], "--dev-fraction 1"),
+        (["--dev-fraction", "1"], "--dev-fraction: .*1"),
+        (["--dev-fraction", "-0.1"], "--dev-fraction: .*-0.1"),
         (["--output", __file__], "--output"),
     ],
 )
-def test_mistakes_are_named(options, named, tmp_path):
+def test_user_errors_name_the_option(options, named, tmp_path):
     parser = argparse.ArgumentParser()
     prose.add_arguments(parser)
     with pytest.raises(UserError, match=named):
         prose.run(parser.parse_args(["--output", str(tmp_path), *options]))
+
+
+def test_a_word_limit_must_be_positive(tmp_path):
+    done = run("prose", "--output", tmp_path, "--max-words", 0)
+    assert_rejected(done, "--max-words", "'0'")

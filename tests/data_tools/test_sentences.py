@@ -1,8 +1,8 @@
-"""The sentences of a paragraph, by each of the libraries."""
+"""Sentence splitting with each of the libraries."""
 
 import pytest
 
-from data_tools.sentences import sentence_finder
+from data_tools.sentences import sentence_splitter
 from elc_bert.utils.errors import UserError
 
 PARAGRAPH = 'Dr. Smith arrived at 3 p.m. and left. "Where to?" asked the cat. It paid $3.50!'
@@ -11,7 +11,7 @@ SENTENCES = ["Dr. Smith arrived at 3 p.m. and left.", '"Where to?" asked the cat
 
 @pytest.fixture
 def punkt_data(tmp_path, monkeypatch):
-    """English data in NLTK's format, which knows two abbreviations."""
+    """English data in NLTK's format that knows two abbreviations."""
     folder = tmp_path / "tokenizers/punkt_tab/english"
     folder.mkdir(parents=True)
     (folder / "abbrev_types.txt").write_text("dr\np.m\n")
@@ -23,23 +23,23 @@ def punkt_data(tmp_path, monkeypatch):
 
 
 def test_the_last_sentence_of_a_paragraph_is_marked():
-    assert sentence_finder("split", "en")(PARAGRAPH) == SENTENCES
+    assert sentence_splitter("split", "en")(PARAGRAPH) == SENTENCES
 
 
-def test_languages_have_their_own_rules():
+def test_each_language_has_its_own_rules():
     text = "Er kam z. B. am 3. Mai. Dann ging er."
-    assert sentence_finder("split", "de")(text) == ["Er kam z. B. am 3. Mai.", "Dann ging er.[PAR]"]
+    assert sentence_splitter("split", "de")(text) == ["Er kam z. B. am 3. Mai.", "Dann ging er.[PAR]"]
 
 
-def test_punkt_splits_with_the_data_that_is_there(punkt_data):
-    found = sentence_finder("punkt", "en")("Dr. Smith arrived at 3 p.m. and left. It paid $3.50!")
+def test_punkt_uses_the_installed_data(punkt_data):
+    found = sentence_splitter("punkt", "en")("Dr. Smith arrived at 3 p.m. and left. It paid $3.50!")
     assert found == ["Dr. Smith arrived at 3 p.m. and left.", "It paid $3.50![PAR]"]
 
 
-def test_without_its_data_punkt_says_how_to_get_it(punkt_data):
-    with pytest.raises(UserError, match="NLTK has no data for 'german' here; fetch it with: python -m nltk"):
-        sentence_finder("punkt", "de")
+def test_an_error_names_the_missing_data_of_punkt(punkt_data):
+    with pytest.raises(UserError, match=r"--sentences punkt: .*'german'.*python -m nltk"):
+        sentence_splitter("punkt", "de")
 
 
-def test_lines_are_left_as_they_are():
-    assert sentence_finder("lines", "en")("One. Two.[PAR]") == ["One. Two.[PAR]"]
+def test_lines_are_not_split():
+    assert sentence_splitter("lines", "en")("One. Two.[PAR]") == ["One. Two.[PAR]"]

@@ -1,4 +1,4 @@
-"""Paragraphs of text files of every kind, whole and in pieces."""
+"""Reading paragraphs of text files of every format, as a whole and in pieces."""
 
 import gzip
 import json
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools import reading
-from data_tools.reading import END_OF_DOCUMENT, read_lines, read_paragraphs, read_piece
-from data_tools.text import Skipped, input_files, pieces_of
+from data_tools import text_reader
+from data_tools.input_files import Skipped, file_pieces, find_input_files
+from data_tools.text_reader import END_OF_DOCUMENT, read_lines, read_paragraphs, read_piece
 from elc_bert.utils.errors import UserError
 
 TEXT = "One paragraph.\r\nAnother one, with caf\u00e9.  \n\n \n  A second document.\nIts end."
@@ -23,9 +23,9 @@ PARAGRAPHS = [
 
 
 def documents(path, piece_bytes=1 << 30, skipped=None, key="text"):
-    """The documents of a file, read in pieces, each a list of paragraphs."""
+    """Read a file in pieces and return its documents, each a list of paragraphs."""
     found, current = [], []
-    for piece in pieces_of(path, piece_bytes, skipped):
+    for piece in file_pieces(path, piece_bytes, skipped):
         for block in read_piece(piece, key, skipped):
             for paragraph in block.paragraphs:
                 if paragraph != END_OF_DOCUMENT:
@@ -49,7 +49,7 @@ def test_plain_text_is_read_compressed_or_not(tmp_path, suffix):
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](TEXT.encode()))
     assert documents(path) == PARAGRAPHS
-    # Compressed files that were put on end are one, as for gunzip and its like.
+    # Concatenated compressed files are one file, as they are for gunzip.
     path.write_bytes(COMPRESS[suffix](TEXT.encode() + b"\n\n") + COMPRESS[suffix](TEXT.encode()))
     assert documents(path) == 2 * PARAGRAPHS
     assert next(line for line, _ in read_lines(path)) == "One paragraph."
@@ -69,12 +69,12 @@ def test_a_row_of_parquet_is_a_document(tmp_path):
     texts = ["\n".join(each) for each in PARAGRAPHS * 300]
     pq.write_table(pyarrow.table({"body": texts, "id": range(len(texts))}), path, row_group_size=70)
     assert documents(path, key="body") == PARAGRAPHS * 300
-    pieces = pieces_of(path, 1000)
+    pieces = file_pieces(path, 1000)
     assert 1 < len(pieces) <= 9
     assert documents(path, piece_bytes=1000, key="body") == PARAGRAPHS * 300
-    with pytest.raises(UserError, match=r"no column 'text'; its columns are body, id"):
+    with pytest.raises(UserError, match=r"a\.parquet: .*'text'.* body, id"):
         documents(path)
-    with pytest.raises(UserError, match="the column 'id' holds int64, not text"):
+    with pytest.raises(UserError, match="column 'id' holds int64"):
         documents(path, key="id")
 
 
@@ -85,57 +85,57 @@ def test_a_row_of_parquet_is_a_document(tmp_path):
     end=st.sampled_from(["", "\n", "\r\n"]),
     piece_bytes=st.integers(1, 60),
 )
-def test_pieces_of_any_size_give_the_whole(tmp_path_factory, lines, end, piece_bytes):
+def test_pieces_of_any_size_give_the_whole_text(tmp_path_factory, lines, end, piece_bytes):
     path = tmp_path_factory.mktemp("pieces") / "a.txt"
     path.write_bytes(("\n".join([*lines, "Not empty."]) + end).encode())
     assert documents(path, piece_bytes) == documents(path)
-    sizes = [block.size for piece in pieces_of(path, piece_bytes) for block in read_piece(piece)]
+    sizes = [block.size for piece in file_pieces(path, piece_bytes) for block in read_piece(piece)]
     assert sum(sizes) == path.stat().st_size
 
 
 @given(blocks=st.integers(1, 40))
-def test_blocks_of_any_size_give_the_whole(tmp_path_factory, blocks):
+def test_blocks_of_any_size_give_the_whole_text(tmp_path_factory, blocks):
     path = tmp_path_factory.mktemp("blocks") / "a.txt.gz"
     path.write_bytes(gzip.compress(TEXT.encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "BLOCK_BYTES", blocks)
+        patch.setattr(text_reader, "BLOCK_BYTES", blocks)
         assert documents(path) == PARAGRAPHS
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfText.\n")
     assert documents(path) == [["Text."]]
 
 
 BAD = {
-    "not UTF-8": ("a.txt", b"Good line.\nb\xffd\nMore.", r"a\.txt: not UTF-8 at byte 12; convert it"),
+    "not UTF-8": ("a.txt", b"Good line.\nb\xffd\nMore.", r"a\.txt: not UTF-8 at byte 12"),
     "NUL byte": ("a.txt", b"Good line.\nb\0d\nMore.", r"a\.txt: NUL byte at byte 12"),
     "not JSON": (
         "a.jsonl",
         b'{"text": "Good line."}\n{"te\n{"text": "More."}',
-        "record at byte 23: not JSON",
+        "record at byte 23 .*JSON",
     ),
     "no such key": (
         "a.jsonl",
         b'{"text": "Good line."}\n{"title": "T", "id": 1}\n{"text": "More."}',
-        "no text under the key 'text'; its keys are title, id; name one with --json-key",
+        "record at byte 23 .*'text'.* title, id.*--json-key",
     ),
     "empty document": (
         "a.jsonl",
         b'{"text": "Good line."}\n{"text": " \\n"}\n{"text": "More."}',
-        "record at byte 23: the text is empty",
+        "record at byte 23 .*empty",
     ),
     "line too long": (
         "a.txt",
-        b"Good line.\n" + b"x" * (reading.MAX_LINE_BYTES + 1) + b"\nMore.",
-        r"a\.txt: the line at byte 11 is longer than 16 MiB",
+        b"Good line.\n" + b"x" * (text_reader.MAX_LINE_BYTES + 1) + b"\nMore.",
+        r"a\.txt: .*byte 11 .*16 MiB",
     ),
 }
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_what_cannot_be_used_is_an_error_or_left_out_and_counted(tmp_path, reason):
+def test_unusable_input_is_an_error_or_is_skipped_and_counted(tmp_path, reason):
     name, content, message = BAD[reason]
     path = tmp_path / name
     path.write_bytes(content)
@@ -157,12 +157,18 @@ def test_what_cannot_be_used_is_an_error_or_left_out_and_counted(tmp_path, reaso
         ("a.jsonl.zst", zstd(TEXT.encode())[:-3]),
         ("a.parquet", b"PAR1 and then nothing that is right"),
     ],
-    ids=["gzip cut off", "not gzip", "xz cut off", "zstd cut off", "not parquet"],  # gzip holds the time
+    ids=[
+        "gzip cut off",
+        "not gzip",
+        "xz cut off",
+        "zstd cut off",
+        "not parquet",
+    ],  # the parameters would give unstable names, because gzip stores the time
 )
 def test_damaged_files_are_unreadable(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: cannot read: .*; check the file"):
+    with pytest.raises(UserError, match=f"{name}: cannot read: "):
         documents(path)
     skipped = Skipped()
     list(read_paragraphs([path], skipped=skipped))
@@ -173,17 +179,17 @@ def test_damaged_files_are_unreadable(tmp_path, name, content):
 def test_an_empty_file_is_named(tmp_path, content):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.txt: holds no text; remove it"):
+    with pytest.raises(UserError, match=r"a\.txt: .*no text"):
         documents(path)
     skipped = Skipped()
     assert documents(path, skipped=skipped) == []
     assert skipped.counts == {"empty file": 1}
 
 
-def test_a_lone_surrogate_is_no_text(tmp_path):
+def test_a_lone_surrogate_is_not_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "\\ud800"}')
-    with pytest.raises(UserError, match="lone surrogate"):
+    with pytest.raises(UserError, match=r"a\.jsonl: .*surrogate at character 0"):
         documents(path)
 
 
@@ -191,7 +197,7 @@ def test_inputs_are_files_directories_and_globs(tmp_path):
     for name in ("b/2.txt", "b/1.txt", "b/.hidden/3.txt", "a.txt", "a.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("Text.")
-    found = input_files([tmp_path / "b", str(tmp_path / "a.*")])
+    found = find_input_files([tmp_path / "b", str(tmp_path / "a.*")])
     assert [path.name for path in found] == ["1.txt", "2.txt", "a.md", "a.txt"]
-    with pytest.raises(UserError, match="no such file"):
-        input_files([tmp_path / "*.csv"])
+    with pytest.raises(UserError, match=r"\*\.csv: no such file"):
+        find_input_files([tmp_path / "*.csv"])

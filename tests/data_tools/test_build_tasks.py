@@ -1,17 +1,17 @@
-"""How a build is cut into tasks."""
+"""Division of a build into tasks."""
 
 import dataclasses
 import itertools
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import plan
-from data_tools.encoding import Encoding
-from data_tools.plan import plan_parts, share
-from data_tools.text import Skipped
+from data_tools import build_tasks
+from data_tools.build_tasks import plan_tasks, tasks_of_rank
+from data_tools.encode_worker import Encoding
+from data_tools.input_files import Skipped
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +27,30 @@ def files(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+@settings(deadline=None)
 @given(smallest=st.integers(1, 3000), most=st.integers(1, 50), ranks=st.integers(1, 60))
-def test_tasks_cover_the_input_in_order_and_ranks_share_them(
+def test_tasks_cover_the_input_in_order_and_are_divided_among_ranks(
     files, encoding, tmp_path_factory, smallest, most, ranks
 ):
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "MIN_PIECE", smallest)
-        patch.setattr(plan, "MAX_FILES", most)
-        tasks = plan_parts(files, encoding, folder, Skipped())
+        patch.setattr(build_tasks, "MIN_PIECE", smallest)
+        patch.setattr(build_tasks, "MAX_FILES", most)
+        tasks = plan_tasks(files, encoding, folder, Skipped())
     pieces = [piece for task in tasks for piece in task.pieces]
     assert [piece.path for piece in pieces if piece.begin == 0] == list(map(str, files))
     assert [piece.end for piece in pieces if piece.is_last] == [path.stat().st_size for path in files]
     for one, other in itertools.pairwise(pieces):
         assert other.begin == (0 if one.is_last else one.end)
-    size = max(smallest, 1 << (sum(task.size for task in tasks) // plan.PIECES).bit_length())
+    size = max(smallest, 1 << (sum(task.size for task in tasks) // build_tasks.PIECES).bit_length())
     assert all(len(task.pieces) == 1 or (task.size <= size and len(task.pieces) <= most) for task in tasks)
-    assert [task for rank in range(ranks) for task in share(tasks, rank, ranks)] == tasks
+    assert [task for rank in range(ranks) for task in tasks_of_rank(tasks, rank, ranks)] == tasks
 
 
-def test_a_part_is_known_by_all_that_decides_what_it_holds(files, encoding, tmp_path):
+def test_the_key_of_a_part_depends_on_everything_that_decides_its_contents(files, encoding, tmp_path):
     def keys(**changes):
         changed = dataclasses.replace(encoding, **changes)
-        return [task.part.key for task in plan_parts(files, changed, tmp_path, Skipped())]
+        return [task.part.key for task in plan_tasks(files, changed, tmp_path, Skipped())]
 
     assert keys() == keys(skip=True)
     for changes in ({"sentences": "lines"}, {"language": "de"}, {"json_key": "body"}, {"dtype": "<i4"}):

@@ -1,4 +1,4 @@
-"""Cutting a build into parts that can be made in any order, by any process, once."""
+"""Division of a build into tasks that any process can run, in any order."""
 
 import hashlib
 import json
@@ -7,60 +7,62 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from data_tools.encoding import Encoding, Part
+from data_tools.encode_worker import Encoding, Part
+from data_tools.input_files import Piece, Skipped, file_pieces
 from data_tools.sentences import LIBRARIES
-from data_tools.text import Piece, Skipped, pieces_of
 from elc_bert import __version__
 from elc_bert.data.format.vocabulary import tokenizer_sha256
 
 MIN_PIECE, MAX_PIECE = 1 << 20, 1 << 28
+"""Minimum and maximum size of a piece in bytes on disk."""
 PIECES = 512
-"""The input is cut into about so many pieces, as far as their least and largest size allow."""
+"""Approximate number of pieces to cut the input into, within the limits on the size of a piece."""
 MAX_FILES = 1000
-"""In one part."""
+"""Maximum number of input files in one task."""
 
 
 class Task(NamedTuple):
-    """Pieces of the input that are encoded together."""
+    """Consecutive pieces of the input that are encoded together."""
 
     pieces: tuple[Piece, ...]
+    """Pieces, in the order of the input."""
     part: Part
-    """Where to."""
+    """Part that the encoded pieces are written to."""
     size: int
-    """Bytes on disk."""
+    """Size of the pieces in bytes on disk."""
 
 
-def versions_of(encoding: Encoding) -> dict[str, str]:
-    """Of everything that decides what the tokens are."""
+def tool_versions(encoding: Encoding) -> dict[str, str]:
+    """Return the versions of this project and of the packages that decide how text becomes tokens."""
     libraries = ["tokenizers", *LIBRARIES.get(encoding.sentences, [])]
     return {"elc-bert": __version__} | {name: version(name) for name in libraries}
 
 
-def plan_parts(files: list[Path], encoding: Encoding, folder: Path, unreadable: Skipped) -> list[Task]:
-    """The input in order, cut into tasks that depend on nothing but the input and the encoding.
+def plan_tasks(files: list[Path], encoding: Encoding, folder: Path, unreadable: Skipped) -> list[Task]:
+    """Cut the input into tasks, in order. The tasks depend only on the input and the encoding.
 
-    Large files are cut, small ones put together. Parts of a former build in `folder` that belong to no
-    task are removed.
+    Large files are cut, small ones are combined. Parts of an earlier build in ``folder`` that belong to none
+    of the tasks are removed.
 
     Args:
-        files: of the input.
-        encoding: how they become tokens.
-        folder: for the parts.
-        unreadable: where files that cannot be read are counted, if `encoding.skip`.
+        files: Files of the input.
+        encoding: Settings that decide how text becomes tokens.
+        folder: Folder for the parts.
+        unreadable: Counter for files that cannot be read. It is used only if ``encoding.skip`` is true.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: A file cannot be read.
     """
     total = sum(path.stat().st_size for path in files)
     size = min(max(MIN_PIECE, 1 << (total // PIECES).bit_length()), MAX_PIECE)
     settings = {
         **asdict(encoding),
         "tokenizer": tokenizer_sha256(encoding.tokenizer),
-        "versions": versions_of(encoding),
+        "versions": tool_versions(encoding),
     }
-    del settings["skip"]  # decides only whether there is a part
+    del settings["skip"]  # does not change the contents of a part
     tasks: list[Task] = []
-    waiting: list[tuple[Piece, int]] = []  # with the times when their files were changed
+    waiting: list[tuple[Piece, int]] = []  # pieces, and the modification times of their files
 
     def end_task() -> None:
         if waiting:
@@ -70,7 +72,7 @@ def plan_parts(files: list[Path], encoding: Encoding, folder: Path, unreadable: 
             waiting.clear()
 
     for path in files:
-        for piece in pieces_of(path, size, unreadable if encoding.skip else None):
+        for piece in file_pieces(path, size, unreadable if encoding.skip else None):
             if sum(each.size for each, _ in waiting) + piece.size > size or len(waiting) >= MAX_FILES:
                 end_task()
             waiting.append((piece, path.stat().st_mtime_ns))
@@ -82,8 +84,8 @@ def plan_parts(files: list[Path], encoding: Encoding, folder: Path, unreadable: 
     return tasks
 
 
-def share(tasks: list[Task], rank: int, ranks: int) -> list[Task]:
-    """The tasks whose middle lies in a rank's range of the input's bytes."""
+def tasks_of_rank(tasks: list[Task], rank: int, ranks: int) -> list[Task]:
+    """Return the tasks of one rank: those whose middle lies in the rank's share of the bytes of the input."""
     total = sum(task.size for task in tasks)
     begin, mine = 0, []
     for task in tasks:

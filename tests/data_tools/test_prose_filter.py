@@ -1,8 +1,8 @@
-"""From documentation text to clean paragraphs."""
+"""Filtering of documentation text into clean paragraphs."""
 
 import pytest
 
-from data_tools.prose_text import as_prose, paragraphs
+from data_tools.prose_filter import paragraphs, prose_or_none
 
 
 def test_a_paragraph_is_joined_and_a_bullet_starts_one():
@@ -36,7 +36,7 @@ def test_a_paragraph_is_joined_and_a_bullet_starts_one():
     ],
     ids=["doctest", "literal", "directive", "fence", "field", "parameter", "underlined", "heading"],
 )
-def test_what_is_not_prose_ends_a_paragraph_and_is_left_out(left_out):
+def test_text_that_is_not_prose_is_left_out_and_ends_a_paragraph(left_out):
     assert paragraphs(f"Text before it.\n\n{left_out}\nText after it.") == [
         "Text before it.",
         "Text after it.",
@@ -76,7 +76,7 @@ def test_the_body_of_an_admonition_is_prose():
     ],
 )
 def test_inline_markup_is_removed(marked_up, plain):
-    assert as_prose(marked_up) == plain
+    assert prose_or_none(marked_up) == plain
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ def test_inline_markup_is_removed(marked_up, plain):
         "Alpha beta gamma delta epsilon zeta eta theta.",
     ],
 )
-def test_what_does_not_read_like_english_is_dropped(paragraph):
-    assert as_prose(paragraph) is None
+def test_text_that_does_not_read_like_english_is_dropped(paragraph):
+    assert prose_or_none(paragraph) is None

@@ -1,6 +1,7 @@
-"""Documentation text (docstrings, reStructuredText, Markdown) to paragraphs of plain English prose.
+"""Filter that turns documentation text into paragraphs of plain English prose.
 
-Rules, not a parser: they need not understand every construct, only to leave out what is not prose.
+The input may be docstrings, reStructuredText or Markdown. It is filtered by rules rather than parsed: the
+rules need not understand every construct, they only have to leave out what is not prose.
 """
 
 import inspect
@@ -8,7 +9,7 @@ import re
 
 # ---- from a text to its paragraphs -----------------------------------------------------------
 
-# Directives of reStructuredText whose body is prose; that of any other is code, a table or a list.
+# Directives of reStructuredText whose body is prose. The body of any other one is code, a table or a list.
 PROSE_DIRECTIVE = re.compile(
     r"\.\. (note|warning|tip|hint|important|caution|attention|seealso|admonition"
     r"|versionadded|versionchanged|deprecated|class|function|method|attribute|data|module)::"
@@ -19,8 +20,8 @@ DOCTEST = re.compile(r">>>|In \[\d|\$ ")
 RULE = re.compile(r"([-=~^\"'#*+._`:])\1{2,}[-= ]*|\+[-=+]+")  # underlines a heading or borders a table
 HEADING = re.compile(r"#{1,6} ")
 BULLET = re.compile(r"(?:[-*+•]|\(?(?:\d{1,2}|[a-z#])[.)])\s+(?=\S)")
-# An entry whose continuation lines belong to it: ":param name: text", "name (type): text", "name -- text".
-# (NumPy's "name : type" is not one: the lines below it are sentences of their own.)
+# An entry of a list of parameters together with its continuation lines: ":param name: text",
+# "name (type): text", "name -- text". NumPy's "name : type" does not match, because whole sentences follow.
 FIELD = re.compile(
     r"[:@][a-z]+\b.*|[*`'\"]*([a-z_][\w.,*`'\"/]*( ?\(.*?\))?|\w+ ?\(.*?\))[`'\"]*(:| --?) +\S.*"
 )
@@ -28,24 +29,32 @@ HYPHENATED = re.compile(r"(?<=[a-z])-\n(?=[a-z])")  # a word broken at its hyphe
 
 
 class ParagraphFinder:
-    """Reads a documentation text line by line and joins each paragraph into one line, leaving code out.
+    """Reader of documentation text that joins each paragraph into one line and leaves out code.
 
-    A paragraph is a run of lines of one indentation; a bullet starts one that is indented as its text.
+    A paragraph is a run of lines with the same indentation. A bullet starts a paragraph with the indentation
+    of the text that follows it.
     """
 
     def __init__(self) -> None:
         self.found: list[str] = []
-        self.lines: list[str] = []  # of the paragraph being collected
-        self.margin = 0  # its indentation
-        self.fenced = False
+        """Paragraphs that are complete."""
+        self.lines: list[str] = []
+        """Lines of the current paragraph."""
+        self.margin = 0
+        """Indentation of the current paragraph."""
+        self.in_fence = False
+        """True inside a fenced code block."""
         self.skip_to_blank = False
+        """True if all lines up to the next blank one are skipped."""
         self.skip_deeper_than: int | None = None
+        """Indentation below which all deeper lines are skipped, or None."""
 
     def read(self, line: str) -> None:
+        """Read the next line."""
         content = line.strip()
         indent = len(line) - len(line.lstrip())
         if FENCE.fullmatch(content):
-            self.fenced = not self.fenced
+            self.in_fence = not self.in_fence
             self.end_paragraph()
         elif not content:
             self.skip_to_blank = False
@@ -54,11 +63,13 @@ class ParagraphFinder:
             self.read_content(content, indent)
 
     def is_skipped(self, indent: int) -> bool:
+        """Return True if a line with this indentation belongs to something that is left out."""
         if self.skip_deeper_than is not None and indent <= self.skip_deeper_than:
             self.skip_deeper_than = None
-        return self.fenced or self.skip_to_blank or self.skip_deeper_than is not None
+        return self.in_fence or self.skip_to_blank or self.skip_deeper_than is not None
 
     def read_content(self, content: str, indent: int) -> None:
+        """Read a line that is neither blank nor left out, given without its indentation."""
         if RULE.fullmatch(content):
             if len(self.lines) == 1:
                 self.lines.clear()  # the heading above its underline
@@ -86,13 +97,14 @@ class ParagraphFinder:
                 self.skip_deeper_than = indent
 
     def end_paragraph(self) -> None:
+        """Complete the current paragraph, if there is one."""
         if self.lines:
             self.found.append(HYPHENATED.sub("-", "\n".join(self.lines)).replace("\n", " "))
             self.lines.clear()
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of a documentation text, prose or not, each in one line."""
+    """Return the paragraphs of a documentation text, prose or not, each in one line."""
     finder = ParagraphFinder()
     for line in inspect.cleandoc(text).splitlines():
         finder.read(line)
@@ -129,8 +141,8 @@ COLUMNS = re.compile(r"\S {3,}\S")  # cells of a table
 NOT_PROSE = re.compile(r"://|www\.|\.\.\.|…|[$|<>{}=\\^\ufffd]")
 
 
-def as_prose(paragraph: str) -> str | None:
-    """The paragraph without markup, or None where it does not read like English sentences."""
+def prose_or_none(paragraph: str) -> str | None:
+    """Return the paragraph without markup, or None if it does not read like English sentences."""
     if COLUMNS.search(paragraph):
         return None
     for pattern, replacement in MARKUP:

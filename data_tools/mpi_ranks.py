@@ -1,4 +1,4 @@
-"""The processes of one command that `mpirun` or `srun` started, or a single one."""
+"""The ranks of one command: all processes that ``mpirun`` or ``srun`` started, or a single process."""
 
 import os
 import socket
@@ -14,13 +14,17 @@ from elc_bert.utils.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
 POLL_SECONDS = 0.01
+"""Interval at which a rank that waits for the others checks whether they have arrived."""
 
 
 class Ranks:
-    """This process and its like. Every method is collective: all ranks call it, in the same order.
+    """Communication between the ranks. Every method is collective: all ranks call it, in the same order.
 
-    In the `with` block, a `UserError` must come out of one of the methods, so that all ranks know of it
-    and one speaks; any other exception ends all ranks.
+    Inside the ``with`` block a ``UserError`` must be raised by one of these methods, so that all ranks know
+    about it and only the first one reports it. Any other exception aborts all ranks.
+
+    Raises:
+        UserError: MPI started this process, but mpi4py cannot be imported.
     """
 
     rank = 0
@@ -33,8 +37,8 @@ class Ranks:
                 from mpi4py import MPI
             except ImportError as error:
                 raise UserError(
-                    f"this process was started by MPI, but mpi4py cannot be used: {error}; install mpi4py, "
-                    "or start the command without mpirun"
+                    f"mpi4py: cannot be imported, but MPI started this process: {error}; install mpi4py, "
+                    "or run the command without mpirun"
                 ) from None
             self._world = MPI.COMM_WORLD
             self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
@@ -52,16 +56,20 @@ class Ranks:
             self._world.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in order, on all."""
+        """Return the values of all ranks, in the order of the ranks, on every rank."""
         if self.size == 1:
             return [value]
         waiting = self._world.Ibarrier()
-        while not waiting.Test():  # MPI itself would keep a core busy meanwhile
+        while not waiting.Test():  # MPI's own wait would keep a core busy
             time.sleep(POLL_SECONDS)
-        return self._world.allgather(value)
+        values: list[T] = self._world.allgather(value)
+        return values
 
-    def first(self, work: Callable[[], T]) -> T:
-        """What `work` returns on the first rank, on all; a mistake in it ends all."""
+    def run_on_first(self, work: Callable[[], T]) -> T:
+        """Call ``work`` on the first rank and return its result on every rank.
+
+        A user error or a system error in ``work`` stops all ranks, as in ``stop_if_any``.
+        """
         result, message = None, None
         if self.rank == 0:
             try:
@@ -71,15 +79,18 @@ class Ranks:
             except OSError as error:
                 message = told(error)
         result, message = self.gather((result, message))[0]
-        self.stop_on([message])
-        return result  # type: ignore[return-value]
+        self.stop_if_any([message])
+        return result  # type: ignore[return-value]  # None only if work returns None
 
-    def stop_on(self, messages: list[str | None]) -> None:
-        """Ends all ranks if there is a message, which is the same list on all: the first one says it.
+    def stop_if_any(self, messages: list[str | None]) -> None:
+        """Stop all ranks if there is an error message. The first rank reports the first message.
+
+        Args:
+            messages: Error messages or None. The list is the same on every rank.
 
         Raises:
-            UserError: on the first rank.
-            SystemExit: on the others, with status 1.
+            UserError: There is a message, on the first rank.
+            SystemExit: There is a message, with status 1 on the other ranks.
         """
         message = next(filter(None, messages), None)
         if message is not None:
@@ -87,7 +98,10 @@ class Ranks:
                 raise UserError(message)
             sys.exit(1)
 
-    def cores(self) -> int:
-        """Processor cores for this rank: those that it may use, divided among the ranks that may as well."""
+    def cores_per_rank(self) -> int:
+        """Return the number of processor cores for this rank.
+
+        These are the cores that this rank may use, divided by the number of ranks that may use the same ones.
+        """
         mine = (socket.gethostname(), sorted(os.sched_getaffinity(0)))
         return max(1, available_cores() // self.gather(mine).count(mine))

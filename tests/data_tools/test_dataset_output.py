@@ -1,11 +1,11 @@
-"""The place where a dataset is made before it appears."""
+"""The work folder in which a dataset is written before it is moved into place."""
 
 import subprocess
 import sys
 
 import pytest
 
-from data_tools.output import new_dataset, work_folder
+from data_tools.dataset_output import new_dataset, work_folder
 from elc_bert.utils.errors import UserError
 
 HOLD = """
@@ -17,7 +17,7 @@ with open(sys.argv[1], "a+") as file:
 """
 
 
-def test_who_does_not_get_the_lock_leaves_the_other_ones_folder_alone(tmp_path):
+def test_a_process_without_the_lock_does_not_touch_the_work_folder(tmp_path):
     prefix = tmp_path / "d"
     lock = work_folder(prefix) / "lock"
     lock.parent.mkdir()
@@ -25,7 +25,7 @@ def test_who_does_not_get_the_lock_leaves_the_other_ones_folder_alone(tmp_path):
         [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is writing"), new_dataset(prefix, False):
+        with pytest.raises(UserError, match=f"{prefix}: another process"), new_dataset(prefix, False):
             pass
         assert lock.exists()
         other.communicate("")

@@ -1,8 +1,8 @@
-"""The paragraphs in a piece of the input.
+"""Reader of text input: yields the paragraphs in a piece of a file.
 
-Plain text, JSON lines (`.jsonl`, `.ndjson`) and Parquet (`.parquet`); the first two also compressed
-(`.gz`, `.zst`, `.xz`). What cannot be used is an error, or counted and left out where the caller passes
-a `Skipped`.
+The formats are plain text, JSON lines (``.jsonl``, ``.ndjson``) and Parquet (``.parquet``). The first two may
+be compressed (``.gz``, ``.zst``, ``.xz``). Input that cannot be used is an error, or is skipped and counted
+if the caller passes a ``Skipped``.
 """
 
 import codecs
@@ -16,45 +16,56 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from data_tools.text import (
+from data_tools.input_files import (
     COMPRESSIONS,
     PARQUET,
     Piece,
     Skipped,
-    cannot_read,
-    format_of,
-    pieces_of,
-    refuse,
+    file_pieces,
+    format_suffix,
+    skip_or_raise,
+    unreadable_message,
 )
 from elc_bert.utils.errors import UserError
 
 BLOCK_BYTES = 1 << 18
+"""Number of bytes to read at a time."""
 MAX_LINE_BYTES = 1 << 24
+"""Maximum length of a line in bytes."""
 END_OF_DOCUMENT = ""
-"""Stands among paragraphs, none of which is empty."""
+"""Marker in a list of paragraphs. Paragraphs are never empty."""
 JSON_LINES = (".jsonl", ".ndjson")
+"""Suffixes of files of JSON lines."""
 
 
 class Block(NamedTuple):
-    """Some paragraphs of a piece."""
+    """Consecutive paragraphs of a piece."""
 
     paragraphs: list[str]
-    """Without white space at their ends; `END_OF_DOCUMENT` stands where a document ends."""
+    """Paragraphs without leading and trailing white space, and ``END_OF_DOCUMENT`` where a document ends."""
     size: int
-    """Bytes on disk that they were read from."""
+    """Number of bytes on disk that they were read from."""
 
 
 def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = None) -> Iterator[Block]:
-    """The paragraphs of a piece: of plain text the lines, where an empty line ends a document; of a
-    record of JSON lines or Parquet, which is a document, the lines of its text. A file ends a document.
+    """Yield the paragraphs of a piece.
+
+    In plain text, a line is a paragraph and an empty line ends a document. In JSON lines and Parquet, a
+    record is a document and each line of its text is a paragraph. The end of a file also ends a document.
+
+    Args:
+        piece: Piece to read.
+        json_key: Key or column that holds the text of a record.
+        skipped: Counter for input that cannot be used. None if such input is an error.
 
     Raises:
-        UserError: something cannot be used, and `skipped` is None; the message names where.
+        UserError: The input cannot be used and ``skipped`` is None. The message names the file
+            and the position in it.
     """
     path = Path(piece.path)
-    suffix = format_of(path)
+    suffix = format_suffix(path)
     has_text = False
-    refused_before = sum(skipped.counts.values()) if skipped else 0
+    skipped_before = sum(skipped.counts.values()) if skipped else 0
     try:
         if suffix == PARQUET:
             blocks = _read_parquet(piece, json_key, skipped)
@@ -70,10 +81,10 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, UserError):
             raise
-        refuse(skipped, "unreadable file", cannot_read(piece.path, error))
-    refused = sum(skipped.counts.values()) - refused_before if skipped else 0
-    if piece.begin == 0 and piece.is_last and not has_text and not refused:
-        refuse(skipped, "empty file", f"{piece.path}: holds no text; remove it")
+        skip_or_raise(skipped, "unreadable file", unreadable_message(piece.path, error))
+    newly_skipped = sum(skipped.counts.values()) - skipped_before if skipped else 0
+    if piece.begin == 0 and piece.is_last and not has_text and not newly_skipped:
+        skip_or_raise(skipped, "empty file", f"{piece.path}: the file holds no text; remove it")
     if piece.is_last:
         yield Block([END_OF_DOCUMENT], 0)
 
@@ -81,20 +92,20 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
 def read_paragraphs(
     files: Iterable[Path], json_key: str = "text", skipped: Skipped | None = None
 ) -> Iterator[str]:
-    """The paragraphs of some files, one after the other, without the ends of documents."""
+    """Yield the paragraphs of some files in order, without markers for the ends of documents."""
     for path in files:
-        for piece in pieces_of(path, 1 << 62, skipped):
+        for piece in file_pieces(path, 1 << 62, skipped):
             for block in read_piece(piece, json_key, skipped):
                 yield from filter(None, block.paragraphs)
 
 
 def read_lines(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[str, int]]:
-    """The lines of a plain text file, compressed or not, as they are but for the end of line.
+    """Yield the lines of a plain text file, compressed or not, without their line ends.
 
     Yields:
-        A line and its size in bytes on disk.
+        Each line, and its size in bytes on disk.
     """
-    for piece in pieces_of(path, 1 << 62, skipped):
+    for piece in file_pieces(path, 1 << 62, skipped):
         for _, lines, size in _lines(piece, skipped):
             share = size / max(len(lines), 1)
             for number, line in enumerate(lines):
@@ -103,11 +114,15 @@ def read_lines(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[str
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The content of a file, and the file on disk, whose position tells how much has been read."""
+    """Open a file that may be compressed.
+
+    Yields:
+        The decompressed content, and the file on disk, whose position shows how much has been read.
+    """
     with open(path, "rb") as raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw) as file:
-                yield file, raw  # type: ignore[misc]
+                yield file, raw  # type: ignore[misc]  # GzipFile lacks members of IO that are not used here
         elif path.suffix == ".xz":
             with lzma.LZMAFile(raw) as file:
                 yield file, raw
@@ -121,14 +136,14 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def _lines(piece: Piece, skipped: Skipped | None) -> Iterator[tuple[int, list[str], int]]:
-    """Lines of a text piece in blocks: place of the block in the text, lines, bytes on disk."""
+    """Yield blocks of lines of a text piece: offset of the block in the text, lines, bytes on disk."""
     path = Path(piece.path)
     end = 1 << 63 if path.suffix in COMPRESSIONS else piece.end
     with _opened(path) as (file, raw):
         offset = 0
         if piece.begin:
             raw.seek(piece.begin - 1)
-            offset = piece.begin - 1 + _rest_of_line(raw)
+            offset = piece.begin - 1 + _skip_rest_of_line(raw)
         position = raw.tell()
         while offset < end and (block := file.read(min(BLOCK_BYTES, end - offset))):
             begin, offset = offset, offset + len(block)
@@ -138,22 +153,22 @@ def _lines(piece: Piece, skipped: Skipped | None) -> Iterator[tuple[int, list[st
                 offset += len(rest)
                 block += rest
                 if len(block) - last > MAX_LINE_BYTES:
-                    refuse(
+                    skip_or_raise(
                         skipped,
                         "line too long",
                         f"{path}: the line at byte {begin + last} is longer than {MAX_LINE_BYTES >> 20} MiB; "
-                        "break it into lines",
+                        "insert line breaks",
                     )
                     if not block.endswith(b"\n"):
-                        offset += _rest_of_line(file)
+                        offset += _skip_rest_of_line(file)
                     block = block[:last]
             size = raw.tell() - position
             position += size
-            yield from _decoded(path, begin, block, size, skipped)
+            yield from _decode(path, begin, block, size, skipped)
 
 
-def _rest_of_line(file: IO[bytes]) -> int:
-    """Skips to the next line; returns the number of bytes."""
+def _skip_rest_of_line(file: IO[bytes]) -> int:
+    """Skip to the next line and return the number of bytes skipped."""
     size = 0
     while part := file.readline(MAX_LINE_BYTES):
         size += len(part)
@@ -162,10 +177,10 @@ def _rest_of_line(file: IO[bytes]) -> int:
     return size
 
 
-def _decoded(
+def _decode(
     path: Path, offset: int, block: bytes, size: int, skipped: Skipped | None
 ) -> Iterator[tuple[int, list[str], int]]:
-    """The lines of a block; where something in it is no text, one by one."""
+    """Yield the lines of a block in the form of ``_lines``, one by one if some of them are not valid text."""
     if offset == 0 and block.startswith(codecs.BOM_UTF8):
         offset, block = len(codecs.BOM_UTF8), block[len(codecs.BOM_UTF8) :]
     with contextlib.suppress(UnicodeDecodeError):
@@ -181,10 +196,12 @@ def _decoded(
                 yield offset, [text], 0
             else:
                 where = f"{path}: NUL byte at byte {offset + nul}"
-                refuse(skipped, "NUL byte", f"{where}; not text: remove the file, or the byte")
+                skip_or_raise(
+                    skipped, "NUL byte", f"{where}, so this is not text; remove the file or the byte"
+                )
         except UnicodeDecodeError as error:
             where = f"{path}: not UTF-8 at byte {offset + error.start}"
-            refuse(skipped, "not UTF-8", f"{where}; convert it, for example with iconv")
+            skip_or_raise(skipped, "not UTF-8", f"{where}; convert it, for example with iconv")
         offset += len(line) + 1
 
 
@@ -203,15 +220,15 @@ def _record(line: str, json_key: str, where: str, skipped: Skipped | None) -> li
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        refuse(skipped, "not JSON", f"{where}: not JSON: {error}; mend it")
+        skip_or_raise(skipped, "not JSON", f"{where} is not valid JSON: {error}; fix or remove it")
         return []
     text = record.get(json_key) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        keys = ", ".join(list(record)[:8]) if isinstance(record, dict) else f"none: {line[:20]!r}"
-        refuse(
+        keys = ", ".join(list(record)[:8]) if isinstance(record, dict) else f"none ({line[:20]!r})"
+        skip_or_raise(
             skipped,
             "no such key",
-            f"{where}: no text under the key {json_key!r}; its keys are {keys}; name one with --json-key",
+            f"{where} has no text under {json_key!r}, its keys are {keys}; choose one with --json-key",
         )
         return []
     return _document(text, where, skipped)
@@ -226,12 +243,12 @@ def _read_parquet(piece: Piece, json_key: str, skipped: Skipped | None) -> Itera
         if json_key not in schema.names:
             names = ", ".join(schema.names[:8])
             raise UserError(
-                f"{piece.path}: no column {json_key!r}; its columns are {names}; name one with --json-key"
+                f"{piece.path}: no column {json_key!r}, the columns are {names}; choose one with --json-key"
             )
         kind = schema.field(json_key).type
         if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
             raise UserError(
-                f"{piece.path}: the column {json_key!r} holds {kind}, not text; name another with --json-key"
+                f"{piece.path}: column {json_key!r} holds {kind}, not text; choose another with --json-key"
             )
         groups = range(piece.begin, piece.end)
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
@@ -248,24 +265,26 @@ def _read_parquet(piece: Piece, json_key: str, skipped: Skipped | None) -> Itera
 
 
 def _document(text: str, where: str, skipped: Skipped | None) -> list[str]:
-    """The paragraphs of a document that is one string, and its end."""
+    """Return the paragraphs of a document that is one string, with the marker for its end."""
     if "\0" in text:
-        refuse(skipped, "NUL byte", f"{where}: NUL character in the text; remove it")
+        skip_or_raise(skipped, "NUL byte", f"{where} has a NUL character in its text; remove it")
         return []
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        refuse(skipped, "not UTF-8", f"{where}: a lone surrogate at character {error.start}; mend it")
+        skip_or_raise(
+            skipped, "not UTF-8", f"{where} has a lone surrogate at character {error.start}; fix or remove it"
+        )
         return []
     paragraphs = [line for line in map(str.strip, text.split("\n")) if line]
     if not paragraphs:
-        refuse(skipped, "empty document", f"{where}: the text is empty; remove the record")
+        skip_or_raise(skipped, "empty document", f"{where} has an empty text; remove it")
         return []
     if size > MAX_LINE_BYTES and max(len(line.encode()) for line in paragraphs) > MAX_LINE_BYTES:
-        refuse(
+        skip_or_raise(
             skipped,
             "line too long",
-            f"{where}: a line of the text is longer than {MAX_LINE_BYTES >> 20} MiB; break it into lines",
+            f"{where} has a line longer than {MAX_LINE_BYTES >> 20} MiB in its text; insert line breaks",
         )
         return []
     return [*paragraphs, END_OF_DOCUMENT]

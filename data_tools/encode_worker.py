@@ -1,4 +1,4 @@
-"""From pieces of the input to token ids on disk: what a worker process of `build` does."""
+"""Worker process of ``build``: encodes pieces of the input and writes the token ids to disk."""
 
 import contextlib
 import itertools
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.reading import END_OF_DOCUMENT, Block, read_piece
-from data_tools.sentences import Splitter, sentence_finder
-from data_tools.text import Piece, Skipped
+from data_tools.input_files import Piece, Skipped
+from data_tools.sentences import Splitter, sentence_splitter
+from data_tools.text_reader import END_OF_DOCUMENT, Block, read_piece
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.utils.files import atomic_write, sha256_of
 
@@ -22,90 +22,101 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 COUNTS = ("size", "documents", "sequences", "tokens", "words")
-"""What is counted while pieces are encoded; `size` is the bytes on disk that were read."""
+"""Names of the counts that are kept while encoding. ``size`` is the number of bytes read from disk."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How text becomes tokens."""
+    """Settings that decide how text becomes tokens."""
 
     tokenizer: str
-    """Path of the JSON file."""
+    """Path of the tokenizer's JSON file."""
     dtype: str
-    """Of the tokens on disk."""
+    """NumPy dtype of the tokens on disk."""
     sentences: str
-    """Which sentence splitter; see `data_tools.sentences`."""
+    """Name of the sentence splitter; see ``data_tools.sentences``."""
     language: str
+    """ISO 639 code of the language, for the sentence splitter."""
     json_key: str
+    """Key or column that holds the text of a record."""
     skip: bool
-    """Count and leave out what cannot be used, instead of stopping."""
+    """Skip and count input that cannot be used, instead of stopping."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a part holds."""
+class PartSummary:
+    """Contents of an encoded part, in numbers."""
 
     counts: dict[str, int]
-    """By the names in `COUNTS`; a document counts where it ends."""
+    """Counts by the names in ``COUNTS``. A document is counted in the part in which it ends."""
     skipped: Skipped
+    """Input that was skipped."""
     sha256: dict[str, str]
-    """Of the input files that begin in the part, whole, by path."""
+    """SHA-256 of each input file that begins in the part, by path. It covers the whole file."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Encoded pieces on disk: three arrays, and a summary that is written last and makes them count."""
+    """Encoded pieces on disk: three arrays and a summary.
+
+    The summary is written last. A part without one is unfinished.
+    """
 
     folder: Path
+    """Folder of the files."""
     key: str
-    """Hash of everything that decides what the part holds."""
+    """Hash of everything that decides the contents of the part."""
 
     def path(self, kind: str) -> Path:
-        """One of its files: `tokens`, `lengths` of sentences, `ends` of documents, `json`."""
+        """Return the path of one of the files.
+
+        Args:
+            kind: ``tokens``, ``lengths`` (of sentences), ``ends`` (of documents) or ``json`` (the summary).
+        """
         return self.folder / f"{self.key}.{kind}"
 
     def array(self, kind: str, dtype: str) -> NDArray[Any]:
-        """One of its arrays, memory-mapped."""
+        """Return one of the arrays, memory-mapped."""
         path = self.path(kind)
-        if path.stat().st_size == 0:  # which cannot be mapped
+        if path.stat().st_size == 0:  # an empty file cannot be mapped
             return np.empty(0, dtype=dtype)
         return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
-    def summary(self) -> Summary | None:
-        """What it holds; None if it is not finished."""
+    def summary(self) -> PartSummary | None:
+        """Return the summary, or None if the part is not finished."""
         try:
             values = json.loads(self.path("json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return Summary(values["counts"], Skipped(**values["skipped"]), values["sha256"])
+        return PartSummary(values["counts"], Skipped(**values["skipped"]), values["sha256"])
 
 
-class Stopped(Exception):
-    """The worker was told to stop; what it has finished stays."""
+class WorkerStoppedError(Exception):
+    """The worker has been asked to stop. Parts that it has finished remain on disk."""
 
 
 class Worker:
-    """What a worker process keeps between pieces.
+    """State that a worker process keeps from one part to the next.
 
     Args:
-        encoding: how text becomes tokens.
-        progress: shared int64 [`COUNTS` + 1]: the counts of all workers of this process together, and
-            at the end whether they are to stop.
+        encoding: Settings that decide how text becomes tokens.
+        progress: Shared int64 array of length ``len(COUNTS) + 1``. It holds the total counts of all workers
+            of this rank, followed by a flag that is nonzero if the workers must stop.
     """
 
-    def __init__(self, encoding: Encoding, progress: Any):
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process for each core is enough
+    def __init__(self, encoding: Encoding, progress: Any) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core already
         self.encoding = encoding
         self.progress = progress
         self.tokenizer: Tokenizer = load_tokenizer(encoding.tokenizer)
-        self.sentences_of: Splitter = sentence_finder(encoding.sentences, encoding.language)
+        self.split_sentences: Splitter = sentence_splitter(encoding.sentences, encoding.language)
 
     def encode(self, pieces: Sequence[Piece], part: Part) -> None:
-        """Encodes pieces of the input that follow one another and leaves the part on disk.
+        """Encode consecutive pieces of the input and write them to disk as a part.
 
         Raises:
-            UserError: they hold something that cannot be used.
-            Stopped: others did, or the user interrupts.
+            UserError: The input cannot be used.
+            WorkerStoppedError: Another worker has failed, or the user has interrupted the command.
         """
         skipped = Skipped() if self.encoding.skip else None
         counts = dict.fromkeys(COUNTS, 0)
@@ -121,7 +132,7 @@ class Worker:
                     if paragraph == END_OF_DOCUMENT:
                         block_ends.append(counts["sequences"] + len(sentences))
                     else:
-                        sentences += self.sentences_of(paragraph)
+                        sentences += self.split_sentences(paragraph)
                         words += len(paragraph.split())
                 ids = [
                     each.ids for each in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)
@@ -145,21 +156,21 @@ class Worker:
         for name, number in zip(COUNTS, more, strict=True):
             counts[name] += number
         with self.progress.get_lock():
-            for place, number in enumerate(more):
-                self.progress[place] += number
+            for index, number in enumerate(more):
+                self.progress[index] += number
             if self.progress[-1]:
-                raise Stopped
+                raise WorkerStoppedError
 
 
 _worker: Worker
 
 
-def start_worker(encoding: Encoding, progress: Any) -> None:
-    """Makes this process a worker of a pool."""
+def init_worker(encoding: Encoding, progress: Any) -> None:
+    """Prepare this process to run ``encode_in_worker``; used as the initializer of a pool."""
     global _worker
     _worker = Worker(encoding, progress)
 
 
 def encode_in_worker(pieces: Sequence[Piece], part: Part) -> None:
-    """`Worker.encode`, in a process that `start_worker` has prepared."""
+    """Call ``Worker.encode`` in a process that ``init_worker`` has prepared."""
     _worker.encode(pieces, part)
