@@ -1,4 +1,4 @@
-"""The data path against peers measured in the same run; see ``--help``."""
+"""Benchmark of building, masking and opening datasets against peers in the same run; see ``--help``."""
 
 import argparse
 import multiprocessing
@@ -32,22 +32,27 @@ from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
-LINES_AT_ONCE = 10_000
+LINES_PER_BATCH = 10_000
+"""Number of paragraphs in a call of ``encode_batch``."""
 NOT_PREDICTED = -100
-#: Sequence length and micro-batch, the same number of tokens each.
+"""Label of tokens without a prediction."""
 SHAPES = ((128, 256), (512, 64))
+"""Sequence lengths and micro-batch sizes, with the same number of tokens each."""
 OUR_BATCHES, PEER_BATCHES = 40, 4
+"""Number of batches measured in a round."""
 SMALL, LARGE = 10**6, 10**10
+"""Number of tokens of the datasets to open."""
 SPARSE_LENGTH, SPARSE_SENTENCE = 512, 1000
+"""Sequence length and sentence length of the datasets to open."""
 
 EPILOG = """what is measured:
-  build      the command data_tools build, from its start to its end, in tokens per second, beside the
-             tokenizers library's own encode_batch on the same paragraphs in memory, on all cores
-  batches    masked batches per second in one process on one core, in real tokens, beside the same masking
-             written sample by sample in torch, as in the __getitem__ of a dataset, and default_collate
-  opening    time to open a dataset of 10^6 and of 10^10 tokens (a sparse .bin with whole tables) and to
-             read the first batch, and by how much the process grows while it reads 1,000 batches
-  Peers take turns with ours; figures are medians over the rounds.
+  build      tokens per second of the whole command data_tools build, compared with encode_batch of the
+             tokenizers library on the same paragraphs in memory, on all cores
+  batches    real tokens per second of masked batches in one process on one core, compared with the same
+             masking in torch, one sample at a time as in a dataset's __getitem__, and default_collate
+  opening    time to open a dataset of 10^6 and of 10^10 tokens (a sparse .bin with complete tables) and to
+             read the first batch, and memory growth of the process while it reads 1,000 batches
+  Rounds of both alternate; all figures are medians over the rounds.
 
 examples:
   make demo && python benchmarks/data.py
@@ -59,16 +64,16 @@ examples:
 
 
 def encode_batch_seconds(tokenizer: Tokenizer, paragraphs: list[str]) -> tuple[float, int]:
-    """Time and number of tokens of the library's own batch encoding of text in memory."""
+    """Measure the library's batch encoding of text in memory; return seconds and number of tokens."""
     start, tokens = time.perf_counter(), 0
-    for first in range(0, len(paragraphs), LINES_AT_ONCE):
-        batch = tokenizer.encode_batch(paragraphs[first : first + LINES_AT_ONCE], add_special_tokens=False)
+    for first in range(0, len(paragraphs), LINES_PER_BATCH):
+        batch = tokenizer.encode_batch(paragraphs[first : first + LINES_PER_BATCH], add_special_tokens=False)
         tokens += sum(len(each) for each in batch)
     return time.perf_counter() - start, tokens
 
 
 def build_seconds(text: Path, tokenizer: Path, prefix: Path) -> float:
-    """Time of the command, process start and segments included."""
+    """Return the run time of the command, with process start and segments."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "data_tools", "build", "--overwrite"]
     paths = ["--input", text, "--tokenizer", tokenizer, "--output", prefix]
@@ -77,7 +82,7 @@ def build_seconds(text: Path, tokenizer: Path, prefix: Path) -> float:
 
 
 def measure_build(text: Path, tokenizer_path: Path, prefix: Path, rounds: int, bar: tqdm) -> dict[str, float]:
-    """Tokens per second, by what makes them."""
+    """Return the tokens per second of the build command and of ``encode_batch``."""
     tokenizer = load_tokenizer(tokenizer_path)
     paragraphs = list(read_paragraphs(find_input_files([text])))
     theirs, ours = [], []
@@ -102,7 +107,7 @@ def per_sample_torch(
     vocab_size: int,
     masking: Masking,
 ) -> dict[str, torch.Tensor]:
-    """One masked sample, as one would write it in the ``__getitem__`` of a torch dataset."""
+    """Return one masked sample, computed as in the ``__getitem__`` of a typical torch dataset."""
     (offset,), (length,) = segments(np.array([sample]))
     segment = torch.from_numpy(dataset.tokens[offset : offset + length].astype(np.int64))
     if torch.rand(()).item() < masking.short_p:
@@ -140,12 +145,12 @@ def per_sample_torch(
 
 
 def peer_rate(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> float:
-    """Tokens per second of the peer."""
+    """Return the tokens per second of the torch implementation."""
     dataset = IndexedDataset(prefix)
     segments = open_segments(dataset, sequence_length)
     order = torch.randperm(len(segments))
     start, tokens = time.perf_counter(), 0
-    for samples in order.split(micro_batch)[:PEER_BATCHES]:
+    for samples in torch.split(order, micro_batch)[:PEER_BATCHES]:
         batch = default_collate(
             [
                 per_sample_torch(dataset, segments, int(sample), sequence_length, vocab_size, Masking())
@@ -156,8 +161,8 @@ def peer_rate(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: 
     return tokens / (time.perf_counter() - start)
 
 
-def steps_of(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> TrainingSteps:
-    """Steps of one micro-batch each."""
+def make_steps(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> TrainingSteps:
+    """Return training steps of one micro-batch each."""
     return TrainingSteps(
         [Portion(prefix)],
         LengthSchedule(1 << 20, sequence_length, micro_batch, long_after=1.0),
@@ -171,15 +176,15 @@ def steps_of(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: i
 
 
 def our_rate(prefix: Path, sequence_length: int, micro_batch: int, vocab_size: int) -> float:
-    """Tokens per second of ours."""
-    steps = steps_of(prefix, sequence_length, micro_batch, vocab_size)
+    """Return the tokens per second of this project."""
+    steps = make_steps(prefix, sequence_length, micro_batch, vocab_size)
     start = time.perf_counter()
     tokens = sum(micro.tokens for step in range(OUR_BATCHES) for micro in steps[step])
     return tokens / (time.perf_counter() - start)
 
 
 def measure_batches(prefix: Path, vocab_size: int, rounds: int, bar: tqdm) -> dict[str, dict[str, float]]:
-    """Tokens per second of both, by sequence length."""
+    """Return the tokens per second of both implementations, by sequence length."""
     torch.set_num_threads(1)
     found = {}
     for sequence_length, micro_batch in SHAPES:
@@ -196,7 +201,7 @@ def measure_batches(prefix: Path, vocab_size: int, rounds: int, bar: tqdm) -> di
 
 
 def write_sparse(prefix: Path, tokens: int) -> None:
-    """A dataset of `tokens` tokens [UNK] that takes no room but for its tables."""
+    """Write a dataset of ``tokens`` tokens ``[UNK]`` as a sparse file, with complete tables."""
     sequences = tokens // SPARSE_SENTENCE
     with open(f"{prefix}.bin", "wb") as file:
         file.truncate(2 * tokens)
@@ -210,11 +215,11 @@ def write_sparse(prefix: Path, tokens: int) -> None:
 
 
 def open_and_read(prefix: Path) -> tuple[float, float, float]:
-    """Seconds to open a dataset, seconds to read its first batch, bytes by which the process grows."""
+    """Return seconds to open a dataset, seconds to read its first batch, and growth of the process in bytes."""
     batch = 64
-    steps_of(prefix, SPARSE_LENGTH, batch, 512)[0]  # imports and allocations that happen once
+    make_steps(prefix, SPARSE_LENGTH, batch, 512)[0]  # warm up imports and allocations
     start = time.perf_counter()
-    steps = steps_of(prefix, SPARSE_LENGTH, batch, 512)
+    steps = make_steps(prefix, SPARSE_LENGTH, batch, 512)
     opened = time.perf_counter()
     _ = steps[0]
     read = time.perf_counter()
@@ -225,7 +230,7 @@ def open_and_read(prefix: Path) -> tuple[float, float, float]:
 
 
 def measure_opening(folder: Path, rounds: int, bar: tqdm) -> dict[str, dict[str, float]]:
-    """The figures of `open_and_read`, by size of the dataset; a process for each."""
+    """Return the figures of ``open_and_read`` by size of the dataset, each measured in a new process."""
     prefixes = {tokens: folder / f"sparse-{tokens}" for tokens in (SMALL, LARGE)}
     for tokens, prefix in prefixes.items():
         write_sparse(prefix, tokens)
@@ -250,18 +255,19 @@ def measure_opening(folder: Path, rounds: int, bar: tqdm) -> dict[str, dict[str,
 
 @dataclass
 class Report:
-    """What was measured."""
+    """Results of the benchmark."""
 
     cores: int
+    """Number of available cores."""
     build: dict[str, float]
-    """Tokens per second."""
+    """Tokens per second of the build command and of ``encode_batch``."""
     batches: dict[str, dict[str, float]]
-    """Tokens per second on one core, by sequence length."""
+    """Tokens per second of both implementations on one core, by sequence length."""
     opening: dict[str, dict[str, float]]
-    """By number of tokens."""
+    """Figures of ``open_and_read``, by number of tokens."""
 
     def lines(self) -> list[str]:
-        """A table for people."""
+        """Return the results as the lines of a table."""
         build = self.build
         lines = [
             f"build, {self.cores} cores               tokens/s",
@@ -287,10 +293,11 @@ class Report:
 
 
 def benchmark(arguments: argparse.Namespace) -> Report:
+    """Run all measurements."""
     for name in ("text", "tokenizer"):
         path = getattr(arguments, name)
         if not path.exists():
-            raise UserError(f"{path}: not there; run make demo, which makes it, or give --{name}")
+            raise UserError(f'{path}: no such file; create it with "make demo", or give --{name}')
     rounds = arguments.rounds
     with (
         tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
@@ -308,6 +315,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="data.py",
         description="Measure building, masking and opening of datasets against peers.",
@@ -320,18 +328,23 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         type=Path,
         default=demo / "train.txt",
         metavar="PATH",
-        help="text to build (default: the demo's)",
+        help="text to build a dataset from (default: the demo's text)",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         default=demo / "tokenizer.json",
         metavar="FILE",
-        help="tokenizer (default: the demo's)",
+        help="tokenizer file (default: the demo's tokenizer)",
     )
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where to write some 600 MB for a while (default: $TMPDIR)"
+        "--rounds", type=positive, default=5, metavar="N", help="number of rounds (default: 5)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="directory for about 600 MB of temporary files (default: $TMPDIR)",
     )
     add_json(parser)
     return parser.parse_args(argv)

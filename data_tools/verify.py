@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data_tools.options import add_dataset, add_tokenizer
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest, SegmentsEntry
-from elc_bert.data.format.segments import open_segments, segment_files, segments_command, segments_of
+from elc_bert.data.format.segments import iter_segments, open_segments, segment_files, segments_command
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 
@@ -177,11 +177,11 @@ class _Verification:
             )
         else:
             unlisted -= {entry.file for entry in self.manifest.segments}
-            if path.read_bytes() != self.manifest.sealed().encode():
+            if path.read_bytes() != self.manifest.to_json().encode():
                 self._problem(
                     f"{path}: changed since it was written; copy the file again, or rebuild the dataset"
                 )
-            for problem in self.dataset.contradictions(self.manifest) if self.dataset else ():
+            for problem in self.dataset.manifest_mismatches(self.manifest) if self.dataset else ():
                 self._problem(problem)
         for name in sorted(unlisted):
             self._problem(
@@ -224,7 +224,7 @@ class _Verification:
         index = open_segments(dataset, length, policy)
         fix = f"rebuild it with: {segments_command(self.prefix, length, policy)} --overwrite"
         count = tokens = 0
-        for part in segments_of(dataset, length, policy):
+        for part in iter_segments(dataset, length, policy):
             known = part[: len(index) - count]
             offsets, lengths = index(np.arange(count, count + len(known)))
             differs = (offsets != known["offset"]) | (lengths != known["length"])

@@ -1,1 +1,1 @@
-"""Token datasets: their files on disk, and how samples are drawn from them."""
+"""Token datasets: the files on disk, and how training samples are drawn from them."""

@@ -15,7 +15,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import POLICY
 from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import masking_of
+from elc_bert.data.sampling.from_config import masking_from_config
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
 from elc_bert.distributed.collectives import agree
@@ -216,7 +216,7 @@ def _held_out(
         sequence_length or (ours.training.sequence_length if ours else DEFAULT_LENGTH),
         sequences or (ours.evaluation.sequences if ours and data is None else None),
         ours.training.seed if ours else DEFAULT_SEED,
-        masking_of(ours.data) if ours else Masking(),
+        masking_from_config(ours.data) if ours else Masking(),
         vocab_size=size,
         rank=world.rank,
         world_size=world.size,

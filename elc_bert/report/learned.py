@@ -9,7 +9,7 @@ from elc_bert.checkpoint.load_model import load_checkpoint_model
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import held_out_set
+from elc_bert.data.sampling.from_config import held_out_from_config
 from elc_bert.data.sampling.steps import HeldOut
 from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill, sentence_with_blank, token_text
 from elc_bert.evaluation.held_out import Score, score
@@ -91,7 +91,7 @@ def look(config: RunConfig | None, checkpoint: Path | None) -> Learned:
 
 
 def _held_out(config: RunConfig) -> HeldOut:
-    return held_out_set(config, micro_batch=32)
+    return held_out_from_config(config, micro_batch=32)
 
 
 def _load_model(config: RunConfig, checkpoint: Path) -> ElcBertForMaskedLM:

@@ -12,7 +12,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import held_out_set, masking_of, portions_of
+from elc_bert.data.sampling.from_config import held_out_from_config, masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import HeldOut, TrainingSteps
 from elc_bert.data.sampling.words import WordCounter
 from elc_bert.distributed.world import World
@@ -73,10 +73,10 @@ def open_data(
         _check_vocabulary(dataset, config)
     *manifests, dev = (dataset.manifest for dataset in datasets)
     train = TrainingSteps(
-        portions_of(data),
+        portions_from_config(data),
         schedule,
         config.elc_bert.training.seed,
-        masking_of(data),
+        masking_from_config(data),
         micro_batch_of=lambda phase: plans[phase.index].micro_batch,
         vocab_size=config.elc_bert.model.vocab_size,
         rank=world.rank,
@@ -91,7 +91,9 @@ def open_data(
     micro_batch = min(HELD_OUT_MICRO_BATCH, plans[0].micro_batch)
     return RunData(
         train=train,
-        held_out=held_out_set(config, micro_batch=micro_batch, rank=world.rank, world_size=world.size),
+        held_out=held_out_from_config(
+            config, micro_batch=micro_batch, rank=world.rank, world_size=world.size
+        ),
         names=names if len(set(names)) == len(names) else [str(each.path) for each in data.train],
         manifests=manifests,
         sequences_per_row={

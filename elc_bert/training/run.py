@@ -10,8 +10,8 @@ from elc_bert.checkpoint.progress import Progress
 from elc_bert.config.batch_plan import BatchPlan
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import RunConfig
+from elc_bert.data.sampling.collate import CollatedStep
 from elc_bert.data.sampling.steps import MicroBatch
-from elc_bert.data.sampling.transport import StepInTransit
 from elc_bert.distributed.signals import StopSignals, ignore_signals_in_data_worker
 from elc_bert.distributed.world import World
 from elc_bert.engine.monitor import RunMonitor
@@ -86,12 +86,12 @@ class Run:
             num_workers=workers,
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if workers else None,
-            collate_fn=StepInTransit.load,
+            collate_fn=CollatedStep.collate,
             worker_init_fn=ignore_signals_in_data_worker,
         )
         try:
             for step in loader:
-                yield step.unload()
+                yield step.micro_batches()
         except UserError as error:
             # An error in a data worker arrives with the worker's traceback around its message.
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None

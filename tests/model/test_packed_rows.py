@@ -7,7 +7,7 @@ from torch import Tensor
 
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.sampling.batches import Batch
-from elc_bert.data.sampling.packing import lay_out, packed
+from elc_bert.data.sampling.packing import pack_rows, packed_layout
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.kernels import kernels_for
 from elc_bert.model import ElcBertForMaskedLM
@@ -82,11 +82,11 @@ def loss_and_gradients(
 def test_packing_changes_neither_loss_nor_gradients(variant, kernels):
     model, batch = model_of(variant, kernels), sequences()
     lengths = batch.attention_mask.sum(axis=1)
-    layouts = [packed(lengths, WIDTH, world_size=2, micro_batch=3, rank=rank) for rank in range(2)]
+    layouts = [packed_layout(lengths, WIDTH, world_size=2, micro_batch=3, rank=rank) for rank in range(2)]
     ours = []
     for layout in layouts:
         part = Batch(*(field[layout.samples] for field in vars(batch).values()))
-        ours += micro_batches_of(lay_out([part], layout, WIDTH), layout.sizes.tolist())
+        ours += micro_batches_of(pack_rows([part], layout, WIDTH), layout.sizes.tolist())
     rows = sum(len(micro.input_ids) for micro in ours)
     assert rows < 0.7 * SEQUENCES
 

@@ -10,7 +10,7 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import open_segments
-from elc_bert.data.sampling.from_config import masking_of, portions_of
+from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.model.loss import masked_lm_loss
@@ -217,10 +217,10 @@ def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
 
     def steps(micro_batch: int) -> TrainingSteps:
         return TrainingSteps(
-            portions_of(data),
+            portions_from_config(data),
             schedule,
             training.seed,
-            masking_of(data),
+            masking_from_config(data),
             vocab_size=config.elc_bert.model.vocab_size,
             rank=0,
             world_size=1,

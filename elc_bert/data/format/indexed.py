@@ -1,4 +1,7 @@
-"""Token datasets in the `.bin`/`.idx` format, which `elc_bert.data` describes byte by byte: reading."""
+"""Reader of token datasets in the ``.bin``/``.idx`` format; ``docs/data-format.md`` describes the bytes.
+
+Shapes: ``n`` sentences, ``T`` tokens.
+"""
 
 import os
 import struct
@@ -9,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elc_bert.data.format.manifest import Manifest
-from elc_bert.data.format.mapping import MappedFile
+from elc_bert.data.format.mapped_file import MappedFile
 from elc_bert.utils.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
-DTYPES: dict[int, np.dtype] = {
+DTYPES: dict[int, np.dtype[np.integer]] = {
     1: np.dtype("u1"),
     2: np.dtype("i1"),
     3: np.dtype("<i2"),
@@ -23,34 +26,35 @@ DTYPES: dict[int, np.dtype] = {
     5: np.dtype("<i8"),
     8: np.dtype("<u2"),
 }
-"""Codes 6 and 7 are floats, one of each size, but not in the same order in Megatron-LM and GPT-NeoX."""
+"""Integer types by their code in ``.idx``. Codes 6 and 7 are float32 and float64, in opposite order in
+Megatron-LM and GPT-NeoX."""
 
-MEND = "damaged; copy or build it again"
+DAMAGED = "the dataset is damaged; copy or build it again"
 
 
 def with_suffix(prefix: Path, suffix: str) -> Path:
-    """A file of the dataset `prefix`; unlike `Path.with_suffix`, a dot in the prefix stays."""
+    """Append a suffix to the prefix of a dataset; unlike ``Path.with_suffix``, keep a dot in the prefix."""
     return prefix.with_name(prefix.name + suffix)
 
 
 class IndexedDataset:
-    """A token dataset on disk, read-only; opening takes the same time and memory for any size.
+    """Read-only token dataset on disk.
 
-    Only the header and the ends of the tables are read. What a table says is checked where it is used:
-    by `spans` and `documents_between`; `lengths` and `documents` are the tables as they are on disk. A
-    copy sent to another process opens the files again by name.
+    Opening takes constant time and memory, because it reads only the header and the ends of the tables.
+    ``spans`` and ``documents_between`` check the entries that they return; ``lengths``, ``pointers`` and
+    ``documents`` are the unchecked tables. When pickled, a dataset is reopened by its path.
 
-    To sample, use `gather`. To read all, go through `spans` and slices of `tokens` part by part and call
-    `release` after each, so that memory does not grow.
+    To sample, use ``gather``. To read a whole dataset, iterate over ``spans`` and slices of ``tokens`` in
+    chunks and call ``release`` after each chunk, so that memory use does not grow.
 
     Args:
-        prefix: path of the dataset without `.bin`.
+        prefix: Path of the dataset without ``.bin``.
 
     Raises:
-        UserError: a file is missing, truncated, of another format, or disagrees with the other.
+        UserError: A file is missing, truncated or of another format, or the two files do not match.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str]):
+    def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = Path(prefix)
         try:
             self._idx = MappedFile(with_suffix(self.prefix, ".idx"))
@@ -68,40 +72,46 @@ class IndexedDataset:
         self._check_ends()
         self.release()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["IndexedDataset"], tuple[Path]]:
         return IndexedDataset, (self.prefix,)
 
     @property
     def tokens(self) -> NDArray[np.integer]:
-        """The token stream, [num_tokens], of the dtype on disk; for reading in order, see `release`."""
+        """Token stream as a memory-mapped view, ``[num_tokens]``, in the dtype on disk; see ``release``."""
         return self._bin.array(self._dtype, 0, self.num_tokens)
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each sentence, int32 [n], unchecked."""
+        """Number of tokens of each sentence, unchecked, int32 ``[n]``."""
         return self._lengths
 
     @property
     def pointers(self) -> NDArray[np.int64]:
-        """Position of each sentence in `.bin` in bytes, int64 [n], unchecked."""
+        """Offset of each sentence in ``.bin`` in bytes, unchecked, int64 ``[n]``."""
         return self._pointers
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """The first sentence of each document, then n: int64 [documents + 1], unchecked but for its ends."""
+        """Index of the first sentence of each document, followed by n, int64 ``[documents + 1]``.
+
+        Only the first and the last entry have been checked.
+        """
         return self._documents
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the stream."""
+        """Number of tokens in the stream."""
         return self._bin.size // self._dtype.itemsize
 
     @property
     def manifest(self) -> Manifest:
-        """`<prefix>.json` as it is on disk now; of a dataset built elsewhere, what the header says.
+        """Manifest, read from ``<prefix>.json`` at each access.
+
+        If there is no such file, because another program built the dataset, a manifest with the counts of
+        the header is returned.
 
         Raises:
-            UserError: the file is unreadable, or it does not describe this dataset.
+            UserError: The file is unreadable, or it does not describe this dataset.
         """
         try:
             manifest = Manifest.load(self.prefix)
@@ -109,137 +119,143 @@ class IndexedDataset:
             return Manifest(
                 sequences=len(self.lengths), documents=len(self.documents) - 1, tokens=self.num_tokens
             )
-        for contradiction in self.contradictions(manifest):
-            raise UserError(contradiction)
+        for mismatch in self.manifest_mismatches(manifest):
+            raise UserError(mismatch)
         return manifest
 
-    def contradictions(self, manifest: Manifest) -> Iterator[str]:
-        """Messages about all that a manifest says otherwise than the header of `.idx`."""
+    def manifest_mismatches(self, manifest: Manifest) -> Iterator[str]:
+        """Yield a message for every value of a manifest that does not match the header of ``.idx``."""
         path, idx = Manifest.path(self.prefix), self._idx.path
-        mend = "the files are of different datasets: build it again"
-        for name, there in (
+        fix = "the files belong to different datasets; build the dataset again"
+        for name, actual in (
             ("sequences", len(self.lengths)),
             ("documents", len(self.documents) - 1),
             ("tokens", self.num_tokens),
         ):
-            if getattr(manifest, name) != there:
-                yield f"{path}: says {getattr(manifest, name)} {name}, but {idx} holds {there}; {mend}"
-        most = int(np.iinfo(self._dtype).max) + 1
-        if manifest.vocab_size is not None and manifest.vocab_size > most:
+            if getattr(manifest, name) != actual:
+                yield f"{path}: lists {getattr(manifest, name)} {name}, but {idx} holds {actual}; {fix}"
+        limit = int(np.iinfo(self._dtype).max) + 1
+        if manifest.vocab_size is not None and manifest.vocab_size > limit:
             yield (
-                f"{path}: says a vocabulary of {manifest.vocab_size}, but {idx} stores tokens as "
-                f"{self._dtype}, at most {most} of them; {mend}"
+                f"{path}: lists a vocabulary of {manifest.vocab_size}, but {idx} stores token ids as "
+                f"{self._dtype}, which allows at most {limit}; {fix}"
             )
 
-    def gather(self, places: NDArray[np.int64]) -> NDArray[np.integer]:
-        """Token ids at some places of the stream, read without keeping pages in memory; thread-safe.
+    def gather(self, positions: NDArray[np.int64]) -> NDArray[np.integer]:
+        """Return the token ids at some positions of the stream.
+
+        This is thread-safe and keeps no pages in memory.
 
         Args:
-            places: int64 of any shape, [..., T]; the T are read at once where they are close together.
+            positions: Positions in the stream, int64 ``[..., T]``. Along the last axis they are read in one
+                call if they are close together.
 
         Returns:
-            A copy in the same shape, of the dtype on disk.
+            A copy in the same shape, in the dtype on disk.
 
         Raises:
-            UserError: a place lies outside of the stream, a token id is negative, or reading fails.
+            UserError: A position is out of range, a token id is negative, or reading fails.
         """
-        if places.size and (places.min() < 0 or places.max() >= self.num_tokens):
+        if positions.size and (positions.min() < 0 or positions.max() >= self.num_tokens):
             raise UserError(
-                f"{self._bin.path}: a token was sought at {places.min()} or {places.max()}, but there are "
-                f"{self.num_tokens}; copy or build the dataset and its segments again"
+                f"{self._bin.path}: positions {positions.min()} to {positions.max()} requested, but it has "
+                f"{self.num_tokens} tokens; copy or build the dataset and its segments again"
             )
-        tokens = self._bin.gather(self._dtype, 0, places)
+        tokens = self._bin.gather(self._dtype, 0, positions)
         if self._dtype.kind == "i" and tokens.size and tokens.min() < 0:
-            raise UserError(f"{self._bin.path}: holds the negative token id {tokens.min()}: {MEND}")
+            raise UserError(f"{self._bin.path}: holds the negative token id {tokens.min()}: {DAMAGED}")
         return tokens
 
     def spans(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the sentences [first, last) lie in the token stream, checked.
+        """Return the checked slices of the token stream that sentences ``first`` to ``last - 1`` occupy.
 
         Returns:
-            Place of the first token and number of tokens of each, both int64 [last - first].
+            Position of the first token and number of tokens of each, both int64 ``[last - first]``.
 
         Raises:
-            UserError: one does not lie in the stream.
+            UserError: A sentence does not lie within the stream.
         """
         pointers = self._pointers[first:last].astype(np.int64)
         lengths = self._lengths[first:last].astype(np.int64)
         offsets, rest = np.divmod(pointers, self._dtype.itemsize)
-        # A sum of offset and length could overflow; a difference of numbers that are not negative cannot.
+        # offset + length could overflow; the difference of two non-negative numbers cannot.
         is_bad = (pointers < 0) | (rest != 0) | (lengths < 0) | (offsets > self.num_tokens - lengths)
         if is_bad.any():
             bad = int(is_bad.argmax())
             raise UserError(
-                f"{self._idx.path}: sentence {first + bad} ({lengths[bad]} tokens from byte {pointers[bad]} "
-                f"on) does not lie in {self._bin.path.name}: {MEND}"
+                f"{self._idx.path}: sentence {first + bad} ({lengths[bad]} tokens at byte {pointers[bad]}) "
+                f"does not lie within {self._bin.path.name}: {DAMAGED}"
             )
         return offsets, lengths
 
     def documents_between(self, first: int, last: int) -> NDArray[np.int64]:
-        """The first sentence of each of the documents [first, last), then the end of the last, checked.
-
-        Documents may be empty: equal entries.
+        """Return the checked sentence boundaries of documents ``first`` to ``last - 1``.
 
         Returns:
-            Numbers of sentences, not decreasing and in [0, n]: int64 [last - first + 1].
+            Index of the first sentence of each document, followed by the end of the last one: non-decreasing
+            and from 0 to n, int64 ``[last - first + 1]``. Equal entries mean an empty document.
 
         Raises:
-            UserError: the entries are not in order.
+            UserError: The entries are not in order.
         """
         entries = self._documents[first : last + 1].astype(np.int64)
-        # The next part begins with the entry that this one ends with, so no seam goes unchecked.
+        # The next chunk starts with the last entry of this one, so the boundary between them is checked too.
         bounded = np.concatenate([[0], entries, [len(self._lengths)]])
         is_bad = bounded[1:] < bounded[:-1]
         if is_bad.any():
             bad = first + min(int(is_bad.argmax()), len(entries) - 1)
             raise UserError(
-                f"{self._idx.path}: document {bad} begins with sentence {self._documents[bad]}, which is "
-                f"out of order among {len(self._lengths)}: {MEND}"
+                f"{self._idx.path}: document {bad} starts with sentence {self._documents[bad]} of "
+                f"{len(self._lengths)}, which is out of order: {DAMAGED}"
             )
         return entries
 
     def release(self) -> None:
-        """Takes what was read through views out of this process's memory; the views stay valid."""
+        """Drop the pages read through views from this process's memory; the views stay valid."""
         self._idx.release()
         self._bin.release()
 
-    def _read_header(self) -> tuple[np.dtype, int, int]:
-        """dtype, number of sequences and number of document entries, once the size of `.idx` is right."""
+    def _read_header(self) -> tuple[np.dtype[np.integer], int, int]:
+        """Check the header and size of ``.idx``; return the dtype and the lengths of the two tables."""
         path, size = self._idx.path, self._idx.size
         header = self._idx.array("u1", 0, min(size, HEADER.size)).tobytes()
         if header[: len(MAGIC)] != MAGIC:
-            raise UserError(f"{path}: not an index of the Megatron-LM format: wrong magic; build it again")
+            raise UserError(
+                f"{path}: not an index in the Megatron-LM format (wrong magic bytes); build the dataset again"
+            )
         if len(header) < HEADER.size:
-            raise UserError(f"{path}: truncated within its header; copy or build it again")
+            raise UserError(f"{path}: truncated within its header; copy or build the dataset again")
         _, version, code, sequences, entries = HEADER.unpack(header)
         if version != VERSION:
             raise UserError(
-                f"{path}: version {version} of the format, only {VERSION} can be read; build it again"
+                f"{path}: unsupported version {version} of the format (supported: {VERSION}); build the "
+                "dataset again"
             )
         if code not in DTYPES:
-            raise UserError(f"{path}: dtype code {code} is no integer type of the format; build it again")
+            raise UserError(f"{path}: dtype code {code} is not an integer type; build the dataset again")
         expected = HEADER.size + 12 * sequences + 8 * entries
         if size != expected:
             raise UserError(
-                f"{path}: {size} bytes, but its header describes {expected}: truncated or damaged; "
-                "copy or build it again"
+                f"{path}: truncated or damaged (expected {expected} bytes, found {size}); copy or build the "
+                "dataset again"
             )
         if sequences == 0 or entries < 2 or self._bin.size == 0:
-            raise UserError(f"{path}: the dataset is empty; build it from some text")
+            raise UserError(f"{path}: the dataset is empty; build it from a text that is not")
         return DTYPES[code], sequences, entries
 
     def _check_ends(self) -> None:
+        """Check that the two files belong together, from the last sentence and the document index."""
         end = int(self._pointers[-1]) + int(self._lengths[-1]) * self._dtype.itemsize
         size = self._bin.size
         if end > size or size % self._dtype.itemsize:
             raise UserError(
-                f"{self._bin.path}: {size} bytes, but {self._idx.path.name} describes {end}: truncated or of "
-                "another dataset; copy or build it again"
+                f"{self._bin.path}: truncated or from another dataset ({self._idx.path.name} expects {end} "
+                f"bytes, found {size}); copy or build the dataset again"
             )
         self.spans(len(self._lengths) - 1, len(self._lengths))
         first, last = int(self._documents[0]), int(self._documents[-1])
         if first != 0 or last != len(self._lengths):
             raise UserError(
-                f"{self._idx.path}: the document index goes from {first} to {last}, not from 0 to "
-                f"{len(self._lengths)}: damaged; copy or build it again"
+                f"{self._idx.path}: the document index runs from {first} to {last} instead of from 0 to "
+                f"{len(self._lengths)}: {DAMAGED}"
             )

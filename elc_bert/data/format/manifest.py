@@ -1,4 +1,4 @@
-"""`<prefix>.json`: what a token dataset was built from and what it holds."""
+"""Manifest of a token dataset, ``<prefix>.json``: its contents and the inputs it was built from."""
 
 import contextlib
 import fcntl
@@ -16,125 +16,135 @@ from elc_bert.utils.files import atomic_write
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
-"""Without a directory, and neither . nor .. ."""
+"""File name without a directory, other than ``.`` and ``..``."""
 
 
-class Part(BaseModel):
-    """A part of a manifest; unknown keys and values of another type are errors."""
+class ManifestModel(BaseModel):
+    """Base of the manifest's models; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-class InputFile(Part):
-    """One file that a dataset was built from."""
+class InputFile(ManifestModel):
+    """Input file that a dataset was built from."""
 
     path: str
-    """As it was given, or found below a directory that was given."""
+    """Path as given on the command line, or as found below a given directory."""
     bytes: Count
-    """On disk, so of a compressed file fewer than of its text."""
+    """Size on disk; for a compressed file, its compressed size."""
     sha256: Sha256
-    """Of the file as it is on disk, in hexadecimal."""
+    """Checksum of the file on disk, in hexadecimal."""
 
 
-class SegmentsEntry(Part):
-    """One segment index of a dataset."""
+class SegmentsEntry(ManifestModel):
+    """Manifest entry of a segment index."""
 
     sequence_length: Count
-    """`T`: a segment has at most T - 2 tokens."""
+    """Sequence length T; a segment has at most T - 2 tokens."""
     policy: str
-    """How the token stream was cut; see `elc_bert.data.policies.POLICIES`."""
+    """Segment policy, a key of ``elc_bert.data.format.policies.POLICIES``."""
     file: FileName
-    """File name, in the directory of the manifest."""
+    """Name of the file, which lies in the directory of the manifest."""
     count: Count
     """Number of segments."""
     tokens: Count
-    """Sum of the segments' lengths; tokens in two segments count twice."""
+    """Sum of the segments' lengths; a token in two segments counts twice."""
     sha256: Sha256
-    """Of the file, in hexadecimal."""
+    """Checksum of the file, in hexadecimal."""
 
 
-class Manifest(Part):
-    """Contents of `<prefix>.json`. What is unknown of a dataset built elsewhere is None or empty."""
+class Manifest(ManifestModel):
+    """Contents of ``<prefix>.json``. Values unknown for a dataset built elsewhere are None or empty."""
 
     format: Literal["elc-bert-dataset-2"] = "elc-bert-dataset-2"
     sequences: Count
     """Number of sentences."""
     documents: Count
+    """Number of documents."""
     tokens: Count
+    """Number of tokens."""
     words: Count | None = None
-    """Words of the text, separated by white space."""
+    """Number of words in the text, separated by white space."""
     vocab_size: Count | None = None
-    """Every token id lies below it."""
+    """Vocabulary size; every token id lies below it."""
     tokenizer_sha256: Sha256 | None = None
+    """Checksum of the tokenizer file."""
     bin_sha256: Sha256 | None = None
+    """Checksum of ``.bin``."""
     idx_sha256: Sha256 | None = None
+    """Checksum of ``.idx``."""
     versions: dict[str, str] = {}
-    """Of this project and of the libraries that decided what the dataset holds."""
+    """Versions of this project and of the libraries that affect the contents, by name."""
     inputs: list[InputFile] = []
+    """Input files."""
     skipped: dict[str, Count] = {}
-    """What `--on-error skip` left out: how often for each reason."""
+    """Number of inputs left out by ``--on-error skip``, by reason."""
     segments: list[SegmentsEntry] = []
     """Segment indexes, sorted by policy and sequence length."""
     manifest_sha256: Sha256 | None = None
-    """Of this manifest as `save` writes it with null here, in hexadecimal; `save` fills it in."""
+    """Checksum of the manifest's bytes with null in this field, in hexadecimal; filled in by ``save``."""
 
     @staticmethod
     def path(prefix: Path) -> Path:
-        """Where the manifest of the dataset `prefix` lies."""
+        """Return the path of the manifest of the dataset ``prefix``."""
         return prefix.with_name(prefix.name + ".json")
 
     @classmethod
     def load(cls, prefix: Path) -> "Manifest":
-        """Reads the manifest of the dataset `prefix`.
+        """Read the manifest of the dataset ``prefix``.
 
         Raises:
-            FileNotFoundError: there is none.
-            UserError: it is unreadable or not a manifest.
+            FileNotFoundError: There is no manifest.
+            UserError: The file is unreadable or not a manifest.
         """
         path = cls.path(prefix)
-        mend = "build the dataset again, or remove the file to do without it"
+        fix = "build the dataset again, or remove the file to use the dataset without a manifest"
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise UserError(f"{path}: cannot read the dataset's manifest: {error.strerror}; {mend}") from None
+            raise UserError(f"{path}: cannot read the manifest: {error.strerror}; {fix}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            message = f"{where}: {first['msg']}" if where else first["msg"]
-            raise UserError(f"{path}: not a manifest of this version: {message}; {mend}") from None
+            key = ".".join(map(str, first["loc"]))
+            message = f"{key}: {first['msg']}" if key else first["msg"]
+            raise UserError(f"{path}: not a manifest of this version: {message}; {fix}") from None
 
     def save(self, prefix: Path) -> None:
-        """Writes the manifest of the dataset `prefix` atomically."""
+        """Write the manifest of the dataset ``prefix`` atomically."""
         with atomic_write(self.path(prefix), "w") as file:
-            file.write(self.sealed())
+            file.write(self.to_json())
 
-    def sealed(self) -> str:
-        """What `save` writes: to the byte a function of the other fields, so that any damage shows."""
-        blank = self.model_copy(update={"manifest_sha256": None}).model_dump_json(indent=2) + "\n"
-        seal = hashlib.sha256(blank.encode()).hexdigest()
-        return self.model_copy(update={"manifest_sha256": seal}).model_dump_json(indent=2) + "\n"
+    def to_json(self) -> str:
+        """Return the text that ``save`` writes, with ``manifest_sha256`` filled in.
+
+        Each byte is determined by the other fields, so any change to the file can be detected.
+        """
+        unsigned = self.model_copy(update={"manifest_sha256": None}).model_dump_json(indent=2) + "\n"
+        checksum = hashlib.sha256(unsigned.encode()).hexdigest()
+        return self.model_copy(update={"manifest_sha256": checksum}).model_dump_json(indent=2) + "\n"
 
     def find_segments(self, sequence_length: int, policy: str) -> SegmentsEntry | None:
-        """The segment index of one sequence length and policy, None if there is none."""
+        """Return the entry for a sequence length and policy, or None if there is none."""
         for entry in self.segments:
             if (entry.sequence_length, entry.policy) == (sequence_length, policy):
                 return entry
         return None
 
     def with_segments(self, entry: SegmentsEntry) -> "Manifest":
-        """This manifest with one segment index added or replaced."""
+        """Return a copy of this manifest in which one segment index is added or replaced."""
         by_key = {(each.policy, each.sequence_length): each for each in (*self.segments, entry)}
         return self.model_copy(update={"segments": [by_key[key] for key in sorted(by_key)]})
 
 
 @contextlib.contextmanager
-def locked(prefix: Path) -> Iterator[None]:
-    """Waits until no other process is within it: a manifest read and saved here loses nobody's change.
+def manifest_lock(prefix: Path) -> Iterator[None]:
+    """Hold an exclusive lock while a manifest is read, changed and saved.
 
-    The lock is on the directory, since the manifest is replaced on saving and a lock file would stay
-    behind. Where the file system cannot lock, this has no effect.
+    Without it, two processes that change the same manifest could overwrite each other's changes. The lock
+    is on the directory, because ``save`` replaces the manifest and a lock file would be left behind. On a
+    file system without locks, this has no effect.
     """
     descriptor = os.open(prefix.parent, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Token datasets in the Megatron-LM `.bin`/`.idx` format, version 1: writing."""
+"""Writer of token datasets in the ``.bin``/``.idx`` format; ``docs/data-format.md`` describes the bytes."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,66 +17,82 @@ from elc_bert.data.format.indexed import DTYPES, HEADER, MAGIC, VERSION, with_su
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 
-ENTRIES_AT_ONCE = 1 << 20
-TOKENS_AT_ONCE = 1 << 22
+ENTRIES_PER_READ = 1 << 20
+"""Number of table entries in memory at a time."""
+TOKENS_PER_WRITE = 1 << 22
+"""Number of tokens converted to the dtype on disk at a time."""
 BLOCK_BYTES = 4096
-"""File systems keep no smaller hole."""
+"""Smallest hole that file systems store in a sparse file."""
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 where every id below `vocab_size` fits in it, else int32."""
+def token_dtype(vocab_size: int) -> np.dtype[np.integer]:
+    """Return uint16 if every id below ``vocab_size`` fits into it, otherwise int32."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer put on disk."""
+    """Counts and checksums of a finished dataset."""
 
     sequences: int
+    """Number of sentences."""
     documents: int
+    """Number of documents."""
     tokens: int
+    """Number of tokens."""
     bin_sha256: str
+    """Checksum of ``.bin``, in hexadecimal."""
     idx_sha256: str
+    """Checksum of ``.idx``, in hexadecimal."""
 
 
 class IndexedDatasetWriter:
-    """Streams a dataset to disk; the files get their names only when the `with` block succeeds.
+    """Context manager that streams a dataset to disk.
 
-    Nothing grows in memory: the tables of `.idx` wait in unnamed files beside it. `written` holds the
-    counts and checksums after the block; the caller then saves the manifest.
+    The files get their final names only if the ``with`` block succeeds. Memory use is constant: the tables of
+    ``.idx`` are collected in unnamed temporary files in the same directory. After the block, ``written``
+    holds the counts and checksums, from which the caller writes the manifest.
+
+    Example::
 
         with IndexedDatasetWriter("corpus", token_dtype(6144)) as writer:
             writer.add_document([[334, 2540, 20], [541, 281, 20, 5]])
 
     Args:
-        prefix: path of the dataset without `.bin`; its directory must exist.
-        dtype: of the tokens on disk, one of `DTYPES`.
+        prefix: Path of the dataset without ``.bin``; its directory must exist.
+        dtype: Type of the token ids on disk, one of ``DTYPES``.
     """
 
     written: Written
+    """Counts and checksums; set when the ``with`` block ends without an exception."""
 
-    def __init__(self, prefix: str | os.PathLike[str], dtype: np.dtype):
+    def __init__(self, prefix: str | os.PathLike[str], dtype: np.dtype[np.integer]) -> None:
         self.prefix = Path(prefix)
-        self.dtype = np.dtype(dtype)
+        self.dtype: np.dtype[np.integer] = np.dtype(dtype)
         self._sequences = self._documents = self._tokens = self._last_end = 0
 
     def __enter__(self) -> "IndexedDatasetWriter":
-        # Closing the stack renames both files, or removes both if it is closed by an exception.
+        # Closing the stack renames both files, or deletes both if an exception is passing.
         self._files = contextlib.ExitStack()
-        self._idx = _Hashed(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".idx"))))
-        self._bin = _Hashed(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".bin"))))
+        self._idx = _HashingFile(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".idx"))))
+        self._bin = _HashingFile(self._files.enter_context(atomic_write(with_suffix(self.prefix, ".bin"))))
         folder = self.prefix.parent
         self._lengths = self._files.enter_context(tempfile.TemporaryFile(dir=folder))
         self._ends = self._files.enter_context(tempfile.TemporaryFile(dir=folder))
         return self
 
-    def __exit__(self, *exception) -> None:
-        if exception[0] is None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
             try:
                 self.end_document()
                 self._write_index()
-            except BaseException as error:
-                self._files.__exit__(type(error), error, error.__traceback__)
+            except BaseException as failure:
+                self._files.__exit__(type(failure), failure, failure.__traceback__)
                 raise
             self.written = Written(
                 sequences=self._sequences,
@@ -84,27 +101,28 @@ class IndexedDatasetWriter:
                 bin_sha256=self._bin.sha256(),
                 idx_sha256=self._idx.sha256(),
             )
-        self._files.__exit__(*exception)
+        self._files.__exit__(kind, error, traceback)
 
     def add_document(self, sentences: Sequence[ArrayLike]) -> None:
-        """Adds one document, a list of sentences, each the token ids int [length]."""
+        """Add a document, given as a list of sentences, each an int array of token ids."""
         arrays = [np.asarray(sentence) for sentence in sentences]
         if arrays:
             self.add(np.concatenate(arrays), [len(each) for each in arrays])
         self.end_document()
 
     def add(self, tokens: NDArray[np.integer], lengths: ArrayLike, document_ends: ArrayLike = ()) -> None:
-        """Adds sentences; the first of them continue the current document.
+        """Add sentences, which continue the current document up to the first document end.
 
         Args:
-            tokens: ids of all of them on end, int [sum of lengths]; may be a memory map of any size.
-            lengths: tokens of each, int [sentences].
-            document_ends: numbers of these sentences after which a document ends, increasing, int
-                [documents]; a document without sentences leaves no trace.
+            tokens: Concatenated token ids of the sentences, int ``[sum of lengths]``; may be a memory map of
+                any size.
+            lengths: Number of tokens of each sentence, int ``[sentences]``.
+            document_ends: Number of these sentences before each end of a document, increasing, int
+                ``[documents]``. Documents without sentences are not recorded.
 
         Raises:
-            UserError: an id does not fit in the dtype.
-            ValueError: the lengths do not add up.
+            UserError: A token id does not fit into the dtype.
+            ValueError: The lengths do not add up to the number of tokens.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         if len(tokens) != lengths.sum():
@@ -113,12 +131,12 @@ class IndexedDatasetWriter:
             limits = np.iinfo(self.dtype)
             if tokens.min() < limits.min or tokens.max() > limits.max:
                 raise UserError(
-                    f"{self.prefix}.bin: token ids from {tokens.min()} to {tokens.max()} do not fit in "
+                    f"{self.prefix}.bin: token ids from {tokens.min()} to {tokens.max()} do not fit into "
                     f"{self.dtype.name}; choose a wider dtype for this vocabulary"
                 )
-        for start in range(0, len(tokens), TOKENS_AT_ONCE):
-            part = tokens[start : start + TOKENS_AT_ONCE]
-            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype).data)
+        for start in range(0, len(tokens), TOKENS_PER_WRITE):
+            chunk = tokens[start : start + TOKENS_PER_WRITE]
+            self._bin.write(np.ascontiguousarray(chunk, dtype=self.dtype).data)
         self._lengths.write(lengths.astype("<i4").data)
         ends = np.asarray(document_ends, dtype=np.int64) + self._sequences
         ends = ends[np.diff(ends, prepend=self._last_end) > 0]
@@ -129,32 +147,34 @@ class IndexedDatasetWriter:
         self._last_end = int(ends[-1]) if len(ends) else self._last_end
 
     def end_document(self) -> None:
-        """Ends the current document."""
+        """End the current document."""
         self.add(np.empty(0, dtype=self.dtype), [], [0])
 
     def _write_index(self) -> None:
+        """Write ``.idx`` from the collected lengths and document ends."""
         code = next(code for code, dtype in DTYPES.items() if dtype == self.dtype)
         self._idx.write(HEADER.pack(MAGIC, VERSION, code, self._sequences, self._documents + 1))
-        for lengths in _parts(self._lengths, "<i4"):
+        for lengths in _chunks(self._lengths, "<i4"):
             self._idx.write(lengths.data)
         position = 0
-        for lengths in _parts(self._lengths, "<i4"):
+        for lengths in _chunks(self._lengths, "<i4"):
             ends = position + np.cumsum(lengths, dtype="<i8") * self.dtype.itemsize
             self._idx.write(np.concatenate([[position], ends[:-1]]).astype("<i8").data)
             position = int(ends[-1])
-        self._idx.write(bytes(8))  # the first document begins with sentence 0
-        for document_ends in _parts(self._ends, "<i8"):
+        self._idx.write(bytes(8))  # The first document starts with sentence 0.
+        for document_ends in _chunks(self._ends, "<i8"):
             self._idx.write(document_ends.data)
 
 
-class _Hashed:
-    """A file that keeps the SHA-256 of what is written to it, and takes no space for zeros alone."""
+class _HashingFile:
+    """File that computes the SHA-256 of what is written to it, and writes blocks of zeros as holes."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
+        """Append bytes to the file."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self._hash.update(view)
         if len(view) < BLOCK_BYTES or np.frombuffer(view, dtype=np.bool_).any():
@@ -163,11 +183,12 @@ class _Hashed:
             self._file.truncate(self._file.seek(len(view), os.SEEK_CUR))
 
     def sha256(self) -> str:
+        """Return the checksum of everything written so far, in hexadecimal."""
         return self._hash.hexdigest()
 
 
-def _parts(file: IO[bytes], dtype: str) -> Iterator[NDArray]:
-    """What was written to a file, some entries at a time."""
+def _chunks(file: IO[bytes], dtype: str) -> Iterator[NDArray[Any]]:
+    """Yield the contents of a file as arrays of at most ``ENTRIES_PER_READ`` entries."""
     file.seek(0)
-    while data := file.read(ENTRIES_AT_ONCE * np.dtype(dtype).itemsize):
+    while data := file.read(ENTRIES_PER_READ * np.dtype(dtype).itemsize):
         yield np.frombuffer(data, dtype=dtype)

@@ -1,1 +1,1 @@
-"""Samples of a run as masked batches: a pure function of (seed, step)."""
+"""Masked training batches, as a pure function of the seed and the step."""

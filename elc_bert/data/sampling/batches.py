@@ -1,6 +1,6 @@
-"""Masked batches: samples of token datasets as arrays.
+"""Masked batches of samples as NumPy arrays.
 
-Shapes: `B` samples of `T` tokens.
+Shapes: ``B`` samples of ``T`` tokens.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,54 +19,57 @@ from elc_bert.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """`B` masked samples of `T` tokens."""
+    """Masked samples, or packed rows of several samples."""
 
     input_ids: NDArray[np.int64]
-    """What the model reads, [B, T]."""
+    """Token ids after masking, the input of the model, ``[B, T]``."""
     attention_mask: NDArray[np.bool_] | NDArray[np.int32]
-    """True where there is a real token, False on padding, [B, T]. Of rows of several samples their numbers
-    1, 2, ... instead, int32, and 0 on padding."""
+    """True on real tokens and False on padding, bool ``[B, T]``. In packed rows: the number of the sample
+    within its row, 1, 2, ..., and 0 on padding, int32 ``[B, T]``."""
     tokens: NDArray[np.int32]
-    """What stood there before it was masked, [B, T]."""
+    """Token ids before masking, ``[B, T]``."""
     predicted: NDArray[np.bool_]
-    """True where the model is to predict the token, [B, T]."""
+    """True at the positions to predict, ``[B, T]``."""
 
     @classmethod
     def join(cls, parts: Iterable["Batch"]) -> "Batch":
-        """The samples of several batches, in order."""
+        """Concatenate several batches."""
         fields = zip(*((p.input_ids, p.attention_mask, p.tokens, p.predicted) for p in parts), strict=True)
         return cls(*map(np.concatenate, fields))
 
     def rows(self, rows: slice) -> "Batch":
-        """Some of the samples."""
+        """Return some of the rows."""
         return Batch(self.input_ids[rows], self.attention_mask[rows], self.tokens[rows], self.predicted[rows])
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset to take samples from."""
+    """Dataset to take samples from."""
 
     dataset: IndexedDataset
+    """Token stream."""
     segments: SegmentIndex
-    """For the sequence length of the batches."""
+    """Segment index for the sequence length of the batches."""
     seed: int
-    """Of the masks."""
+    """Seed of the masks."""
 
 
 class MaskedBatches:
-    """Reads masked samples: `[CLS]`, a segment, `[SEP]`, and `[PAD]` up to `T` tokens.
+    """Reader of masked samples: ``[CLS]``, a segment, ``[SEP]``, and ``[PAD]`` up to ``T`` tokens.
 
-    A sample is a pure function of (seed of its source, epoch, number of the segment), in whatever batch it
-    is.
+    A sample is a pure function of its source's seed, the epoch and the segment, independent of the other
+    samples in the batch.
 
     Args:
-        sources: the datasets.
-        sequence_length: `T`.
-        vocab_size: of the model; random replacements are drawn below it.
-        masking: the probabilities.
+        sources: Datasets to read from.
+        sequence_length: Length ``T`` of the samples.
+        vocab_size: Vocabulary size of the model; random replacements are drawn below it.
+        masking: Masking probabilities.
     """
 
-    def __init__(self, sources: Sequence[Source], sequence_length: int, vocab_size: int, masking: Masking):
+    def __init__(
+        self, sources: Sequence[Source], sequence_length: int, vocab_size: int, masking: Masking
+    ) -> None:
         self.sources = list(sources)
         self.sequence_length = sequence_length
         self.vocab_size = vocab_size
@@ -75,15 +78,15 @@ class MaskedBatches:
     def __call__(
         self, sources: NDArray[np.int64], epochs: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> Batch:
-        """The batch of some segments in some epochs.
+        """Read and mask a batch of samples.
 
         Args:
-            sources: which dataset each sample is of, int64 [B].
-            epochs: of that dataset, int64 [B].
-            samples: numbers of its segments, int64 [B].
+            sources: Index of each sample's dataset in ``sources``, int64 ``[B]``.
+            epochs: Epoch of that dataset, int64 ``[B]``.
+            samples: Index of the segment in that dataset, int64 ``[B]``.
 
         Raises:
-            UserError: a dataset's files do not fit together, or hold ids beyond the vocabulary.
+            UserError: A dataset's files do not match, or contain token ids outside of the vocabulary.
         """
         random = self._random(sources, epochs, samples)
         offsets, lengths = self._slices(sources, samples, random)
@@ -98,10 +101,12 @@ class MaskedBatches:
     def lengths(
         self, sources: NDArray[np.int64], epochs: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Tokens of these samples, `[CLS]` and `[SEP]` included, int64 [B]; reads no token.
+        """Return the number of tokens of each sample, with ``[CLS]`` and ``[SEP]``, int64 ``[B]``.
+
+        Only the segment indexes are read, not the tokens.
 
         Raises:
-            UserError: a segment index is damaged.
+            UserError: A segment index is damaged.
         """
         return self._slices(sources, samples, self._random(sources, epochs, samples))[1]
 
@@ -114,34 +119,38 @@ class MaskedBatches:
     def _slices(
         self, sources: NDArray[np.int64], samples: NDArray[np.int64], random: CounterRandom
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where segments begin in their token streams, and lengths with `[CLS]` and `[SEP]`, int64 [B]."""
+        """Return segment positions, and sample lengths with ``[CLS]`` and ``[SEP]``, int64 ``[B]`` each."""
         offsets, lengths = np.empty_like(samples), np.empty_like(samples)
         for number, source in enumerate(self.sources):
             rows = np.flatnonzero(sources == number)
             offsets[rows], lengths[rows] = source.segments(samples[rows])
-        return offsets, np.minimum(lengths, self._longest(random)) + 2
+        return offsets, np.minimum(lengths, self._length_limits(random)) + 2
 
-    def _longest(self, random: CounterRandom) -> NDArray[np.int64]:
-        """Most tokens of each segment, int64 [B]: for some samples a uniform number in [1, T - 2)."""
+    def _length_limits(self, random: CounterRandom) -> NDArray[np.int64]:
+        """Draw the maximum number of tokens of each segment, int64 ``[B]``.
+
+        It is T - 2, or with probability ``short_p`` uniform from 1 to T - 3.
+        """
         whole = self.sequence_length - 2
         is_short, length = random.uniform(Stream.SHORT, np.arange(2)[:, None])
         return np.where(is_short < self.masking.short_p, scale(length, 1, whole), whole)
 
     def _read(self, sources: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Segments in their places, with any tokens around them, int32 [B, T]."""
+        """Read segments from column 1 on, int32 ``[B, T]``; the columns around them hold arbitrary tokens."""
         tokens = np.empty((len(offsets), self.sequence_length), dtype=np.int32)
         for number, source in enumerate(self.sources):
             rows = np.flatnonzero(sources == number)
-            places = offsets[rows, None] + np.arange(-1, self.sequence_length - 1)
-            np.clip(places, 0, source.dataset.num_tokens - 1, out=places)
-            tokens[rows] = self._checked(source.dataset, source.dataset.gather(places))
+            positions = offsets[rows, None] + np.arange(-1, self.sequence_length - 1)
+            np.clip(positions, 0, source.dataset.num_tokens - 1, out=positions)
+            tokens[rows] = self._check_ids(source.dataset, source.dataset.gather(positions))
         return tokens
 
-    def _checked(self, dataset: IndexedDataset, tokens: NDArray[np.integer]) -> NDArray[np.integer]:
+    def _check_ids(self, dataset: IndexedDataset, tokens: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the tokens if all ids are below the vocabulary size."""
         highest = int(tokens.max(initial=0))
         if highest >= self.vocab_size:
             raise UserError(
-                f"{dataset.prefix}.bin: holds token id {highest}, but the vocabulary has "
+                f"{dataset.prefix}.bin: contains token id {highest}, but the vocabulary has "
                 f"{self.vocab_size} subwords; give the tokenizer that the dataset was built with"
             )
         return tokens

@@ -1,4 +1,4 @@
-"""Parts of the data path as a run's configuration describes them."""
+"""Construction of masking, blends and held-out sets from a run's configuration."""
 
 from fractions import Fraction
 
@@ -8,8 +8,8 @@ from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import HeldOut
 
 
-def masking_of(data: DataConfig) -> Masking:
-    """The probabilities of ``elc_bert.data``."""
+def masking_from_config(data: DataConfig) -> Masking:
+    """Return the masking probabilities of ``elc_bert.data``."""
     return Masking(
         mask_p=data.mask_probability,
         random_p=data.random_probability,
@@ -18,28 +18,30 @@ def masking_of(data: DataConfig) -> Masking:
     )
 
 
-def portions_of(data: DataConfig) -> list[Portion]:
-    """The training datasets of ``elc_bert.data``."""
+def portions_from_config(data: DataConfig) -> list[Portion]:
+    """Return the training datasets of ``elc_bert.data`` and their shares."""
     return [
         Portion(
             each.path,
-            weight=Fraction(1) if each.weight is None else _as_written(each.weight),
-            epochs=None if each.epochs is None else _as_written(each.epochs),
+            weight=Fraction(1) if each.weight is None else _decimal_fraction(each.weight),
+            epochs=None if each.epochs is None else _decimal_fraction(each.epochs),
         )
         for each in data.train
     ]
 
 
-def _as_written(number: float) -> Fraction:
-    """0.7 as 7/10, not as the nearest binary fraction."""
+def _decimal_fraction(number: float) -> Fraction:
+    """Convert a number as printed in decimal: 0.7 becomes 7/10, not the nearest binary fraction."""
     return Fraction(repr(number))
 
 
-def held_out_set(config: RunConfig, *, micro_batch: int, rank: int = 0, world_size: int = 1) -> HeldOut:
-    """The sequences and masks that a run evaluates on, the same on any number of ranks.
+def held_out_from_config(
+    config: RunConfig, *, micro_batch: int, rank: int = 0, world_size: int = 1
+) -> HeldOut:
+    """Return the held-out set of a run; its samples and masks do not depend on the number of ranks.
 
     Raises:
-        UserError: the dataset or its segment index is missing or damaged.
+        UserError: The dataset or its segment index is missing or damaged.
     """
     ours = config.elc_bert
     return HeldOut(
@@ -47,7 +49,7 @@ def held_out_set(config: RunConfig, *, micro_batch: int, rank: int = 0, world_si
         ours.training.sequence_length,
         ours.evaluation.sequences,
         ours.training.seed,
-        masking_of(ours.data),
+        masking_from_config(ours.data),
         vocab_size=ours.model.vocab_size,
         rank=rank,
         world_size=world_size,

@@ -1,7 +1,7 @@
-"""Span masking: which tokens are to be predicted, and what stands in their place.
+"""Span masking: choice of the tokens to predict and of their replacements.
 
-Shapes: `B` samples, `T` tokens of a sample, `A` samples that still need spans, `N` spans of all of these,
-`C` places that the spans cover, counted again for each span.
+Shapes: ``B`` samples of ``T`` tokens, ``N`` spans of all samples, ``C`` positions that the spans cover (a
+position covered by two spans counts twice).
 """
 
 import functools
@@ -15,46 +15,49 @@ from elc_bert.data.sampling.random import BITS, CounterRandom, Stream, scale
 from elc_bert.utils.errors import UserError
 
 NUM_SPECIAL = 6
-"""Ids below are never masked. The tokenizers have 7 special tokens: the reference masks `[TAB]`."""
+"""Ids below this one are never masked. The tokenizers have 7 special tokens, so ``[TAB]`` can be masked, as
+in the reference."""
 FIRST_REPLACEMENT_ID = 5
-"""Lowest id of a random replacement. The reference draws `[PAR]` and `[TAB]` too."""
+"""Lowest id of a random replacement, so ``[PAR]`` and ``[TAB]`` can be drawn, as in the reference."""
 MAX_TRIES = 100
+"""Maximum number of spans tried for a sample."""
 MAX_SPAN = 9
+"""Maximum length of a span."""
 CONTINUE_SPAN = 2 / 3
-"""Probability that a span goes on after a token, before its length is taken modulo `MAX_SPAN` + 1."""
+"""Probability that a span continues after a token, before its length is taken modulo ``MAX_SPAN`` + 1."""
 
-# P(length < k) for k = 1..MAX_SPAN of a geometric length, from 1 up, modulo MAX_SPAN + 1: comparing
-# with a table, unlike taking a logarithm, gives the same length on every machine.
+# P(length < k) for k = 1..MAX_SPAN, where length is geometric (from 1 up) modulo MAX_SPAN + 1. Unlike a
+# logarithm, a comparison with a table gives the same length on every machine.
 _WRAPS = 1 - CONTINUE_SPAN ** (MAX_SPAN + 1)
 _ZERO = (1 - CONTINUE_SPAN) * CONTINUE_SPAN**MAX_SPAN / _WRAPS
 _SPAN_THRESHOLDS = np.array([_ZERO + (1 - CONTINUE_SPAN**k) / _WRAPS for k in range(MAX_SPAN)])
 
 BLOCK = 64
-"""Tokens whose number to mask is one draw from a binomial; a sample of more adds up several of them."""
+"""Number of tokens for which one binomial number is drawn; longer samples add up several draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """How samples are masked and shortened.
+    """Probabilities of masking and of shortening samples.
 
     Raises:
-        UserError: a probability is outside of [0, 1], or `random_p` + `keep_p` is over 1.
+        UserError: A probability is not between 0 and 1, or ``random_p`` + ``keep_p`` exceeds 1.
     """
 
     mask_p: float = 0.15
-    """Expected share of the non-special tokens to mask, before the last span's overshoot."""
+    """Expected share of the non-special tokens to mask; the last span may exceed it."""
     random_p: float = 0.1
-    """Share of the spans that get random tokens."""
+    """Share of the spans that are replaced by random tokens."""
     keep_p: float = 0.1
-    """Share of the spans that stay as they are; the rest becomes `[MASK]`."""
+    """Share of the spans that are left unchanged; the rest is replaced by ``[MASK]``."""
     short_p: float = 0.1
-    """Share of the segments that are cut to a uniform random length."""
+    """Share of the segments that are shortened to a uniform random length."""
 
     def __post_init__(self) -> None:
         for name in ("mask_p", "random_p", "keep_p", "short_p"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise UserError(f"{name} is {value}, but a probability lies between 0 and 1")
+                raise UserError(f"{name} is {value}, but a probability must be between 0 and 1; change it")
         if self.random_p + self.keep_p > 1:
             raise UserError(
                 f"random_p + keep_p is {self.random_p + self.keep_p}, more than 1; lower one of them"
@@ -68,20 +71,21 @@ def mask_spans(
     masking: Masking,
     random: CounterRandom,
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Masks a batch; `mask_spans_plainly` is the definition, which this equals exactly.
+    """Mask a batch; bit-identical to ``mask_spans_reference``, which is the definition.
 
-    All spans that a sample may need are drawn at once, and those after the one that reached the number to
-    mask are dropped. A sample for which they were too few gets more of them in another round.
+    As many spans as a sample probably needs are drawn at once, and the spans after the one that reaches the
+    number of tokens to mask are dropped. Samples for which these spans were too few get more of them in
+    another round.
 
     Args:
-        tokens: ids, special tokens included, int32 [B, T].
-        lengths: tokens of each sample before the padding, int [B].
-        vocab_size: random replacements are drawn below it.
-        masking: the probabilities.
-        random: the generator of the batch's samples.
+        tokens: Token ids with special tokens and padding, int32 ``[B, T]``.
+        lengths: Number of tokens of each sample, without padding, int ``[B]``.
+        vocab_size: Vocabulary size; random replacements are drawn below it.
+        masking: Masking probabilities.
+        random: Random numbers of the batch's samples.
 
     Returns:
-        What the model reads, int32 [B, T], and where it is to predict the token, bool [B, T].
+        Token ids after masking, int32 ``[B, T]``, and a mask of the positions to predict, bool ``[B, T]``.
     """
     width = tokens.shape[1]
     inputs, maskable = tokens.copy(), tokens >= NUM_SPECIAL
@@ -92,20 +96,20 @@ def mask_spans(
     active = np.flatnonzero(missing > 0)
     while active.size:
         tries = np.minimum(missing[active] * 2 // 3 + 4, MAX_TRIES - tried[active])
-        begins = np.cumsum(tries) - tries
+        starts = np.cumsum(tries) - tries
         rows = np.repeat(active, tries)
-        attempts = np.arange(len(rows)) - np.repeat(begins - tried[active], tries)
+        attempts = np.arange(len(rows)) - np.repeat(starts - tried[active], tries)
         length, offset, kind = random.uniform(Stream.SPANS, 3 * attempts + np.arange(3)[:, None], rows)
         sizes = np.searchsorted(_SPAN_THRESHOLDS, length, side="right")
         firsts = scale(offset, 1 - sizes, lengths[rows] + sizes)
-        cells, spans = _covered(rows, firsts, sizes, lengths, width)
+        cells, spans = _covered_positions(rows, firsts, sizes, lengths, width)
 
-        # Of several values for one index numpy keeps the last, so that backwards the first span remains.
+        # NumPy keeps the last of several values assigned to an index; reversed, that is the first span.
         first_span[cells[::-1]] = spans[::-1]
         is_new = free.ravel()[cells] & (first_span[cells] == spans)
         new = np.bincount(spans[is_new], minlength=len(rows))
         before = np.cumsum(new) - new
-        needed = before - np.repeat(before[begins], tries) < missing[rows]
+        needed = before - np.repeat(before[starts], tries) < missing[rows]
 
         hit = np.flatnonzero(needed[spans] & maskable.ravel()[cells])
         cells, spans = cells[hit], spans[hit]
@@ -117,32 +121,32 @@ def mask_spans(
         values[is_random] = random.integers(
             Stream.REPLACEMENTS, counters, FIRST_REPLACEMENT_ID, vocab_size, rows[span]
         )
-        inputs.ravel()[cells] = values  # again the last span wins
+        inputs.ravel()[cells] = values  # Here the last span wins.
         free.ravel()[cells] = False
-        missing[active] -= np.add.reduceat(np.where(needed, new, 0), begins)
+        missing[active] -= np.add.reduceat(np.where(needed, new, 0), starts)
         tried[active] += tries
         active = active[(missing[active] > 0) & (tried[active] < MAX_TRIES)]
     return inputs, maskable & ~free
 
 
-def _covered(
+def _covered_positions(
     rows: NDArray[np.int64],
     firsts: NDArray[np.int64],
     sizes: NDArray[np.int64],
     lengths: NDArray[np.integer],
     width: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places that spans cover within their samples, span by span.
+    """Return the positions that spans cover within their samples, span by span.
 
     Args:
-        rows: sample of each span, int64 [N].
-        firsts: place of its first token, which may lie outside of the sample, int64 [N].
-        sizes: number of its tokens, int64 [N].
-        lengths: of the samples, int [B].
-        width: `T`.
+        rows: Sample of each span, int64 ``[N]``.
+        firsts: Position of the span's first token, which may lie outside of the sample, int64 ``[N]``.
+        sizes: Number of the span's tokens, int64 ``[N]``.
+        lengths: Number of tokens of each sample, int ``[B]``.
+        width: Row length ``T``.
 
     Returns:
-        Places b * T + t, and the number of the span that each belongs to, both int64 [C].
+        Flat positions b * T + t, and the index of the span that each belongs to, both int64 ``[C]``.
     """
     inside = np.maximum(firsts, 0)
     counts = np.maximum(np.minimum(firsts + sizes, lengths[rows]) - inside, 0)
@@ -154,46 +158,57 @@ def _covered(
 def _numbers_to_mask(
     maskable: NDArray[np.int64], width: int, probability: float, random: CounterRandom
 ) -> NDArray[np.int64]:
-    """Draws from the binomials of some numbers of tokens, each up to `width`, int64 [B]."""
+    """Draw the number of tokens to mask from a binomial distribution, int64 ``[B]``.
+
+    Args:
+        maskable: Number of maskable tokens of each sample, at most ``width``, int64 ``[B]``.
+        width: Row length ``T``.
+        probability: Probability of masking a token.
+        random: Random numbers of the batch's samples.
+    """
     blocks = np.arange(-(-width // BLOCK))[:, None]
     sizes = (maskable - BLOCK * blocks).clip(0, BLOCK)
     draws = random.bits(Stream.NUMBER_TO_MASK, blocks)
-    # Row n of the table begins at n (n - 1) / 2; its number in the high bits sorts all rows into one.
+    # Row n of the table starts at n (n - 1) / 2. With n in the high bits, all rows form one sorted array.
     keys = (sizes.astype(np.uint64) << np.uint64(BITS)) | draws
     found = np.searchsorted(_binomial_table(probability), keys, side="right")
-    return (found - sizes * (sizes - 1) // 2).sum(axis=0)
+    numbers: NDArray[np.int64] = (found - sizes * (sizes - 1) // 2).sum(axis=0)
+    return numbers
 
 
 @functools.cache
 def _binomial_table(probability: float) -> NDArray[np.uint64]:
-    """`n * 2^BITS` plus `binomial_thresholds(probability)[n]`, for all n on end: ascending uint64."""
+    """Concatenate ``n * 2^BITS + binomial_thresholds(probability)[n]`` for all n: ascending uint64."""
     rows = binomial_thresholds(probability)
     return np.concatenate([row + (np.uint64(n) << np.uint64(BITS)) for n, row in enumerate(rows)])
 
 
 def binomial_thresholds(probability: float) -> list[NDArray[np.uint64]]:
-    """How to draw from a binomial: as many of row n as a random integer of `BITS` bits reaches.
+    """Return tables to draw from binomial distributions.
+
+    A draw for n tokens is the number of entries of row n that do not exceed a random ``BITS``-bit integer.
 
     Returns:
-        For each number of tokens n up to `BLOCK`, P(at most k of them) * 2^BITS, rounded down, for
-        k = 0..n-1, uint64 [n]. The arithmetic is that of IEEE, so the same on every machine.
+        For each number of tokens n up to ``BLOCK``, P(at most k tokens) * 2^BITS, rounded down, for
+        k = 0..n-1, uint64 ``[n]``. Only IEEE additions and multiplications are used, so the tables are the
+        same on every machine.
     """
     rows = [np.zeros(0)]
     for _ in range(BLOCK):
-        # P(at most k of n + 1) = P(the last is not) P(at most k of n) + P(it is) P(at most k - 1 of n).
+        # P(at most k of n + 1) = (1 - p) P(at most k of n) + p P(at most k - 1 of n).
         row = np.append(rows[-1], 1.0)
         rows.append((1.0 - probability) * row + probability * np.append(0.0, row[:-1]))
     return [(row * 2.0**BITS).astype(np.uint64) for row in rows]
 
 
-def mask_spans_plainly(
+def mask_spans_reference(
     tokens: NDArray[np.int32],
     lengths: NDArray[np.integer],
     vocab_size: int,
     masking: Masking,
     random: CounterRandom,
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The definition of `mask_spans`, one sample and one token at a time."""
+    """Define ``mask_spans``, one sample and one token at a time; for its arguments see there."""
     inputs, masked = tokens.copy(), np.zeros(tokens.shape, dtype=bool)
     thresholds = binomial_thresholds(masking.mask_p)
     for b, row in enumerate(tokens.tolist()):
@@ -210,8 +225,9 @@ def mask_spans_plainly(
             counters = 3 * attempt + np.arange(3)[:, None]
             length, offset, kind = random.uniform(Stream.SPANS, counters, sample)[:, 0]
             size = sum(bool(threshold <= length) for threshold in _SPAN_THRESHOLDS)
-            # A span may stick out on the left, and out or fall wholly beyond on the right: edges are
-            # covered as often as the middle, and long spans are slightly rarer in short samples.
+            # A span may extend beyond the left end, and may extend beyond the right end or lie wholly
+            # outside of it. So the ends are covered as often as the middle, and long spans are slightly
+            # rarer in short samples.
             low, high = 1 - size, int(lengths[b]) + size
             first = low + int(offset * (high - low))
             for step in range(size):

@@ -1,15 +1,16 @@
-"""Where the samples of a global batch go: which rank, which micro-batch, which row and which place in it.
+"""Assignment of a global batch's samples to ranks, micro-batches and rows, with or without packing.
 
-A row takes several samples where they fit, so that little of it is padding. Every rank works out the same
-rows from the lengths of the samples alone, then takes its part of them.
+With packing, a row holds several samples if they fit, so that there is little padding. Every rank computes
+the same rows from the lengths of the samples alone, and then takes its own part of them.
 
-Shapes: `G` samples of a global batch, `R` rows of all ranks, `B` samples and `A` micro-steps of one rank,
-`T` tokens of a row.
+Shapes: ``G`` samples of a global batch, ``R`` rows of all ranks, ``B`` samples and ``A`` micro-steps of one
+rank, ``T`` tokens of a row.
 """
 
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,53 +21,59 @@ from elc_bert.data.sampling.batches import Batch
 
 @dataclass(frozen=True)
 class Layout:
-    """What one rank reads of a global batch, and the rows and micro-batches that it puts it into."""
+    """Samples of a global batch that one rank reads, and their rows and micro-batches."""
 
     samples: NDArray[np.int64]
-    """Places in the global batch of this rank's samples, row by row, int64 [B]."""
+    """Indices of this rank's samples in the global batch, row by row, int64 ``[B]``."""
     rows: NDArray[np.int64]
-    """Row of each of them, ascending, int64 [B]."""
+    """Row of each of these samples, ascending, int64 ``[B]``."""
     sizes: NDArray[np.int64]
-    """Rows of each micro-batch, int64 [A]."""
+    """Number of rows of each micro-batch, int64 ``[A]``."""
 
     @property
     def num_rows(self) -> int:
-        """Of all micro-batches together."""
+        """Total number of rows of all micro-batches."""
         return int(self.sizes.sum())
 
 
-def one_a_row(global_batch: int, world_size: int, micro_batch: int, rank: int) -> Layout:
-    """A row for each sample: micro-step k of rank r reads those from (k * world_size + r) * micro_batch."""
+def unpacked_layout(global_batch: int, world_size: int, micro_batch: int, rank: int) -> Layout:
+    """Return the layout with one sample in each row.
+
+    Micro-step k of rank r reads ``micro_batch`` samples, starting at (k * world_size + r) * micro_batch.
+    """
     samples = np.arange(global_batch).reshape(-1, world_size, micro_batch)[:, rank]
     return Layout(samples.ravel(), np.arange(samples.size), np.full(len(samples), micro_batch))
 
 
-def packed(lengths: NDArray[np.int64], width: int, world_size: int, micro_batch: int, rank: int) -> Layout:
-    """As few rows as `best_fit` needs, and about the same work for every rank and micro-step.
+def packed_layout(
+    lengths: NDArray[np.int64], width: int, world_size: int, micro_batch: int, rank: int
+) -> Layout:
+    """Return the layout with as few rows as ``best_fit`` needs, and balanced work over ranks and micro-steps.
 
-    All ranks have the same number of micro-batches, of at most `micro_batch` rows, which differ by at most
-    one row, as do the ranks. Only where there are too few rows for that, a micro-batch is a row of padding.
+    All ranks have the same number of micro-batches, of at most ``micro_batch`` rows. The numbers of rows of
+    two micro-batches differ by at most one, and so do those of two ranks. Only if there are too few rows, a
+    micro-batch consists of one row of padding.
 
     Args:
-        lengths: tokens of each sample of the global batch, int64 [G].
-        width: `T`.
-        world_size: number of ranks.
-        micro_batch: most rows of a micro-batch.
-        rank: whose layout it is.
+        lengths: Number of tokens of each sample of the global batch, int64 ``[G]``.
+        width: Row length ``T``.
+        world_size: Number of ranks.
+        micro_batch: Maximum number of rows of a micro-batch.
+        rank: Rank whose layout is returned.
     """
     rows = best_fit(lengths, width)
-    # A token attends to those of its own sample: the work that rows differ in.
+    # A token attends to the tokens of its own sample only, so this is the part of the work that varies.
     work = np.bincount(rows, weights=lengths**2)
     micro_steps = -(-len(work) // (world_size * micro_batch))
-    ranks, steps = deal(work, world_size, micro_steps)
+    ranks, steps = distribute_rows(work, world_size, micro_steps)
     ours = np.flatnonzero(ranks == rank)
     ours = ours[np.argsort(steps[ours], kind="stable")]
     in_steps = np.bincount(steps[ours], minlength=micro_steps)
     sizes = np.maximum(in_steps, 1)
     first = np.cumsum(sizes) - sizes
-    place_in_step = np.arange(len(ours)) - np.repeat(np.cumsum(in_steps) - in_steps, in_steps)
+    index_in_step = np.arange(len(ours)) - np.repeat(np.cumsum(in_steps) - in_steps, in_steps)
     own_row = np.full(len(work), -1)
-    own_row[ours] = first[steps[ours]] + place_in_step
+    own_row[ours] = first[steps[ours]] + index_in_step
     own_row = own_row[rows]
     samples = np.flatnonzero(own_row >= 0)
     samples = samples[np.argsort(own_row[samples], kind="stable")]
@@ -74,28 +81,31 @@ def packed(lengths: NDArray[np.int64], width: int, world_size: int, micro_batch:
 
 
 def best_fit(lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """The row of each sample, int64 [G], numbered from 0: best-fit decreasing.
+    """Assign samples to rows by best-fit decreasing bin packing.
 
-    From the longest to the shortest, a sample goes into the row that it leaves the least room in, or
-    into a new one. Samples of one length and rows of one room are dealt with together, so that it
-    takes about as many steps as there are lengths (as in Krell et al. 2021, "Efficient sequence
-    packing without cross-contamination").
+    From the longest to the shortest, each sample goes into the row with the least room in which it fits, or
+    into a new row. Samples of equal length and rows with equal room are processed together, so the number of
+    steps is about that of distinct lengths (as in Krell et al. 2021, "Efficient sequence packing without
+    cross-contamination").
 
     Args:
-        lengths: tokens of each sample, from 1 to `width`, int64 [G].
-        width: `T`.
+        lengths: Number of tokens of each sample, from 1 to ``width``, int64 ``[G]``.
+        width: Row length ``T``.
+
+    Returns:
+        The row of each sample, numbered from 0, int64 ``[G]``.
     """
     runs: dict[int, list[tuple[int, int]]] = {}
-    """Rows that have a certain room left, as first row and number of rows."""
+    """Rows by the room that they have left, as runs of (first row, number of rows)."""
     rooms: list[int] = []
-    """Keys of `runs`, ascending."""
+    """Keys of ``runs``, ascending."""
     placed: list[tuple[int, int, int]] = []
-    """First row, number of rows, and samples that go into each, from the longest sample to the shortest."""
+    """Runs of (first row, number of rows, samples put into each row), from the longest samples on."""
     num_rows = 0
     counts = np.bincount(lengths)
     shortest = int(lengths.min())
 
-    def leave(room: int, first: int, number: int) -> None:
+    def add_run(room: int, first: int, number: int) -> None:
         if number and room >= shortest:
             if room not in runs:
                 bisect.insort(rooms, room)
@@ -113,14 +123,14 @@ def best_fit(lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
             else:
                 room, first, number = width, num_rows, -(-left // (width // length))
                 num_rows += number
-            # A row with the least room stays so while it is filled: it gets all that fit.
+            # A row with the least room remains the one with the least room, so it gets all samples that fit.
             each = room // length
             full = min(number, left // each)
             rest = left - full * each if full < number else 0
             placed += [(first, full, each), (first + full, min(rest, 1), rest)]
-            leave(room - each * length, first, full)
-            leave(room - rest * length, first + full, min(rest, 1))
-            leave(room, first + full + min(rest, 1), number - full - min(rest, 1))
+            add_run(room - each * length, first, full)
+            add_run(room - rest * length, first + full, min(rest, 1))
+            add_run(room, first + full + min(rest, 1), number - full - min(rest, 1))
             left -= full * each + rest
 
     firsts, numbers, eaches = np.array(placed).T
@@ -131,19 +141,27 @@ def best_fit(lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
     return rows
 
 
-def deal(
+def distribute_rows(
     work: NDArray[np.number], world_size: int, micro_steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rank and micro-step of each row, both int64 [R]: like cards, the costliest row first, to and fro.
+    """Distribute rows over ranks and micro-steps in serpentine order, from the costliest row to the cheapest.
 
-    Numbers of rows differ by at most one, over all micro-batches and over all ranks; the work of two ranks
-    by at most that of the costliest row.
+    The numbers of rows of two micro-batches differ by at most one, and so do those of two ranks. The work of
+    two ranks differs by at most that of the costliest row.
+
+    Args:
+        work: Work of each row, ``[R]``.
+        world_size: Number of ranks.
+        micro_steps: Number of micro-steps.
+
+    Returns:
+        Rank and micro-step of each row, both int64 ``[R]``.
     """
-    players = world_size * micro_steps
+    slots = world_size * micro_steps
     turn = np.arange(len(work))
-    player = turn % players
-    player = np.where(turn // players % 2, players - 1 - player, player)
-    step, rank = player // world_size, player % world_size
+    slot = turn % slots
+    slot = np.where(turn // slots % 2, slots - 1 - slot, slot)
+    step, rank = slot // world_size, slot % world_size
     rank = np.where(step % 2, world_size - 1 - rank, rank)
     ranks, steps = np.empty_like(turn), np.empty_like(turn)
     costliest_first = np.argsort(-work, kind="stable")
@@ -151,16 +169,17 @@ def deal(
     return ranks, steps
 
 
-def lay_out(parts: Iterable[Batch], layout: Layout, width: int) -> Batch:
-    """Copies samples side by side into their rows; `attention_mask` numbers those of a row 1, 2, ...
+def pack_rows(parts: Iterable[Batch], layout: Layout, width: int) -> Batch:
+    """Copy samples into packed rows, one after the other.
 
     Args:
-        parts: the samples of the layout in its order, in batches of any size.
-        layout: which row each sample goes into.
-        width: `T`.
+        parts: Samples of the layout, in its order, in batches of any size.
+        layout: Layout that assigns the samples to rows.
+        width: Row length ``T``.
 
     Returns:
-        `layout.num_rows` rows, with an `attention_mask` of int32.
+        ``layout.num_rows`` rows. Their ``attention_mask`` is int32: it numbers the samples of a row 1, 2,
+        ..., and is 0 on padding.
     """
     lengths, inputs, tokens, predicted = [], [], [], []
     for part in parts:
@@ -171,19 +190,19 @@ def lay_out(parts: Iterable[Batch], layout: Layout, width: int) -> Batch:
         predicted.append(part.predicted[is_real])
     length = np.concatenate(lengths)
     used = np.bincount(layout.rows, length, minlength=layout.num_rows)
-    assert used.max() <= width, "rows of a layout hold its samples"
+    assert used.max() <= width, "the samples of a row fit into it"
     is_used = np.arange(width) < used[:, None]
     in_row = np.bincount(layout.rows, minlength=layout.num_rows)
     numbers = np.arange(1, len(length) + 1) - np.repeat(np.cumsum(in_row) - in_row, in_row)
 
-    def spread(values: NDArray, padding: int, dtype: type) -> NDArray:
-        rows: NDArray = np.full(is_used.shape, padding, dtype=dtype)
+    def fill(values: NDArray[Any], padding: int, dtype: type[np.generic]) -> NDArray[Any]:
+        rows: NDArray[Any] = np.full(is_used.shape, padding, dtype=dtype)
         rows[is_used] = values
         return rows
 
     return Batch(
-        spread(np.concatenate(inputs), PAD, np.int64),
-        spread(np.repeat(numbers.astype(np.int32), length), 0, np.int32),
-        spread(np.concatenate(tokens), PAD, np.int32),
-        spread(np.concatenate(predicted), False, np.bool_),
+        fill(np.concatenate(inputs), PAD, np.int64),
+        fill(np.repeat(numbers.astype(np.int32), length), 0, np.int32),
+        fill(np.concatenate(tokens), PAD, np.int32),
+        fill(np.concatenate(predicted), False, np.bool_),
     )

@@ -1,11 +1,10 @@
-"""Torch datasets of training steps and of the held-out set.
+"""PyTorch datasets of training steps and of the held-out set.
 
-Both are map-style and made for `DataLoader(dataset, batch_size=None, sampler=range(...))`. Which
-samples make up a global batch, and how they are masked, depends on neither the number of ranks, nor
-micro-batches, nor workers.
+Both are map-style datasets for ``DataLoader(dataset, batch_size=None, sampler=range(...))``. The samples of a
+global batch and their masks do not depend on the number of ranks, micro-batches or data workers.
 
-Shapes: `m` rows of a micro-batch, `T` tokens of a row, `M` tokens to predict in a micro-batch. A row is a
-sample, or several of them side by side where samples are packed.
+Shapes: ``m`` rows of a micro-batch, ``T`` tokens of a row, ``M`` tokens to predict in a micro-batch. A row is
+one sample, or several samples if they are packed.
 """
 
 import dataclasses
@@ -23,38 +22,39 @@ from elc_bert.config.length_schedule import LengthSchedule, Phase
 from elc_bert.data.sampling.batches import Batch
 from elc_bert.data.sampling.blend import Portion
 from elc_bert.data.sampling.masking import Masking
-from elc_bert.data.sampling.packing import Layout, lay_out, one_a_row, packed
+from elc_bert.data.sampling.packing import Layout, pack_rows, packed_layout, unpacked_layout
 from elc_bert.data.sampling.stream import SampleStream
 from elc_bert.data.sampling.words import WordCounter
 from elc_bert.utils.errors import UserError
 
 _HELD_OUT = 1 << 32
-"""Stream of the held-out set, beyond the numbers of any phase."""
+"""Stream number of the held-out set, above the number of any phase."""
 TOKENS_AT_ONCE = 1 << 16
-"""Samples are masked together up to so many tokens: few calls, in memory that does not grow."""
+"""Maximum number of tokens masked in one call, which bounds memory use."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank reads in one micro-step."""
+    """Input of one micro-step on one rank."""
 
     input_ids: Tensor
-    """int64 [m, T]."""
+    """Token ids after masking, int64 ``[m, T]``."""
     attention_mask: Tensor
-    """True where there is a real token, bool [m, T]; or, where samples are packed, the number of the sample
-    in its row, 1, 2, ..., and 0 on padding, int32 [m, T]."""
+    """True on real tokens and False on padding, bool ``[m, T]``. In packed rows: the number of the sample
+    within its row, 1, 2, ..., and 0 on padding, int32 ``[m, T]``."""
     positions: Tensor
-    """Where to predict, as b * T + t, int64 [M]: known here, so that the device need not be asked."""
+    """Flat positions b * T + t to predict, int64 ``[M]``; computed here to avoid a synchronization with the
+    device."""
     targets: Tensor
-    """The tokens to predict, int64 [M]."""
+    """Token ids to predict, int64 ``[M]``."""
     tokens: int
-    """Real tokens, `[CLS]` and `[SEP]` included, padding not."""
+    """Number of real tokens, with ``[CLS]`` and ``[SEP]`` and without padding."""
     words: int = 0
-    """Words of the text, if they are counted."""
+    """Number of words of the text; 0 if words are not counted."""
 
     @classmethod
     def from_batch(cls, batch: Batch, count_words: WordCounter | None = None) -> "MicroBatch":
-        """The tensors of a batch of arrays."""
+        """Convert a batch of NumPy arrays."""
         positions = np.flatnonzero(batch.predicted)
         return cls(
             torch.from_numpy(batch.input_ids),
@@ -66,11 +66,11 @@ class MicroBatch:
         )
 
     def pin_memory(self) -> "MicroBatch":
-        """A copy in page-locked memory; `DataLoader(pin_memory=True)` calls this."""
+        """Return a copy in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "MicroBatch":
-        """A copy on a device."""
+        """Return a copy on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "MicroBatch":
@@ -85,28 +85,29 @@ class MicroBatch:
 
 
 class TrainingSteps(Dataset[list[MicroBatch]]):
-    """The micro-batches of one rank, by step: `steps[17]` holds those of step 17, in order.
+    """Micro-batches of one rank, by step: ``steps[17]`` is the list of those of step 17, in order.
 
-    Global batch number n of a phase is positions [n G, (n + 1) G) of the phase's own stream of samples.
-    `elc_bert.data.packing` says which of them each micro-batch of a rank reads. All ranks have equally many
-    micro-batches; where samples are packed, their number and that of their rows change from step to step.
+    Each phase has its own stream of samples. Its global batches of G samples are consecutive slices of that
+    stream. ``elc_bert.data.sampling.packing`` assigns the samples of a global batch to the ranks and their
+    micro-batches. All ranks have the same number of micro-batches. With packing, the number of micro-batches
+    and of their rows varies from step to step.
 
     Args:
-        portions: the datasets, and how much of each is read.
-        schedule: sequence lengths and global batches.
-        seed: of the order and of the masks.
-        masking: the probabilities.
-        vocab_size: of the model.
-        rank: of this process.
-        world_size: number of processes.
-        micro_batch_of: most rows of a micro-batch, for each phase.
-        policy: how the datasets are cut into segments.
-        pack: put several samples into a row where they fit.
-        count_words: counts those of the text; without it they are not counted.
+        portions: Datasets and their shares.
+        schedule: Sequence lengths and global batch sizes.
+        seed: Seed of the sample order and of the masks.
+        masking: Masking probabilities.
+        vocab_size: Vocabulary size of the model.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        micro_batch_of: Function that returns the maximum number of rows of a micro-batch in a phase.
+        policy: Segment policy.
+        pack: Pack several samples into a row if they fit.
+        count_words: Word counter; without it, words are not counted.
 
     Raises:
-        UserError: a dataset or a segment index is missing or damaged, or a phase's batch is no multiple of
-            world size times micro-batch.
+        UserError: A dataset or a segment index is missing or damaged, or the global batch size of a phase is
+            not a multiple of the world size times the micro-batch size.
     """
 
     def __init__(
@@ -123,21 +124,22 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         policy: str = "reference",
         pack: bool = False,
         count_words: WordCounter | None = None,
-    ):
+    ) -> None:
         self.schedule = schedule
         self.rank = rank
         self.world_size = world_size
         self.pack = pack
         self.count_words = count_words
         self.streams: dict[int, SampleStream] = {}
-        """What each phase reads, by its index."""
+        """Sample stream of each phase, by its index."""
         self._micro_batches: dict[int, int] = {}
         for phase in schedule.phases:
             micro_batch = micro_batch_of(phase)
             if micro_batch < 1 or phase.global_batch % (world_size * micro_batch):
                 raise UserError(
-                    f"a batch of {phase.global_batch} samples at sequence length {phase.sequence_length} is "
-                    f"no multiple of {world_size} ranks times a {micro_batch} samples; change one of them"
+                    f"the global batch of {phase.global_batch} samples at sequence length "
+                    f"{phase.sequence_length} is not a multiple of {world_size} ranks times a micro-batch of "
+                    f"{micro_batch} samples; change one of them"
                 )
             self._micro_batches[phase.index] = micro_batch
             self.streams[phase.index] = SampleStream(
@@ -148,16 +150,15 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         return self.schedule.max_steps
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
-        """This rank's micro-batches of a step; there are as many as gradients are accumulated."""
+        """Return this rank's micro-batches of a step, one for each gradient accumulation step."""
         layout, samples = self.layout(step)
         phase = self.schedule.phase_at(step)
         batch = self.streams[phase.index].batch
-        at_once = max(1, TOKENS_AT_ONCE // phase.sequence_length)
+        chunk = max(1, TOKENS_AT_ONCE // phase.sequence_length)
         parts = (
-            batch(*samples[:, begin : begin + at_once])
-            for begin in range(0, max(1, samples.shape[1]), at_once)
+            batch(*samples[:, begin : begin + chunk]) for begin in range(0, max(1, samples.shape[1]), chunk)
         )
-        rows = lay_out(parts, layout, phase.sequence_length) if self.pack else Batch.join(parts)
+        rows = pack_rows(parts, layout, phase.sequence_length) if self.pack else Batch.join(parts)
         ends = np.cumsum(layout.sizes).tolist()
         return [
             MicroBatch.from_batch(rows.rows(slice(begin, end)), self.count_words)
@@ -165,25 +166,26 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         ]
 
     def layout(self, step: int) -> tuple[Layout, NDArray[np.int64]]:
-        """Where this rank's samples of a step go, and which they are: see `SampleStream.samples`."""
+        """Return this rank's layout of a step, and its samples in the format of ``SampleStream.samples``."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
         phase = self.schedule.phase_at(step)
         _, global_batch, first = self.schedule.at(step)
         stream, micro_batch = self.streams[phase.index], self._micro_batches[phase.index]
         if not self.pack:
-            layout = one_a_row(global_batch, self.world_size, micro_batch, self.rank)
+            layout = unpacked_layout(global_batch, self.world_size, micro_batch, self.rank)
             return layout, stream.samples(first + layout.samples)
         samples = stream.samples(first + np.arange(global_batch))
         lengths = stream.batch.lengths(*samples)
-        layout = packed(lengths, phase.sequence_length, self.world_size, micro_batch, self.rank)
+        layout = packed_layout(lengths, phase.sequence_length, self.world_size, micro_batch, self.rank)
         return layout, samples[:, layout.samples]
 
     def samples_of(self, step: int) -> list[NDArray[np.int64]]:
-        """Which samples each micro-batch of this rank holds in a step.
+        """Return the samples of each of this rank's micro-batches of a step.
 
         Returns:
-            of each micro-batch, numbers of the dataset, its epoch and the segment: int64 [3, samples].
+            For each micro-batch: index of the dataset, its epoch and index of the segment of each sample,
+            int64 ``[3, samples]``.
         """
         layout, samples = self.layout(step)
         ends = np.searchsorted(layout.rows, np.cumsum(layout.sizes))
@@ -191,26 +193,26 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
 
 
 class HeldOut(Dataset[MicroBatch]):
-    """The micro-batches of one rank over a fixed, masked held-out set.
+    """Micro-batches of one rank over a held-out set with fixed samples and masks.
 
-    Its samples are the first of one epoch's order, uncut. Every rank has the same number of
-    micro-batches of the same shape: rows beyond the end of the set have nothing to predict and do not
-    count as tokens.
+    The set consists of the first samples of a shuffled epoch; no sample is shortened. Every rank has the same
+    number of micro-batches of the same shape. Rows beyond the end of the set have no tokens to predict, and
+    their tokens are not counted.
 
     Args:
-        prefix: path of the dataset.
-        sequence_length: `T`.
-        sequences: size of the set, or None for all segments.
-        seed: of the choice and of the masks.
-        masking: the probabilities; `short_p` is taken as 0.
-        vocab_size: of the model.
-        rank: of this process.
-        world_size: number of processes.
-        micro_batch: `m`.
-        policy: how the dataset is cut into segments.
+        prefix: Path of the dataset without ``.bin``.
+        sequence_length: Sequence length ``T``.
+        sequences: Size of the set, or None for all segments.
+        seed: Seed of the sample order and of the masks.
+        masking: Masking probabilities; ``short_p`` is ignored.
+        vocab_size: Vocabulary size of the model.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        micro_batch: Number of rows ``m`` of a micro-batch.
+        policy: Segment policy.
 
     Raises:
-        UserError: the dataset or its segment index is missing or damaged, or `sequences` is below 1.
+        UserError: The dataset or its segment index is missing or damaged, or ``sequences`` is below 1.
     """
 
     def __init__(
@@ -226,9 +228,11 @@ class HeldOut(Dataset[MicroBatch]):
         world_size: int,
         micro_batch: int,
         policy: str = "reference",
-    ):
+    ) -> None:
         if sequences is not None and sequences < 1:
-            raise UserError(f"{sequences} held-out sequences; use at least 1, or none for all")
+            raise UserError(
+                f"{sequences} held-out sequences requested; use at least 1, or leave the number out for all"
+            )
         masking = dataclasses.replace(masking, short_p=0.0)
         self.stream = SampleStream(
             [Portion(prefix)], sequence_length, seed, _HELD_OUT, masking, vocab_size, policy
@@ -243,7 +247,7 @@ class HeldOut(Dataset[MicroBatch]):
         return -(-self.sequences // (self.world_size * self.micro_batch))
 
     def __getitem__(self, index: int) -> MicroBatch:
-        """Micro-batch number `index` of this rank."""
+        """Return the micro-batch of this rank with the given index."""
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
         first = (index * self.world_size + self.rank) * self.micro_batch

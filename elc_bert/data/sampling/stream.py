@@ -1,6 +1,6 @@
-"""Endless streams of masked samples: datasets, blend, order and masks put together.
+"""Infinite stream of masked samples, which combines datasets, blend, sample order and masking.
 
-Shapes: `N` positions of a stream, `B` samples of a batch.
+Shapes: ``N`` positions of a stream, ``B`` samples of a batch.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from elc_bert.data.sampling.order import Order
 from elc_bert.data.sampling.random import derive_seed
 
 _DATASET = 1 << 33
-"""Sets the seeds of a blend's datasets apart from whatever else is derived from the run's."""
+"""Constant that makes the seeds of a blend's datasets differ from other seeds derived from the run's."""
 
 
 class SampleStream:
-    """The samples of one sequence length: a function of (seed, number, position) alone.
+    """Infinite stream of samples of one sequence length, a pure function of (seed, number, position).
 
-    Every dataset has an order and masks of its own, which depend on its place in the blend; those of the
-    first are what it has alone.
+    Each dataset has its own sample order and masks, which depend on its index in the blend. The first dataset
+    has the same order and masks as if it were used alone.
 
     Args:
-        portions: the datasets, and how much of each is read.
-        sequence_length: `T`.
-        seed: of the run.
-        number: of an independent stream under the same seed, such as the phase of a run.
-        masking: the probabilities.
-        vocab_size: of the model.
-        policy: how the datasets are cut into segments.
+        portions: Datasets and their shares.
+        sequence_length: Sequence length ``T``.
+        seed: Seed of the run.
+        number: Number of an independent stream under the same seed, such as the phase of a run.
+        masking: Masking probabilities.
+        vocab_size: Vocabulary size of the model.
+        policy: Segment policy.
 
     Raises:
-        UserError: a dataset or its segment index is missing or damaged, or its weight too small.
+        UserError: A dataset or its segment index is missing or damaged, or its weight is too small.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class SampleStream:
         masking: Masking,
         vocab_size: int,
         policy: str,
-    ):
+    ) -> None:
         datasets = [IndexedDataset(portion.prefix) for portion in portions]
         segments = [open_segments(dataset, sequence_length, policy) for dataset in datasets]
         self.segments = [len(each) for each in segments]
-        """Of each dataset."""
+        """Number of segments of each dataset."""
         self.blend = Blend(
             [each.weight_of(count) for each, count in zip(portions, self.segments, strict=True)]
         )
@@ -61,22 +61,22 @@ class SampleStream:
         masks = [derive_seed(own, number) for own in seeds]
         sources = [Source(*each) for each in zip(datasets, segments, masks, strict=True)]
         self.batch = MaskedBatches(sources, sequence_length, vocab_size, masking)
-        """Reads some of the samples: `batch(*samples)`."""
+        """Reader of samples: ``batch(*samples)``."""
 
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which samples are at some positions, int64 [N].
+        """Return the samples at some positions, int64 ``[N]``, without reading them.
 
         Returns:
-            Number of the dataset, its epoch, and the number of its segment: int64 [3, N].
+            Index of the dataset, its epoch and index of its segment, int64 ``[3, N]``.
         """
-        sources, places = self.blend(positions)
+        sources, own_positions = self.blend(positions)
         samples = np.empty((3, len(positions)), dtype=np.int64)
         samples[0] = sources
         for number, order in enumerate(self._orders):
             own = np.flatnonzero(sources == number)
-            samples[1:, own] = order(places[own])
+            samples[1:, own] = order(own_positions[own])
         return samples
 
     def __call__(self, positions: NDArray[np.int64]) -> Batch:
-        """The samples at some positions, int64 [B]."""
+        """Read and mask the samples at some positions, int64 ``[B]``."""
         return self.batch(*self.samples(positions))

@@ -1,6 +1,6 @@
-"""How many words a batch of tokens holds.
+"""Counting of the words that a batch of tokens spells.
 
-Shapes: `B` rows of `T` tokens, `V` subwords of the vocabulary.
+Shapes: ``B`` rows of ``T`` tokens.
 """
 
 from collections.abc import Mapping
@@ -11,36 +11,36 @@ from numpy.typing import NDArray
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
 
 SPACES = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}")
-"""How byte-level tokenizers and SentencePiece write a space in their vocabularies."""
-CONTINUES = "##"
-"""What a word's later subwords begin with in vocabularies that do not write spaces."""
+"""Characters for a space in the vocabularies of byte-level tokenizers and of SentencePiece."""
+CONTINUATION_PREFIX = "##"
+"""Prefix of a word's later subwords in vocabularies that do not contain spaces."""
 _INSIDE, _BLANK, _STARTS, _SPECIAL = range(4)
 
 
 class WordCounter:
-    """Counts the words that tokens spell: stretches of text without a space.
+    """Counter of words, which are separated by white space.
 
-    A word is counted at its first token, so that one which two samples share is counted once. `[UNK]`
-    stands for one word; the other special tokens for none.
+    A word is counted at its first token, so a word that is split between two samples counts once. ``[UNK]``
+    counts as one word, the other special tokens as none.
 
     Args:
-        vocabulary: id of each token, `V` of them.
+        vocabulary: Token ids by token.
     """
 
-    def __init__(self, vocabulary: Mapping[str, int]):
+    def __init__(self, vocabulary: Mapping[str, int]) -> None:
         self._kinds = np.full(max(vocabulary.values()) + 1, _INSIDE, dtype=np.uint8)
         marks_spaces = any(token.startswith(SPACES) for token in vocabulary)
-        for token, identity in vocabulary.items():
-            if identity < len(SPECIAL_TOKENS):
-                self._kinds[identity] = _STARTS if identity == UNK else _SPECIAL
+        for token, token_id in vocabulary.items():
+            if token_id < len(SPECIAL_TOKENS):
+                self._kinds[token_id] = _STARTS if token_id == UNK else _SPECIAL
             elif not token.strip("".join(SPACES)):
-                self._kinds[identity] = _BLANK
-            elif token.startswith(SPACES) if marks_spaces else not token.startswith(CONTINUES):
-                self._kinds[identity] = _STARTS
+                self._kinds[token_id] = _BLANK
+            elif token.startswith(SPACES) if marks_spaces else not token.startswith(CONTINUATION_PREFIX):
+                self._kinds[token_id] = _STARTS
 
     def __call__(self, tokens: NDArray[np.integer]) -> int:
-        """Words in rows of tokens, [B, T], of which each may hold several samples, each behind a `[CLS]`."""
+        """Return the number of words in rows of tokens, ``[B, T]``; each sample starts with ``[CLS]``."""
         kinds = self._kinds[tokens]
-        # What follows a lone space is a word although it does not say so itself.
-        behind_blank = (kinds[:, :-1] == _BLANK) & (kinds[:, 1:] == _INSIDE)
-        return int(np.count_nonzero(kinds == _STARTS)) + int(np.count_nonzero(behind_blank))
+        # A subword after a lone space starts a word although it is not marked as such.
+        after_blank = (kinds[:, :-1] == _BLANK) & (kinds[:, 1:] == _INSIDE)
+        return int(np.count_nonzero(kinds == _STARTS)) + int(np.count_nonzero(after_blank))

@@ -1,6 +1,6 @@
-"""A writer and a reader of `.bin` and `.idx`, byte by byte from the description in `elc_bert.data` alone.
+"""Independent writer and reader of ``.bin`` and ``.idx``, written from ``docs/data-format.md`` alone.
 
-Nothing here comes from the package, so that agreement with it says something about the format.
+Nothing is imported from the package, so that agreement between the two confirms the format.
 """
 
 import struct
@@ -12,7 +12,7 @@ ARRAY_CODES = {1: "B", 2: "b", 3: "h", 4: "i", 5: "q", 8: "H"}
 
 
 def write(prefix: Path, sequences: list[list[int]], documents: list[int], code: int) -> None:
-    """Sequences on end; `documents` as they go into the file, from 0 to the number of sequences."""
+    """Write contiguous sequences; ``documents`` is the document index as stored in the file."""
     tokens = array(ARRAY_CODES[code], [token for sequence in sequences for token in sequence])
     lengths = [len(sequence) for sequence in sequences]
     pointers = [tokens.itemsize * place for place in accumulate(lengths, initial=0)][:-1]
@@ -21,7 +21,7 @@ def write(prefix: Path, sequences: list[list[int]], documents: list[int], code: 
 
 
 def index_bytes(code: int, lengths: list[int], pointers: list[int], documents: list[int]) -> bytes:
-    """The content of `.idx`."""
+    """Return the content of ``.idx``."""
     return b"".join(
         [
             bytes.fromhex("4D4D49444944580000"),
@@ -35,7 +35,7 @@ def index_bytes(code: int, lengths: list[int], pointers: list[int], documents: l
 
 
 def read(prefix: Path) -> list[list[list[int]]]:
-    """Documents of sequences of token ids."""
+    """Read documents, as lists of sequences of token ids."""
     index, stream = Path(f"{prefix}.idx").read_bytes(), Path(f"{prefix}.bin").read_bytes()
     assert index[:9] == b"MMIDIDX\x00\x00"
     version, code, n, d = struct.unpack_from("<QBQQ", index, 9)
@@ -52,7 +52,7 @@ def read(prefix: Path) -> list[list[list[int]]]:
 
 
 def read_segments(path: Path) -> list[tuple[int, int]]:
-    """Offsets and lengths of a segment index."""
+    """Read the offsets and lengths of a segment index."""
     data = path.read_bytes()
     assert data[:8] == bytes.fromhex("934E554D50590100")
     (size,) = struct.unpack_from("<H", data, 8)

@@ -1,4 +1,4 @@
-"""Thousands of damaged datasets: each is a `UserError`, or is read as if it were whole; `verify` sees all."""
+"""Fuzz tests: reading a damaged dataset raises ``UserError`` or succeeds, and ``verify`` finds all damage."""
 
 import os
 import random
@@ -64,7 +64,7 @@ def prefix(request, tmp_path_factory):
 
 @pytest.fixture
 def little_memory():
-    """A reader that believes a damaged size and wants memory for it does not get it."""
+    """Limit the memory, so that a reader that allocates by a damaged size fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**29, before[1]))
     yield
@@ -72,9 +72,9 @@ def little_memory():
 
 
 def damaged(draw: random.Random, data: bytes, others: list[bytes]) -> bytes | None:
-    """A file's content after a mishap; None if the file is gone."""
+    """Return the damaged content of a file; None if the file is deleted."""
     new = bytearray(data)
-    # Headers and first entries are small, but the likeliest to matter.
+    # Headers and first entries are small, but damage there matters most.
     place = draw.randrange(min(len(data), draw.choice([40, 200, len(data)])))
     size = draw.choice([1, 2, 4, 8, 12, 64, 512])
     match draw.choice(
@@ -88,7 +88,7 @@ def damaged(draw: random.Random, data: bytes, others: list[bytes]) -> bytes | No
             width = draw.choice([1, 2, 4, 8])
             value = draw.choice(EXTREMES) % 256**width
             new[place : place + width] = value.to_bytes(width, "little")
-            if draw.random() < 0.7:  # else the file may get longer
+            if draw.random() < 0.7:  # otherwise the file may get longer
                 del new[len(data) :]
         case "cut":
             del new[draw.choice([place, len(data) - min(size, len(data))]) :]
@@ -111,14 +111,14 @@ def damaged(draw: random.Random, data: bytes, others: list[bytes]) -> bytes | No
 
 
 def put(path, content: bytes | None) -> None:
-    """Replaces a file, so that what is still mapped of the old one stays."""
+    """Replace a file, so that existing memory maps of the old one stay valid."""
     path.unlink(missing_ok=True)
     if content is not None:
         path.write_bytes(content)
 
 
 def everything(prefix) -> list[list]:
-    """All samples of a dataset, as training reads them, and all sentences and documents."""
+    """Read all samples of a dataset as training does, and all sentences and documents."""
     dataset = IndexedDataset(prefix)
     read = []
     for length, policy in SEGMENTS:
@@ -139,7 +139,7 @@ def everything(prefix) -> list[list]:
 
 
 def error_of(read) -> str | None:
-    """The line that a user gets to see, None if all goes well; any other exception is a mistake of ours."""
+    """Return the message of a ``UserError``, or None without one; any other exception is a bug."""
     try:
         read()
     except UserError as error:
@@ -148,11 +148,11 @@ def error_of(read) -> str | None:
 
 
 @pytest.mark.timeout(300)
-def test_no_damage_goes_unseen_and_none_does_harm(prefix, little_memory):
+def test_all_damage_is_detected_and_harmless(prefix, little_memory):
     draw = random.Random(7)
     whole = everything(prefix)
     files = {path: path.read_bytes() for path in sorted(prefix.parent.iterdir())}
-    # There are three segment indexes, so the other files are drawn more often.
+    # There are three segment indexes, so the other files are drawn more often to balance the kinds.
     paths = [*files, *(prefix.with_suffix(suffix) for suffix in (".idx", ".idx", ".bin", ".json"))]
     outcomes = Counter()
     for case in range(1000):
@@ -164,7 +164,7 @@ def test_no_damage_goes_unseen_and_none_does_harm(prefix, little_memory):
         if error is not None:
             assert error.startswith(os.fspath(prefix)), error
             assert "\n" not in error
-        # What was read may be something else, as after a flipped bit of a token, but not unnoticed.
+        # A flipped bit of a token, for example, changes what is read; `verify` must find it.
         problems = verify(prefix).problems
         assert bool(problems) == (content != files[path]), f"case {case}: {path.name} is {content!r}"
         assert not any("\n" in problem for problem in problems)
@@ -193,7 +193,7 @@ HEADERS = st.builds(
 
 
 @given(index=st.binary(max_size=200) | st.builds(bytes.__add__, HEADERS, st.binary(max_size=60)))
-def test_random_bytes_as_index_are_only_ever_user_errors(tmp_path_factory, index):
+def test_random_bytes_as_index_only_raise_user_errors(tmp_path_factory, index):
     prefix = tmp_path_factory.mktemp("d") / "d"
     prefix.with_suffix(".bin").write_bytes(bytes(40))
     prefix.with_suffix(".idx").write_bytes(index)
@@ -208,7 +208,7 @@ def test_random_bytes_as_index_are_only_ever_user_errors(tmp_path_factory, index
 
 
 @given(content=st.binary(max_size=200))
-def test_random_bytes_as_any_other_file_are_only_ever_user_errors(tmp_path_factory, content):
+def test_random_bytes_as_any_other_file_only_raise_user_errors(tmp_path_factory, content):
     prefix = tmp_path_factory.mktemp("d") / "d"
     foreign.write(prefix, [[1, 2, 3]], [0, 1], code=8)
     dataset = IndexedDataset(prefix)

@@ -1,4 +1,4 @@
-"""Datasets of other programs open here, and ours there."""
+"""Tests that datasets of other programs can be read here, and ours there."""
 
 import random
 from itertools import pairwise
@@ -16,7 +16,7 @@ from tests.data.format import foreign
 
 
 def documents_of(dataset):
-    """All documents, through the checked access."""
+    """Read all documents through the checked methods."""
     bounds = dataset.documents_between(0, len(dataset.documents) - 1)
     spans = np.stack(dataset.spans(0, len(dataset.lengths)), axis=1).tolist()
     sentences = [dataset.tokens[place : place + size].tolist() for place, size in spans]
@@ -28,7 +28,7 @@ def ids(count, vocab_size):
 
 
 def test_a_dataset_of_megatron_opens(tmp_path):
-    """Several sentences a document, some documents empty, a sentence without tokens."""
+    """Cover several sentences per document, empty documents and a sentence without tokens."""
     sequences = [ids(n, 50_000) for n in (5, 0, 40, 7, 3)]
     foreign.write(tmp_path / "m", sequences, [0, 0, 3, 3, 4, 5, 5], code=8)
     dataset = IndexedDataset(tmp_path / "m")
@@ -42,7 +42,7 @@ def test_a_dataset_of_megatron_opens(tmp_path):
 
 @pytest.mark.parametrize(("vocab_size", "code", "dtype"), [(50_254, 8, np.uint16), (65_500, 4, np.int32)])
 def test_a_dataset_of_gpt_neox_opens(tmp_path, vocab_size, code, dtype):
-    """One sequence a document; two bytes a token only below a vocabulary of 65,500."""
+    """Cover one sequence per document, and two bytes per token only for vocabularies below 65,500."""
     sequences = [ids(n, vocab_size) for n in (90, 4, 300)]
     foreign.write(tmp_path / "n", sequences, [0, 1, 2, 3], code)
     dataset = IndexedDataset(tmp_path / "n")
@@ -62,7 +62,7 @@ def test_every_integer_type_of_the_format_opens(tmp_path, code):
     assert documents_of(IndexedDataset(tmp_path / "d")) == [[[1, 2], [127, 0, 3]]]
 
 
-def test_sequences_need_not_lie_on_end_to_be_read(tmp_path):
+def test_non_contiguous_sequences_can_be_read(tmp_path):
     (tmp_path / "d.bin").write_bytes(bytes([9, 1, 2, 9, 3]))
     (tmp_path / "d.idx").write_bytes(foreign.index_bytes(1, [1, 2], [4, 1], [0, 1, 2]))
     assert documents_of(IndexedDataset(tmp_path / "d")) == [[[3]], [[1, 2]]]
@@ -76,7 +76,7 @@ SENTENCE = st.lists(st.integers(0, 65_535), min_size=1, max_size=5)
     documents=st.lists(st.lists(SENTENCE, min_size=1, max_size=4), min_size=1, max_size=5),
     dtype=st.sampled_from([np.uint16, np.int32, np.int64]),
 )
-def test_others_read_what_is_written_here(tmp_path_factory, documents, dtype):
+def test_other_programs_read_datasets_written_here(tmp_path_factory, documents, dtype):
     prefix = tmp_path_factory.mktemp("d") / "d"
     with IndexedDatasetWriter(prefix, np.dtype(dtype)) as writer:
         for document in documents:
@@ -84,7 +84,7 @@ def test_others_read_what_is_written_here(tmp_path_factory, documents, dtype):
     assert foreign.read(prefix) == documents == documents_of(IndexedDataset(prefix))
 
 
-def test_others_read_segments_written_here(tiny_dataset):
+def test_other_programs_read_segments_written_here(tiny_dataset):
     index = open_segments(IndexedDataset(tiny_dataset), 32)
     ours = np.stack(index(np.arange(len(index))), axis=1).tolist()
     assert list(map(list, foreign.read_segments(tiny_dataset.with_name("tiny.segments-32.npy")))) == ours

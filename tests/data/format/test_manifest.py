@@ -14,7 +14,7 @@ def entry(length, policy="reference", **changes):
     return SegmentsEntry(sequence_length=length, policy=policy, **known | changes)
 
 
-def test_what_was_saved_is_loaded(tmp_path):
+def test_a_saved_manifest_is_loaded(tmp_path):
     manifest = Manifest(**COUNTS, words=9, skipped={"empty": 1}, segments=[entry(32)])
     manifest.save(tmp_path / "d.v1")
     loaded = Manifest.load(tmp_path / "d.v1")
@@ -22,7 +22,7 @@ def test_what_was_saved_is_loaded(tmp_path):
     assert Manifest.path(tmp_path / "d.v1").read_text() == loaded.sealed() == manifest.sealed()
 
 
-def test_the_seal_is_of_the_manifest_without_it():
+def test_the_manifest_checksum_excludes_itself():
     sealed = Manifest(**COUNTS).sealed()
     seal = json.loads(sealed)["manifest_sha256"]
     assert hashlib.sha256(sealed.replace(f'"{seal}"', "null").encode()).hexdigest() == seal
@@ -60,7 +60,7 @@ def test_segments_are_sorted_and_replaced():
         ),
     ],
 )
-def test_what_is_no_manifest_is_a_user_error(tmp_path, content, message):
+def test_an_invalid_manifest_is_a_user_error(tmp_path, content, message):
     (tmp_path / "d.json").write_bytes(content)
     with pytest.raises(UserError, match=r"d\.json: not a manifest of this version") as caught:
         Manifest.load(tmp_path / "d")
@@ -68,7 +68,7 @@ def test_what_is_no_manifest_is_a_user_error(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory_is_no_manifest(tmp_path):
+def test_a_directory_is_not_a_manifest(tmp_path):
     (tmp_path / "d.json").mkdir()
-    with pytest.raises(UserError, match="cannot read the dataset's manifest: Is a directory"):
+    with pytest.raises(UserError, match=r"d\.json: cannot read the manifest: Is a directory"):
         Manifest.load(tmp_path / "d")

@@ -37,7 +37,7 @@ def test_segments_are_those_of_the_reference(case, shared, tmp_path):
 
 
 def segments_plainly(documents, limit):
-    """The policy as it is told, on lists of tokens."""
+    """Define the reference policy on lists of tokens."""
     result = []
     for sentences in documents:
         segment = []
@@ -52,7 +52,7 @@ def segments_plainly(documents, limit):
 
 
 def dataset_of(prefix, sizes):
-    """A dataset of sentences of some sizes, by document, that counts its tokens; and its documents."""
+    """Write a dataset with the given sentence lengths; return it and its documents."""
     stream = iter(range(10**6))
     documents = [[[next(stream) for _ in range(size)] for size in document] for document in sizes]
     sentences = [sentence for document in documents for sentence in document]
@@ -68,22 +68,22 @@ def tokens_of(dataset, segments):
 @given(
     sizes=st.lists(st.lists(st.integers(0, 12) | st.just(0), max_size=12), min_size=1, max_size=8),
     limit=st.integers(1, 15),
-    at_once=st.integers(1, 9) | st.just(1000),
+    chunk_size=st.integers(1, 9) | st.just(1000),
 )
-def test_segments_are_those_of_the_policy_through_any_window(tmp_path_factory, sizes, limit, at_once):
+def test_segments_do_not_depend_on_the_window_size(tmp_path_factory, sizes, limit, chunk_size):
     if sum(map(sum, sizes)) == 0:
         sizes = [*sizes, [1]]
     dataset, documents = dataset_of(tmp_path_factory.mktemp("d") / "d", sizes)
-    assert tokens_of(dataset, reference_segments(dataset, limit, at_once)) == segments_plainly(
+    assert tokens_of(dataset, reference_segments(dataset, limit, chunk_size)) == segments_plainly(
         documents, limit
     )
 
 
-@given(size=st.integers(1, 100), limit=st.integers(1, 15), at_once=st.integers(1, 9))
-def test_packed_segments_are_slices_of_the_stream(tmp_path_factory, size, limit, at_once):
+@given(size=st.integers(1, 100), limit=st.integers(1, 15), chunk_size=st.integers(1, 9))
+def test_packed_segments_are_slices_of_the_stream(tmp_path_factory, size, limit, chunk_size):
     dataset, _ = dataset_of(tmp_path_factory.mktemp("d") / "d", [[size // 2], [size - size // 2]])
     slices = [list(range(size))[first : first + limit] for first in range(0, size, limit)]
-    assert tokens_of(dataset, packed_segments(dataset, limit, at_once)) == slices
+    assert tokens_of(dataset, packed_segments(dataset, limit, chunk_size)) == slices
 
 
 def test_memory_does_not_grow_with_a_document(tmp_path):
@@ -96,10 +96,10 @@ def test_memory_does_not_grow_with_a_document(tmp_path):
             file.truncate(6 * sentences)
         dataset = IndexedDataset(tmp_path / "d")
         tracemalloc.start()
-        count = sum(map(len, reference_segments(dataset, 30, at_once=10_000)))
+        count = sum(map(len, reference_segments(dataset, 30, chunk_size=10_000)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        # Ten whole sentences, of which the last is also the first of the next segment.
+        # Ten whole sentences; the next segment starts with the last of them.
         assert count == -(-sentences // 10)
     assert peaks[1] < 1.1 * peaks[0]
 
@@ -120,7 +120,7 @@ def test_the_index_is_a_plain_npy_file_described_in_the_manifest(dataset):
     assert entry.policy == "reference"
 
 
-def test_another_length_is_added_and_the_others_stay(dataset):
+def test_adding_a_length_keeps_the_other_segments(dataset):
     with pytest.raises(UserError, match=r"run: python -m data_tools segments .*tiny --lengths 64$"):
         open_segments(dataset, 64)
     build_segments(dataset, 64)
@@ -128,7 +128,7 @@ def test_another_length_is_added_and_the_others_stay(dataset):
     assert len(open_segments(dataset, 64)) > 0
 
 
-def test_a_valid_index_is_left_alone_and_a_damaged_one_mended(dataset):
+def test_a_valid_index_is_kept_and_a_damaged_one_rebuilt(dataset):
     path = dataset.prefix.with_name(dataset.manifest.find_segments(32, "reference").file)
     before = path.stat().st_mtime_ns
     build_segments(dataset, 32)
@@ -143,13 +143,13 @@ def test_damaged_indexes_are_user_errors(dataset):
     path = dataset.prefix.with_name(dataset.manifest.find_segments(32, "reference").file)
     array = np.load(path)
     path.write_bytes(path.read_bytes()[:-1])
-    mend = r"build it again with: python -m data_tools segments .*tiny --lengths 32 --overwrite$"
+    command = r"build it again with: python -m data_tools segments .*tiny --lengths 32 --overwrite$"
     with pytest.raises(
-        UserError, match=rf"cannot open the segment index: \d+ bytes, but .* truncated.*{mend}"
+        UserError, match=rf"the segment index is truncated.*expected \d+ bytes, found \d+.*{command}"
     ):
         open_segments(dataset, 32)
     np.save(path, array[:-1])
-    with pytest.raises(UserError, match=r"\d+ segments, but the manifest says \d+"):
+    with pytest.raises(UserError, match=r"\d+ segments, but the manifest lists \d+"):
         open_segments(dataset, 32)
     np.save(path, array["offset"])
     with pytest.raises(UserError, match="not a segment index"):
@@ -185,7 +185,7 @@ DESCR = "[('offset', '<i8'), ('length', '<i4')]"
     ],
     ids=repr,
 )
-def test_whatever_stands_in_the_header_is_a_user_error(dataset, content):
+def test_any_damaged_npy_header_is_a_user_error(dataset, content):
     dataset.prefix.with_name("tiny.segments-32.npy").write_bytes(content)
     tracemalloc.start()
     with pytest.raises(UserError, match="segment index"):
@@ -206,14 +206,14 @@ def test_slices_outside_of_the_stream_are_found_when_read(dataset, bad):
         index(np.array([2, 3]))
 
 
-def test_only_segments_that_there_are_can_be_read(dataset):
+def test_an_index_out_of_range_raises_index_error(dataset):
     index = open_segments(dataset, 32)
     for bad in (-1, len(index)):
         with pytest.raises(IndexError):
             index(np.array([0, bad]))
 
 
-def test_policies_stand_side_by_side(dataset):
+def test_policies_coexist(dataset):
     with pytest.raises(UserError, match=r"no packed segment index .* --lengths 32 --policy packed$"):
         open_segments(dataset, 32, "packed")
     entry = build_segments(dataset, 32, "packed")
@@ -227,13 +227,13 @@ def test_policies_stand_side_by_side(dataset):
 @pytest.mark.parametrize(
     ("length", "policy", "message"),
     [
-        (7, "reference", "sequence length 7 is too short; use 8 or more"),
+        (7, "reference", "sequence length 7 is too short; use 8 to"),
         (2**31 + 1, "packed", "is too long"),
         (10**30, "reference", "is too long"),
-        (32, "greedy", "segments of policy greedy are unknown; use one of: reference, packed"),
+        (32, "greedy", "unknown segment policy greedy; use one of: reference, packed"),
     ],
 )
-def test_segments_that_cannot_be_are_user_errors(dataset, length, policy, message):
+def test_invalid_segment_options_are_user_errors(dataset, length, policy, message):
     before = sorted(dataset.prefix.parent.iterdir())
     with pytest.raises(UserError, match=message):
         build_segments(dataset, length, policy)
@@ -246,15 +246,15 @@ def test_the_longest_sequences_take_a_document_each(dataset):
 
 
 @pytest.mark.parametrize("sentences", [[0, 2, 3], [2, 2, 2], [0, 2, 2]])
-def test_the_reference_policy_needs_sentences_on_end(tmp_path, sentences):
+def test_the_reference_policy_needs_contiguous_sentences(tmp_path, sentences):
     (tmp_path / "d.bin").write_bytes(bytes(6))
     (tmp_path / "d.idx").write_bytes(foreign.index_bytes(1, [2, 2, 2], sentences, [0, 3]))
-    with pytest.raises(UserError, match="sentences do not lie on end"):
+    with pytest.raises(UserError, match=r"d\.idx: the sentences are not contiguous"):
         build_segments(IndexedDataset(tmp_path / "d"), 32)
     assert build_segments(IndexedDataset(tmp_path / "d"), 32, "packed").tokens == 6
 
 
-def test_progress_goes_through_the_stream(dataset):
+def test_progress_covers_the_whole_stream(dataset):
     passed = []
     for policy in ("reference", "packed"):
         build_segments(dataset, 64, policy, progress=passed.append)
@@ -262,7 +262,7 @@ def test_progress_goes_through_the_stream(dataset):
         passed.clear()
 
 
-def test_processes_that_add_segments_at_once_lose_none(dataset):
+def test_concurrent_builds_keep_all_segments(dataset):
     context = multiprocessing.get_context("fork")
     lengths = range(40, 48)
     started = context.Barrier(len(lengths))
@@ -280,7 +280,7 @@ def test_processes_that_add_segments_at_once_lose_none(dataset):
     assert [each.sequence_length for each in dataset.manifest.segments] == [32, *lengths, 128]
 
 
-def test_where_nothing_can_be_locked_it_goes_without(dataset, monkeypatch):
+def test_a_file_system_without_locks_is_accepted(dataset, monkeypatch):
     def refuse(*arguments):
         raise OSError("no locks available")
 
@@ -289,7 +289,7 @@ def test_where_nothing_can_be_locked_it_goes_without(dataset, monkeypatch):
     assert len(open_segments(dataset, 64)) > 0
 
 
-def test_a_pickled_index_opens_its_file_again(dataset):
+def test_a_pickled_index_reopens_its_file(dataset):
     index = open_segments(dataset, 32)
     again = pickle.loads(pickle.dumps(index))
     assert np.array_equal(again(np.arange(5)), index(np.arange(5)))

@@ -14,7 +14,7 @@ def test_published_tokenizers_open(shared, name):
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(7))
 
 
-def test_what_is_no_tokenizer_is_a_user_error(tmp_path, tiny_tokenizer):
+def test_an_invalid_tokenizer_is_a_user_error(tmp_path, tiny_tokenizer):
     with pytest.raises(UserError, match=r"none\.json: cannot read the tokenizer: No such file"):
         load_tokenizer(tmp_path / "none.json")
     path = tmp_path / "other.json"
@@ -26,7 +26,7 @@ def test_what_is_no_tokenizer_is_a_user_error(tmp_path, tiny_tokenizer):
         load_tokenizer(path)
 
 
-def test_special_tokens_must_have_their_places(tmp_path, tiny_tokenizer):
+def test_special_tokens_must_have_their_ids(tmp_path, tiny_tokenizer):
     values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
     values["model"]["vocab"]["[CLS]"], values["model"]["vocab"]["[SEP]"] = 2, 1
     for token in values["added_tokens"]:
@@ -46,7 +46,7 @@ def test_ids_without_a_subword_are_a_user_error(tmp_path, tiny_tokenizer):
         load_tokenizer(path)
 
 
-def test_what_the_file_says_of_cutting_and_padding_is_ignored(tmp_path, tiny_tokenizer):
+def test_truncation_and_padding_of_the_file_are_ignored(tmp_path, tiny_tokenizer):
     tokenizer = load_tokenizer(tiny_tokenizer)
     expected = tokenizer.encode("Some words that are encoded.").ids
     tokenizer.enable_truncation(2)
@@ -55,7 +55,7 @@ def test_what_the_file_says_of_cutting_and_padding_is_ignored(tmp_path, tiny_tok
     assert load_tokenizer(tmp_path / "tokenizer.json").encode("Some words that are encoded.").ids == expected
 
 
-def test_a_dataset_goes_with_its_tokenizer_only(tiny_dataset, tiny_tokenizer, tmp_path):
+def test_a_dataset_requires_its_own_tokenizer(tiny_dataset, tiny_tokenizer, tmp_path):
     for path in tiny_dataset.parent.glob("tiny.*"):
         shutil.copy(path, tmp_path)
     dataset = IndexedDataset(tmp_path / "tiny")

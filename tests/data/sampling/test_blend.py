@@ -21,7 +21,7 @@ def blend_of(*weights: float | str) -> Blend:
 
 @settings(deadline=None, max_examples=25)
 @given(weights=WEIGHTS, cycles=st.integers(1, 3))
-def test_every_prefix_keeps_the_proportions_to_within_a_sample(weights, cycles):
+def test_every_prefix_keeps_the_proportions_within_one_sample(weights, cycles):
     blend = Blend(weights)
     total, kinds = sum(blend.cycle), len(weights)
     which, _ = blend(np.arange(cycles * total + total // 2))
@@ -47,7 +47,7 @@ def test_every_dataset_is_read_in_its_own_order_without_gaps(weights):
     weights=SIMPLE,
     positions=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20),
 )
-def test_a_position_gives_the_same_however_it_is_asked_for(weights, positions):
+def test_results_do_not_depend_on_the_batch_of_positions(weights, positions):
     blend = Blend(weights)
     which, places = blend(np.array(positions))
     for i, position in enumerate(positions):
@@ -68,26 +68,26 @@ def test_weights_with_a_small_common_denominator_are_met_exactly():
 
 @settings(deadline=None, max_examples=15)
 @given(weights=COARSE)
-def test_other_weights_are_met_to_the_resolution(weights):
+def test_other_weights_are_rounded_to_the_resolution(weights):
     cycle = Blend(weights).cycle
     assert sum(cycle) <= MAX_CYCLE
     for number, weight in zip(cycle, weights, strict=True):
         assert abs(Fraction(number, sum(cycle)) - weight / sum(weights)) < Fraction(1, MAX_CYCLE)
 
 
-def test_a_weight_too_small_to_be_met_is_a_user_error():
+def test_a_weight_that_is_too_small_is_a_user_error():
     with pytest.raises(
         UserError, match=r"elc_bert\.data\.train\[1\]: its share is below 1/65536 of the blend"
     ):
         blend_of(1, 1e-6, 2)
 
 
-def test_equal_weights_take_turns():
+def test_equal_weights_alternate():
     assert blend_of(1, 1)(np.arange(6))[0].tolist() in ([0, 1] * 3, [1, 0] * 3)
     assert sorted(blend_of(1, 1, 1)(np.arange(3))[0].tolist()) == [0, 1, 2]
 
 
-def test_one_dataset_is_read_as_it_is():
+def test_a_single_dataset_is_unchanged():
     positions = np.array([0, 1, 2, 10**12, 2**63 - 1])
     which, places = blend_of(3)(positions)
     assert not which.any()

@@ -17,7 +17,7 @@ from elc_bert.data.sampling.masking import (
     Masking,
     binomial_thresholds,
     mask_spans,
-    mask_spans_plainly,
+    mask_spans_reference,
 )
 from elc_bert.data.sampling.random import BITS, CounterRandom
 from elc_bert.utils.errors import UserError
@@ -27,7 +27,7 @@ VOCABULARY = 6144
 
 
 def samples_of(count, width, seed=0):
-    """Random tokens between [CLS] and [SEP], and the generator of their masks."""
+    """Return random tokens between [CLS] and [SEP], and the generator of their masks."""
     tokens = np.random.default_rng(seed).integers(NUM_SPECIAL, VOCABULARY, (count, width), np.int32)
     tokens[:, 0], tokens[:, -1] = CLS, SEP
     return (
@@ -38,14 +38,16 @@ def samples_of(count, width, seed=0):
 
 
 def ratio(numerator, denominator):
-    """Ratio of two sums over samples, and its standard error when samples are independent but what is
-    in one sample is not (the usual linear approximation for cluster samples)."""
+    """Return the ratio of two sums over independent samples, and its standard error.
+
+    Values within a sample may be correlated, so this is the usual linearization for cluster samples.
+    """
     value = numerator.sum() / denominator.sum()
     return value, (numerator - value * denominator).std() / denominator.mean() / len(numerator) ** 0.5
 
 
 def statistics(tokens, inputs, predicted):
-    """Everything that the golden file tells, with standard errors, by the names of that file."""
+    """Return all statistics of the golden file with standard errors, by the names in that file."""
     masked = predicted[:, 1:-1]
     count = len(masked)
     share = masked.mean(axis=1)
@@ -72,7 +74,7 @@ def statistics(tokens, inputs, predicted):
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"T={g['sequence_length']}, p={g['mask_p']}")
-def test_shares_and_means_are_those_of_the_reference(golden):
+def test_shares_and_means_match_the_reference(golden):
     count = golden["samples"]
     tokens, lengths, random = samples_of(count, golden["sequence_length"], seed=11)
     inputs, predicted = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=golden["mask_p"]), random)
@@ -91,7 +93,7 @@ ROWS = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=20), min_size=
 
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, seed=st.integers(0, 2**64 - 1), shares=st.tuples(*[st.floats(0, 1)] * 3), data=st.data())
-def test_the_batch_is_masked_as_the_plain_definition_says(rows, seed, shares, data):
+def test_a_batch_matches_the_reference_implementation(rows, seed, shares, data):
     width = data.draw(st.integers(max(map(len, rows)), 24))
     lengths = np.array([len(row) for row in rows])
     tokens = np.full((len(rows), width), PAD, dtype=np.int32)
@@ -102,13 +104,13 @@ def test_the_batch_is_masked_as_the_plain_definition_says(rows, seed, shares, da
     random = CounterRandom(seed, np.arange(len(rows)), np.arange(len(rows)))
     for fast, plain in zip(
         mask_spans(tokens, lengths, 50, masking, random),
-        mask_spans_plainly(tokens, lengths, 50, masking, random),
+        mask_spans_reference(tokens, lengths, 50, masking, random),
         strict=True,
     ):
         assert np.array_equal(fast, plain)
 
 
-def test_special_tokens_are_never_masked_and_all_else_stays():
+def test_special_tokens_are_never_masked_and_unpredicted_tokens_stay():
     tokens, lengths, random = samples_of(500, 64)
     tokens[:, 5:9] = PAR
     inputs, masked = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=0.5), random)
@@ -125,7 +127,7 @@ def test_special_tokens_are_never_masked_and_all_else_stays():
         (Masking(random_p=0, keep_p=1), "keep"),
     ],
 )
-def test_a_share_of_one_takes_every_span(masking, kind):
+def test_a_probability_of_one_applies_to_every_span(masking, kind):
     tokens, lengths, random = samples_of(300, 128)
     inputs, masked = mask_spans(tokens, lengths, 40, masking, random)
     seen = inputs[masked]
@@ -147,21 +149,21 @@ def test_nothing_and_everything_can_be_masked():
 
 
 @pytest.mark.parametrize("width", [20, 70, 300])
-def test_long_samples_are_masked_as_the_plain_definition_says(width):
-    """Of several blocks, and with samples that need more spans than are drawn at first."""
+def test_long_samples_match_the_reference_implementation(width):
+    """Cover samples of several blocks, and samples that need more spans than are drawn at first."""
     tokens, lengths, random = samples_of(12, width, seed=7)
     lengths[6:] = width // 2
     tokens[6:, width // 2 :] = PAD
     for mask_p in (0.15, 0.9):
         masking = Masking(mask_p=mask_p)
         fast = mask_spans(tokens, lengths, VOCABULARY, masking, random)
-        plain = mask_spans_plainly(tokens, lengths, VOCABULARY, masking, random)
+        plain = mask_spans_reference(tokens, lengths, VOCABULARY, masking, random)
         assert all(np.array_equal(a, b) for a, b in zip(fast, plain, strict=True))
 
 
 @settings(max_examples=30, deadline=None)
 @given(probability=st.integers(0, 1024).map(lambda k: k / 1024))
-def test_the_table_of_binomials_is_that_of_exact_arithmetic(probability):
+def test_the_binomial_table_matches_exact_arithmetic(probability):
     p = Fraction(probability)
     thresholds = binomial_thresholds(probability)
     assert [len(row) for row in thresholds] == list(range(BLOCK + 1))
@@ -172,7 +174,7 @@ def test_the_table_of_binomials_is_that_of_exact_arithmetic(probability):
         assert sorted(thresholds[n].tolist()) == thresholds[n].tolist()
 
 
-def test_impossible_shares_are_user_errors():
+def test_invalid_probabilities_are_user_errors():
     with pytest.raises(UserError, match=r"mask_p is 1\.5"):
         Masking(mask_p=1.5)
     with pytest.raises(UserError, match=r"random_p \+ keep_p"):

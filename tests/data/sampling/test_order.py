@@ -19,7 +19,7 @@ def test_every_epoch_is_a_permutation(count, seed, epoch):
 
 
 @given(count=st.integers(1, 2**63), seed=st.integers(0, 2**32), data=st.data())
-def test_a_position_gives_the_same_sample_however_it_is_asked_for(count, seed, data):
+def test_samples_do_not_depend_on_the_batch_of_positions(count, seed, data):
     positions = np.array(data.draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20)))
     order = Order(count, seed)
     epochs, samples = order(positions)
@@ -36,8 +36,8 @@ def test_a_position_gives_the_same_sample_however_it_is_asked_for(count, seed, d
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
-def test_no_sample_comes_twice_in_an_epoch_of_any_size(count, seed, data):
-    """Runs of neighbours, the ends of the epoch, and whatever else."""
+def test_no_sample_occurs_twice_in_an_epoch_of_any_size(count, seed, data):
+    """Positions in runs, at the ends of an epoch, and at random."""
     begin = data.draw(st.integers(0, count - 1))
     chosen = data.draw(st.lists(st.integers(0, count - 1), max_size=20))
     positions = {*range(begin, min(begin + 200, count)), *range(max(0, count - 50), count), *chosen}
@@ -59,7 +59,7 @@ def test_epochs_seeds_and_streams_are_ordered_differently(seed):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_small_counts_take_all_orders_equally_often(count):
+def test_all_permutations_of_small_counts_are_equally_frequent(count):
     epochs = 24000
     samples = Order(count, seed=5)(np.arange(count * epochs))[1].reshape(epochs, count)
     orders = list(itertools.permutations(range(count)))
@@ -71,19 +71,19 @@ def test_small_counts_take_all_orders_equally_often(count):
     assert chi2 < freedom + 4 * (2 * freedom) ** 0.5
 
 
-def test_neighbours_are_not_related():
+def test_neighboring_samples_are_uncorrelated():
     samples = Order(100_000, seed=2)(np.arange(100_000))[1]
     assert abs(np.corrcoef(samples[1:], samples[:-1])[0, 1]) < 4 / len(samples) ** 0.5
     assert abs(np.corrcoef(samples, np.arange(100_000))[0, 1]) < 4 / len(samples) ** 0.5
 
 
-def test_a_trillion_samples_start_at_once():
+def test_an_order_of_a_trillion_samples_starts_immediately():
     epochs, samples = Order(10**12, seed=0)(np.array([0, 10**12 - 1, 10**12]))
     assert epochs.tolist() == [0, 0, 1]
     assert len(set(samples.tolist())) == 3
 
 
 @pytest.mark.parametrize("count", [0, -1, 2**63 + 1])
-def test_impossible_counts_are_refused(count):
+def test_invalid_counts_are_refused(count):
     with pytest.raises(ValueError, match="samples"):
         Order(count, seed=0)

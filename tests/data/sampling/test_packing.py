@@ -1,4 +1,4 @@
-"""Samples in rows: which go together, who reads them, and that nothing else changes."""
+"""Tests of packing: assignment of samples to rows and ranks, and contents of packed rows."""
 
 from collections import Counter
 
@@ -13,10 +13,10 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.data.sampling import steps
 from elc_bert.data.sampling.batches import Batch
 from elc_bert.data.sampling.blend import Portion
+from elc_bert.data.sampling.collate import CollatedStep
 from elc_bert.data.sampling.masking import Masking
-from elc_bert.data.sampling.packing import Layout, best_fit, lay_out, one_a_row, packed
+from elc_bert.data.sampling.packing import Layout, best_fit, pack_rows, packed_layout, unpacked_layout
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
-from elc_bert.data.sampling.transport import StepInTransit
 
 WIDTH = 32
 #: Of a global batch: any lengths, or many that are alike.
@@ -27,7 +27,7 @@ SCHEDULE = LengthSchedule(max_steps=10, sequence_length=32, global_batch=48, lon
 
 
 def contents(lengths, rows) -> list[list[int]]:
-    """Lengths in each row, the longest first."""
+    """Return the sample lengths in each row, the longest first."""
     return [sorted(np.array(lengths)[rows == row].tolist(), reverse=True) for row in range(max(rows) + 1)]
 
 
@@ -40,7 +40,7 @@ def test_rows_are_filled_up():
     assert contents(lengths, rows) == [[10], [7, 3], [6, 4], [5, 2]]
 
 
-def test_a_sample_goes_where_it_leaves_the_least_room():
+def test_a_sample_goes_into_the_row_with_the_least_room():
     lengths = [7, 8, 2]
     assert contents(lengths, best_fit(np.array(lengths), 10)) == [[8, 2], [7]]
 
@@ -51,7 +51,7 @@ def test_samples_of_one_length_share_rows():
 
 
 def rooms_plainly(lengths, width) -> list[int]:
-    """Room that is left in the rows by best-fit decreasing, one sample at a time."""
+    """Return the room left in each row by best-fit decreasing, one sample at a time."""
     rooms: list[int] = []
     for length in sorted(lengths, reverse=True):
         fitting = [room for room in rooms if room >= length]
@@ -62,12 +62,12 @@ def rooms_plainly(lengths, width) -> list[int]:
 
 
 @given(LENGTHS)
-def test_rows_are_those_of_the_plain_algorithm(lengths):
+def test_rows_match_the_plain_algorithm(lengths):
     rows = best_fit(np.array(lengths), WIDTH)
     assert sorted(WIDTH - sum(row) for row in contents(lengths, rows)) == rooms_plainly(lengths, WIDTH)
 
 
-def test_thousands_of_samples_of_real_lengths_leave_next_to_no_padding():
+def test_realistic_lengths_leave_almost_no_padding():
     lengths = np.minimum(np.random.default_rng(1).geometric(1 / 200, 8192) + 2, 512)
     rows = best_fit(lengths, 512)
     assert lengths.sum() / (512 * (rows.max() + 1)) > 0.995
@@ -78,11 +78,11 @@ def test_thousands_of_samples_of_real_lengths_leave_next_to_no_padding():
 
 def all_ranks(lengths, world_size, micro_batch) -> list[Layout]:
     lengths = np.array(lengths)
-    return [packed(lengths, WIDTH, world_size, micro_batch, rank) for rank in range(world_size)]
+    return [packed_layout(lengths, WIDTH, world_size, micro_batch, rank) for rank in range(world_size)]
 
 
 def rows_of(layouts) -> Counter:
-    """The rows of all ranks, each as the samples in it."""
+    """Return the samples in each row of all ranks."""
     return Counter(
         tuple(sorted(layout.samples[layout.rows == row].tolist()))
         for layout in layouts
@@ -124,7 +124,7 @@ def test_ranks_have_equally_many_micro_batches_of_about_the_same_size(lengths, w
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 5), st.integers(1, 6))
 def test_no_rank_has_much_more_work_than_another(lengths, world_size, micro_batch):
-    """Attention work: squared lengths. Ranks, and micro-batches too, are within one row of each other."""
+    """Check that attention work (squared lengths) differs by at most one row between ranks."""
     squares = np.array(lengths) ** 2
     costliest = np.bincount(best_fit(np.array(lengths), WIDTH), squares).max()
     of_ranks, of_micro_batches = [], []
@@ -138,7 +138,7 @@ def test_no_rank_has_much_more_work_than_another(lengths, world_size, micro_batc
 
 def test_work_is_balanced_closely_where_there_are_many_rows():
     lengths = np.minimum(np.random.default_rng(1).geometric(1 / 15, 4096) + 2, WIDTH)
-    work = [(lengths[packed(lengths, WIDTH, 8, 16, rank).samples] ** 2).sum() for rank in range(8)]
+    work = [(lengths[packed_layout(lengths, WIDTH, 8, 16, rank).samples] ** 2).sum() for rank in range(8)]
     assert max(work) / min(work) < 1.01
 
 
@@ -148,8 +148,8 @@ def test_where_rows_are_too_few_a_micro_batch_is_a_row_of_padding():
     assert [len(each.samples) for each in layouts] == [3, 0, 0]
 
 
-def test_unpacked_samples_are_dealt_in_order():
-    layouts = [one_a_row(12, 2, 3, rank) for rank in range(2)]
+def test_unpacked_samples_are_assigned_in_order():
+    layouts = [unpacked_layout(12, 2, 3, rank) for rank in range(2)]
     assert [each.samples.tolist() for each in layouts] == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
     assert [each.rows.tolist() for each in layouts] == [list(range(6))] * 2
     assert [each.sizes.tolist() for each in layouts] == [[3, 3]] * 2
@@ -159,16 +159,16 @@ def test_unpacked_samples_are_dealt_in_order():
 
 
 def batch_of(*rows, predicted=()) -> Batch:
-    """Samples that are padded by zeros; what the model reads is a hundred more than what stood there."""
+    """Return samples padded with zeros, whose input ids are the original ids plus 100."""
     tokens = np.array(rows, dtype=np.int32)
     is_predicted = np.isin(tokens, predicted)
     return Batch(np.where(tokens > 0, tokens + 100, 3).astype(np.int64), tokens > 0, tokens, is_predicted)
 
 
-def test_samples_stand_side_by_side_and_are_numbered():
+def test_samples_of_a_row_are_contiguous_and_numbered():
     parts = [batch_of([5, 6, 7, 0, 0], [8, 0, 0, 0, 0], predicted=[6, 8]), batch_of([9, 10, 0, 0, 0])]
     layout = Layout(np.arange(3), np.array([0, 0, 1]), np.array([3]))
-    batch = lay_out(parts, layout, width=5)
+    batch = pack_rows(parts, layout, width=5)
     assert batch.input_ids.tolist() == [[105, 106, 107, 108, 3], [109, 110, 3, 3, 3], [3] * 5]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 2, 0], [1, 1, 0, 0, 0], [0] * 5]
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 3], [9, 10, 3, 3, 3], [3] * 5]
@@ -194,7 +194,7 @@ def steps_of(*prefixes, rank=0, world_size=1, accumulation=1, pack=True, schedul
 
 
 def samples_in(micro_batches: list[MicroBatch]) -> Counter:
-    """Each sample: what the model reads, and what it is to predict, -1 where nothing."""
+    """Return the input ids and the labels of each sample, with label -1 where nothing is predicted."""
     found: Counter = Counter()
     for micro in micro_batches:
         labels = torch.full_like(micro.input_ids, -1)
@@ -255,7 +255,7 @@ def test_a_rank_without_a_row_has_nothing_to_predict(tiny_dataset):
         assert len(micro.positions) == len(micro.targets) == 0
 
 
-def test_micro_batches_that_are_masked_in_several_goes(tiny_dataset, monkeypatch):
+def test_micro_batches_masked_in_several_chunks(tiny_dataset, monkeypatch):
     whole = steps_of(tiny_dataset, accumulation=4)[1]
     monkeypatch.setattr(steps, "TOKENS_AT_ONCE", 3 * 32)
     parts = steps_of(tiny_dataset, accumulation=4)[1]
@@ -266,10 +266,10 @@ def test_micro_batches_that_are_masked_in_several_goes(tiny_dataset, monkeypatch
 def test_steps_are_the_same_from_workers_and_every_time(tiny_dataset, workers):
     ours = steps_of(tiny_dataset, accumulation=4)
     loader = DataLoader(
-        ours, batch_size=None, sampler=range(3, 7), num_workers=workers, collate_fn=StepInTransit.load
+        ours, batch_size=None, sampler=range(3, 7), num_workers=workers, collate_fn=CollatedStep.collate
     )
     for step, loaded in zip(range(3, 7), loader, strict=True):
-        assert_same(loaded.unload(), ours[step])
+        assert_same(loaded.micro_batches(), ours[step])
 
 
 def assert_same(some: list[MicroBatch], others: list[MicroBatch]) -> None:

@@ -56,7 +56,7 @@ def labels_of(batch: MicroBatch) -> torch.Tensor:
 
 
 def rows(batches: list[MicroBatch]) -> list[tuple]:
-    """Samples in order, each with its tokens, padding and labels."""
+    """Return the samples in order, each with its tokens, padding and labels."""
     return [
         (tuple(ids), tuple(real), tuple(labels))
         for batch in batches
@@ -66,7 +66,7 @@ def rows(batches: list[MicroBatch]) -> list[tuple]:
     ]
 
 
-def test_a_micro_batch_says_where_and_what_to_predict(tiny_dataset):
+def test_a_micro_batch_holds_positions_and_targets(tiny_dataset):
     (batch,) = steps_of(tiny_dataset)[0]
     assert batch.input_ids.shape == batch.attention_mask.shape == (16, 32)
     assert batch.input_ids.dtype == batch.positions.dtype == batch.targets.dtype == torch.int64
@@ -90,7 +90,9 @@ def test_the_global_batch_does_not_depend_on_the_layout(tiny_dataset, step, worl
 
 @pytest.mark.parametrize("step", [0, 5, 9])
 @pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 4), (4, 1)])
-def test_nor_does_that_of_a_blend(tiny_dataset, second_dataset, step, world_size, accumulation):
+def test_the_global_batch_of_a_blend_does_not_depend_on_the_layout(
+    tiny_dataset, second_dataset, step, world_size, accumulation
+):
     def blend(rank=0, world_size=1, accumulation=1):
         return steps_of(
             tiny_dataset, second_dataset, rank=rank, world_size=world_size, accumulation=accumulation
@@ -102,7 +104,7 @@ def test_nor_does_that_of_a_blend(tiny_dataset, second_dataset, step, world_size
     assert rows(blend()) != rows(steps_of(tiny_dataset)[step])
 
 
-def test_micro_batches_that_are_masked_in_several_goes(tiny_dataset, monkeypatch):
+def test_micro_batches_masked_in_several_chunks(tiny_dataset, monkeypatch):
     whole = steps_of(tiny_dataset, accumulation=4)[1]
     monkeypatch.setattr(steps, "TOKENS_AT_ONCE", 3 * 4 * 32)
     parts = steps_of(tiny_dataset, accumulation=4)[1]
@@ -110,7 +112,7 @@ def test_micro_batches_that_are_masked_in_several_goes(tiny_dataset, monkeypatch
     assert all(same(a, b) for a, b in zip(whole, parts, strict=True))
 
 
-def test_steps_go_through_every_segment_before_one_comes_again(tiny_dataset):
+def test_steps_read_every_segment_before_repeating_one(tiny_dataset):
     count = len(open_segments(IndexedDataset(tiny_dataset), 32))
     schedule = LengthSchedule(1, 32, count, long_after=1.0)
     (batch,) = steps_of(tiny_dataset, schedule=schedule)[0]
@@ -129,7 +131,7 @@ def test_sequences_get_longer_in_the_second_phase(tiny_dataset):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(tiny_dataset, workers):
+def test_steps_do_not_depend_on_workers(tiny_dataset, workers):
     def load(workers):
         loader = DataLoader(
             steps_of(tiny_dataset, accumulation=2), batch_size=None, sampler=range(3, 8), num_workers=workers
@@ -148,8 +150,8 @@ def test_a_pickled_copy_gives_the_same_steps(tiny_dataset):
     assert same(pickle.loads(pickled)[7][0], ours[7][0])
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_a_user_error(tiny_dataset):
-    with pytest.raises(UserError, match="no multiple of 3 ranks"):
+def test_an_indivisible_global_batch_is_a_user_error(tiny_dataset):
+    with pytest.raises(UserError, match="not a multiple of 3 ranks"):
         steps_of(tiny_dataset, world_size=3)
 
 
@@ -170,7 +172,7 @@ def test_the_held_out_set_is_fixed_and_of_the_size_asked_for(tiny_dataset):
     assert len({ids for ids, _, _ in rows(batches)[:20]}) == 20
 
 
-def test_held_out_samples_are_never_cut(tiny_dataset):
+def test_held_out_samples_are_never_shortened(tiny_dataset):
     always_short = dataclasses.replace(Masking(), short_p=1.0)
     options = {"vocab_size": 512, "rank": 0, "world_size": 1, "micro_batch": 8}
     assert same(
@@ -179,7 +181,7 @@ def test_held_out_samples_are_never_cut(tiny_dataset):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_all_ranks_have_as_many_held_out_batches_and_share_the_set(tiny_dataset, world_size):
+def test_all_ranks_have_equally_many_held_out_batches_and_split_the_set(tiny_dataset, world_size):
     alone = held_out_of(tiny_dataset, sequences=20, micro_batch=4)
     targets = torch.cat([alone[i].targets for i in range(len(alone))])
     ranks = [held_out_of(tiny_dataset, 20, rank, world_size, micro_batch=4) for rank in range(world_size)]
@@ -189,7 +191,7 @@ def test_all_ranks_have_as_many_held_out_batches_and_share_the_set(tiny_dataset,
     assert sum(batch.tokens for batch in batches) == sum(alone[i].tokens for i in range(len(alone)))
 
 
-def test_without_a_number_all_segments_are_held_out(tiny_dataset):
+def test_all_segments_are_held_out_by_default(tiny_dataset):
     everything = held_out_of(tiny_dataset)
     assert everything.sequences > 100
     assert held_out_of(tiny_dataset, sequences=10**6).sequences == everything.sequences
@@ -197,7 +199,7 @@ def test_without_a_number_all_segments_are_held_out(tiny_dataset):
         held_out_of(tiny_dataset, sequences=0)
 
 
-def test_a_micro_batch_moves_as_a_whole(tiny_dataset):
+def test_all_tensors_of_a_micro_batch_move_together(tiny_dataset):
     (batch,) = steps_of(tiny_dataset)[0]
     moved = batch.to("meta")
     assert all(getattr(moved, name).device.type == "meta" for name in TENSORS)

@@ -39,7 +39,7 @@ def rows(batch: Batch) -> list[tuple]:
 @settings(max_examples=25, deadline=None)
 @given(positions=st.lists(st.integers(0, 10**6), min_size=1, max_size=40))
 def test_a_batch_has_the_rows_that_each_dataset_gives(blend, positions):
-    """One at a time, and through the parts that are tested by themselves."""
+    """Return the expected samples, one at a time, from components that have their own tests."""
     whole = rows(blend(np.array(positions)))
     which, places = blend.blend(np.array(positions))
     for i, position in enumerate(positions):
@@ -57,7 +57,7 @@ def test_the_first_dataset_is_read_as_if_it_were_alone(blend, tiny_dataset):
     assert own == rows(stream_of(Portion(tiny_dataset))(np.arange(280)))
 
 
-def test_every_segment_of_each_dataset_comes_once_in_an_epoch(blend):
+def test_every_segment_occurs_once_in_an_epoch_of_its_dataset(blend):
     first, second = blend.segments
     positions = np.arange(10 * max(first // 7, second // 3) + 20)
     sources, epochs, samples = blend.samples(positions)
@@ -83,14 +83,14 @@ def test_datasets_of_a_blend_are_ordered_and_masked_independently(tiny_dataset):
     assert not np.array_equal(first.predicted, second.predicted)
 
 
-def test_epochs_are_gone_through_at_the_same_time(tiny_dataset, second_dataset):
-    """Twice the one, three times the other."""
+def test_epochs_of_all_datasets_end_together(tiny_dataset, second_dataset):
+    """Read the first dataset twice and the second one three times."""
     stream = stream_of(Portion(tiny_dataset, epochs=Fraction(2)), Portion(second_dataset, epochs=Fraction(3)))
     first, second = stream.segments
     assert stream.blend.counts(2 * first + 3 * second) == [2 * first, 3 * second]
 
 
-def test_the_policy_says_which_segments_are_read(tiny_dataset, tmp_path):
+def test_the_policy_selects_the_segments(tiny_dataset, tmp_path):
     for file in tiny_dataset.parent.glob("tiny.*"):
         shutil.copy(file, tmp_path)
     prefix = Path(tmp_path, "tiny")

@@ -1,4 +1,4 @@
-"""Words are counted as a person would: what stands between spaces."""
+"""Tests that the number of words is the number of strings between spaces."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def tokenizer(tiny_tokenizer):
 
 @given(text=texts)
 @settings(max_examples=200, deadline=None)
-def test_as_many_as_python_splits_a_text_into(text, tokenizer):
+def test_the_count_matches_str_split(text, tokenizer):
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if UNK in ids:  # a word of over 100 bytes
         return
@@ -34,17 +34,17 @@ def test_as_many_as_python_splits_a_text_into(text, tokenizer):
     assert count(np.array([[CLS, *ids, SEP]])) == len(text.split())
 
 
-def test_special_tokens_are_no_words_but_an_unknown_one_is():
+def test_only_unknown_counts_among_special_tokens():
     count = WordCounter({**SPECIAL, "Ġa": 7, "b": 8, "Ġ": 9})
     assert count(np.array([[CLS, 7, 8, PAR, UNK, 7, SEP], [CLS, 9, 9, 8, 8, MASK, SEP]])) == 3 + 1
 
 
-def test_vocabularies_that_mark_what_continues_a_word():
+def test_vocabularies_with_a_continuation_prefix():
     count = WordCounter({**SPECIAL, "a": 7, "##b": 8})
     assert count(np.array([[CLS, 7, 8, 8, 7, SEP]])) == 2
 
 
-def test_a_word_that_two_samples_share_is_counted_once():
+def test_a_word_split_between_two_samples_is_counted_once():
     count = WordCounter({**SPECIAL, "Ġa": 7, "b": 8})
     assert count(np.array([[CLS, 7, 7, SEP], [CLS, 8, 7, SEP]])) == 3
 

@@ -1,4 +1,4 @@
-"""Micro-batches survive the way through a worker process, in few file descriptors."""
+"""Tests that micro-batches pass through a worker process unchanged, with few file descriptors."""
 
 import os
 import resource
@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.data.sampling.blend import Portion
+from elc_bert.data.sampling.collate import CollatedStep
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import TrainingSteps
-from elc_bert.data.sampling.transport import StepInTransit
 
 
 def steps_with(accumulation: int, prefix: Path) -> TrainingSteps:
@@ -28,9 +28,9 @@ def steps_with(accumulation: int, prefix: Path) -> TrainingSteps:
     )
 
 
-def test_unloading_gives_what_was_loaded(tiny_dataset):
+def test_collated_micro_batches_are_restored(tiny_dataset):
     micro_batches = steps_with(5, tiny_dataset)[1]
-    unloaded = StepInTransit.load(micro_batches).unload()
+    unloaded = CollatedStep.collate(micro_batches).micro_batches()
     assert len(unloaded) == 5
     for before, after in zip(micro_batches, unloaded, strict=True):
         assert before.tokens == after.tokens
@@ -44,9 +44,9 @@ def test_many_micro_batches_fit_through_few_file_descriptors(tiny_dataset):
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))
     try:
         loader = DataLoader(
-            steps, batch_size=None, sampler=range(4), num_workers=1, collate_fn=StepInTransit.load
+            steps, batch_size=None, sampler=range(4), num_workers=1, collate_fn=CollatedStep.collate
         )
-        kept = [step.unload() for step in loader]
+        kept = [step.micro_batches() for step in loader]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert [len(micro_batches) for micro_batches in kept] == [200] * 4

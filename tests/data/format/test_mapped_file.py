@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from elc_bert.data.format.mapping import MappedFile
+from elc_bert.data.format.mapped_file import MappedFile
 from elc_bert.utils.errors import UserError
 
 NUMBERS = np.arange(5000, dtype="<u2") * 7
@@ -29,7 +29,7 @@ def test_gather_is_indexing(path, places):
 
 
 @given(begins=st.lists(st.integers(0, 4900), min_size=1, max_size=5))
-def test_gather_takes_runs_of_neighbours(path, begins):
+def test_gather_reads_runs_of_neighbors(path, begins):
     places = np.array(begins)[:, None] + np.arange(100)
     assert np.array_equal(MappedFile(path).gather("<u2", 3, places), NUMBERS[places])
 
@@ -50,28 +50,28 @@ def test_an_empty_file_has_an_empty_view(tmp_path):
     assert MappedFile(tmp_path / "empty").array("<i8", 0, 0).tolist() == []
 
 
-def test_what_is_no_file_is_an_error_at_once(tmp_path):
+def test_anything_but_a_regular_file_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(OSError, match="not a regular file"):
             MappedFile(path)
-    with pytest.raises(OSError, match="no valid file name"):
+    with pytest.raises(OSError, match="not a valid file name"):
         MappedFile(tmp_path / "\ud800")
 
 
-def test_a_file_cut_short_is_an_error_when_read(tmp_path):
+def test_reading_a_truncated_file_is_an_error(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
     file = MappedFile(path)
     os.truncate(path, 50)
     assert file.gather("u1", 0, np.array([49])) == [0]
-    with pytest.raises(UserError, match="file: was cut short while it was open"):
+    with pytest.raises(UserError, match="file: truncated while it was open"):
         file.gather("u1", 0, np.array([49, 50]))
-    with pytest.raises(UserError, match="cannot be mapped"):
+    with pytest.raises(UserError, match="cannot map"):
         file.array("u1", 0, 100)
 
 
-def test_a_file_that_was_replaced_stays_as_it_was(tmp_path):
+def test_replacing_a_file_does_not_change_an_open_one(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     file = MappedFile(path)
