@@ -215,7 +215,7 @@ def write_sparse(prefix: Path, tokens: int) -> None:
 
 
 def open_and_read(prefix: Path) -> tuple[float, float, float]:
-    """Return seconds to open a dataset, seconds to read its first batch, and growth of the process in bytes."""
+    """Return seconds to open a dataset and to read its first batch, and growth of the process in bytes."""
     batch = 64
     make_steps(prefix, SPARSE_LENGTH, batch, 512)[0]  # warm up imports and allocations
     start = time.perf_counter()

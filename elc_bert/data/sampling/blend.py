@@ -24,7 +24,7 @@ class Portion:
     """Dataset and its share of a blend."""
 
     prefix: str | os.PathLike[str]
-    """Path of the dataset without `.bin`."""
+    """Path of the dataset without ``.bin``."""
     weight: Fraction = Fraction(1)
     """Relative share of the samples; ignored if ``epochs`` is given."""
     epochs: Fraction | None = None

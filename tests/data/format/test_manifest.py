@@ -19,14 +19,14 @@ def test_a_saved_manifest_is_loaded(tmp_path):
     manifest.save(tmp_path / "d.v1")
     loaded = Manifest.load(tmp_path / "d.v1")
     assert loaded.model_copy(update={"manifest_sha256": None}) == manifest
-    assert Manifest.path(tmp_path / "d.v1").read_text() == loaded.sealed() == manifest.sealed()
+    assert Manifest.path(tmp_path / "d.v1").read_text() == loaded.to_json() == manifest.to_json()
 
 
 def test_the_manifest_checksum_excludes_itself():
-    sealed = Manifest(**COUNTS).sealed()
-    seal = json.loads(sealed)["manifest_sha256"]
-    assert hashlib.sha256(sealed.replace(f'"{seal}"', "null").encode()).hexdigest() == seal
-    assert seal != json.loads(Manifest(**COUNTS, words=1).sealed())["manifest_sha256"]
+    text = Manifest(**COUNTS).to_json()
+    checksum = json.loads(text)["manifest_sha256"]
+    assert hashlib.sha256(text.replace(f'"{checksum}"', "null").encode()).hexdigest() == checksum
+    assert checksum != json.loads(Manifest(**COUNTS, words=1).to_json())["manifest_sha256"]
 
 
 def test_segments_are_sorted_and_replaced():
