@@ -1,1 +1,4 @@
-"""Entry points: parse the command line, call the library, exit."""
+"""Entry points: parse the command line, call the library, exit.
+
+The installed package is called ``elc_bert_launch``.
+"""

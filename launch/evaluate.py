@@ -1,103 +1,109 @@
-"""Score minimal pairs, measure held-out loss, or fill in a blank; see ``--help``."""
+"""Score minimal pairs, measure the held-out loss, or fill in a blank; see ``--help``."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import run_command
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.options import positive_int
+from elc_bert_launch.options import MODEL_HELP, add_local_rank, add_model_options, command_line
 
-EXAMPLES = """MODEL: a run, one of its checkpoints, an export, a published ELC-BERT, or model.bin.
+EXAMPLES = f"""MODEL: {MODEL_HELP}.
 
 examples:
-  BLiMP:             python launch/evaluate.py pairs runs/strict_small blimp/data
-  on all GPUs here:  deepspeed launch/evaluate.py pairs runs/strict_small blimp/data
-  the first 100 of each paradigm:  ... --limit 100
-  loss on the run's held-out text:  python launch/evaluate.py loss runs/strict_small
-  on other text:     python launch/evaluate.py loss models/published --data data/other
-  a blank:           python launch/evaluate.py fill runs/strict_small "The cat sat on the [MASK]."
+  accuracy on BLiMP:
+    python launch/evaluate.py pairs runs/strict_small blimp/data
+  the same on all GPUs of this host:
+    deepspeed launch/evaluate.py pairs runs/strict_small blimp/data
+  the first 100 pairs of each file only:
+    python launch/evaluate.py pairs runs/strict_small blimp/data --limit 100
+  loss on the held-out text of the run:
+    python launch/evaluate.py loss runs/strict_small
+  loss on other text:
+    python launch/evaluate.py loss models/published --data data/other
+  fill in a blank:
+    python launch/evaluate.py fill runs/strict_small "The cat sat on the [MASK]."
 
-A run that was stopped goes on with the same command: every paradigm that is finished stays so.
+An interrupted evaluation of minimal pairs resumes with the same command; files that were finished are not
+scored again.
 """
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py",
-        description="What a model knows, without fine-tuning.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    # The deepspeed launcher passes it; the rank is read from the environment.
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = command_line("Evaluate a model without fine-tuning it.", EXAMPLES)
+    add_local_rank(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     pairs = commands.add_parser(
         "pairs",
         help="accuracy on minimal pairs: BLiMP, its supplement, EWoK",
         description="Compare the pseudo-log-likelihoods of the two sentences of each pair, in fp32.",
     )
-    pairs.add_argument("model", type=Path, metavar="MODEL")
-    pairs.add_argument("pairs", type=Path, metavar="PAIRS", help="folder of .jsonl files, or one of them")
+    add_model_options(pairs)
+    pairs.add_argument("pairs", type=Path, metavar="PAIRS", help="folder of .jsonl files, or one such file")
     pairs.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="for results.json, results.csv, results.png and what a resumed run needs (default: of a run's "
-        "model RUN/minimal_pairs/NAME-STEP, where reports and model cards find it)",
+        help="folder for results.json, results.csv, results.png and the state of an interrupted evaluation "
+        "(default for a model of a run: RUN/minimal_pairs/NAME-STEP, where reports and model cards look)",
     )
     pairs.add_argument(
         "--method",
         choices=("within-word", "plain"),
         default="within-word",
-        help="with a subword mask also those to its right in the same word (the default), or it alone",
+        help="plain masks one subword at a time; within-word also masks those to its right in the same word "
+        "(default: %(default)s)",
     )
-    pairs.add_argument("--limit", type=positive, metavar="N", help="only the first N pairs of each file")
+    pairs.add_argument(
+        "--limit", type=positive_int, metavar="N", help="score the first N pairs of each file only"
+    )
     loss = commands.add_parser(
         "loss",
         help="loss and perplexity on masked held-out text",
-        description="Mask the text as in training and let the model restore it. For a run's model everything "
-        "is as in its own evaluations unless given here.",
+        description="Mask text as in training and measure how well the model restores it. For a model of a "
+        "run, the defaults are the settings of the run's own evaluations.",
     )
-    loss.add_argument("model", type=Path, metavar="MODEL")
+    add_model_options(loss)
     loss.add_argument(
         "--data", type=Path, metavar="PREFIX", help="dataset (default: the run's elc_bert.data.dev)"
     )
     loss.add_argument(
-        "--sequence-length", type=positive, metavar="T", help="tokens (default: the run's, else 128)"
+        "--sequence-length",
+        type=positive_int,
+        metavar="T",
+        help="tokens per sequence (default: the run's, else 128)",
     )
     loss.add_argument(
-        "--sequences", type=positive, metavar="N", help="how many (default: the run's, else all)"
+        "--sequences",
+        type=positive_int,
+        metavar="N",
+        help="number of sequences (default: the run's, else all)",
     )
-    loss.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    loss.add_argument("--output", type=Path, metavar="FILE", help="also write the figures to this JSON file")
     fill = commands.add_parser("fill", help="the most probable words for a blank")
-    fill.add_argument("model", type=Path, metavar="MODEL")
-    fill.add_argument("text", metavar="TEXT", help="with one [MASK]")
-    fill.add_argument("--guesses", type=positive, default=5, metavar="N", help="(default: 5)")
-    for command in (pairs, loss, fill):
-        command.add_argument(
-            "--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (default: the model's own)"
-        )
-        command.add_argument(
-            "--variant",
-            choices=("base", "zero", "normalized", "weighted_output"),
-            help="of a model of the reference's, whose tensors do not always tell",
-        )
+    add_model_options(fill)
+    fill.add_argument("text", metavar="TEXT", help="text with one [MASK]")
+    fill.add_argument(
+        "--guesses",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="number of words to print (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
-def main(argv: list[str]) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process with its exit status."""
     arguments = parse_arguments(argv)
 
     def command(watchdog: Watchdog) -> None:
-        # These load PyTorch; --help should not wait for it.
+        # These imports load PyTorch, which --help should not wait for.
         from elc_bert.evaluation.commands import evaluate_loss, evaluate_pairs, fill_in
         from elc_bert.hub.loading import load_model
 

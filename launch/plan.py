@@ -1,110 +1,97 @@
-"""Say what a run will need before it is started; see ``--help``."""
+"""Predict what a run needs before it is started; see ``--help``."""
 
 import argparse
-import dataclasses
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from elc_bert.config.reader import load_config
 from elc_bert.utils.errors import exit_status
-from elc_bert.utils.files import atomic_write
+from elc_bert.utils.options import positive_float, positive_int, share
+from elc_bert_launch.options import add_config_options, command_line
 
 EXAMPLES = """examples:
   python launch/plan.py --config ds_configs/strict.json --device H100 --devices 8
   python launch/plan.py --config ds_configs/xl.json --devices 64 --set zero_optimization.stage=2
   python launch/plan.py --config ds_configs/demo.json --device cpu --devices 2
 
-devices: A100-40, A100-80, H100, H200, L4, RTX4090, MI250X (each half of one), MI300X with the figures of
-their data sheets; cpu is this machine, measured. Any other by --peak and --memory.
+devices:
+  A100-40, A100-80, H100, H200, L4, RTX4090, MI250X (one of its two halves) and MI300X have the figures of
+  their data sheets; cpu is this machine, measured. Describe any other device with --peak and --memory.
 
-assumptions: all sequences are full (data.pack takes fewer rows). A device reaches the share --mfu of its
-peak; what activation checkpointing computes again takes time besides. Devices stand in a ring, at their own
-links on one node of 8, else at 25 GB/s each; they exchange after they have computed, unless
-zero_optimization.overlap_comm, which ZeRO 3 has by default. Memory is that of tensors: on a CPU, holes in
-the heap come on top (benchmarks/memory.py).
+assumptions:
+  All sequences are full; data.pack needs fewer rows. A device reaches the share --mfu of its peak, and
+  activation checkpointing adds the time of what it recomputes. Devices form a ring, connected by their own
+  links within a node of 8 and at 25 GB/s each beyond. Communication follows computation, except with
+  zero_optimization.overlap_comm (the default of ZeRO 3). Memory is the sum of all tensors; on a CPU,
+  fragmentation of the heap comes on top (see benchmarks/memory.py).
 """
 
 
-def positive(text: str) -> float:
-    if not (number := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
-
-
-def share(text: str) -> float:
-    if not 0 < (number := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
-
-
-def count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="plan.py",
-        description="Parameters, batch, memory, communication and time of a run, from its configuration.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = command_line(
+        "Predict parameters, batch, memory, communication and time of a run from its configuration.", EXAMPLES
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run, in JSON")
+    add_config_options(parser, "--config")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one key of the file; may be repeated",
+        "--devices",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="number of devices (default: %(default)s)",
     )
-    parser.add_argument("--devices", type=count, default=1, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--device", default="A100-80", metavar="NAME", help="(default: %(default)s)")
-    parser.add_argument("--peak", type=positive, metavar="TFLOPS", help="dense peak in the run's precision")
-    parser.add_argument("--memory", type=positive, metavar="GIB", help="memory of a device")
-    parser.add_argument("--interconnect", type=positive, metavar="GB/S", help="that each device can send")
     parser.add_argument(
-        "--mfu", type=share, metavar="SHARE", help="of the peak that training reaches (default: 0.4)"
+        "--device", default="A100-80", metavar="NAME", help="kind of device (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--peak", type=positive_float, metavar="TFLOPS", help="dense peak of a device in the run's precision"
+    )
+    parser.add_argument("--memory", type=positive_float, metavar="GIB", help="memory of a device")
+    parser.add_argument(
+        "--interconnect",
+        type=positive_float,
+        metavar="GB/S",
+        help="bandwidth at which a device sends to another",
+    )
+    parser.add_argument(
+        "--mfu",
+        type=share,
+        metavar="SHARE",
+        help="model FLOPs utilization: share of the peak that training reaches (default: 0.4)",
     )
     parser.add_argument(
         "--kernels",
         choices=("fused", "plain"),
-        help="(default: as the configuration says)",
+        help="kernels to plan for (default: those that the configuration selects)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also save all figures there")
-    return parser.parse_args(argv)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
+    return parser
 
 
-def main(argv: list[str]) -> int:
-    arguments = parse_arguments(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
 
     def command() -> None:
         config = load_config(arguments.config, arguments.set)
-        # After the cheap checks: they load PyTorch.
-        from elc_bert.planner.devices import GIB, find_device
-        from elc_bert.planner.memory import kernels_of
-        from elc_bert.planner.plan import Machine, as_json, as_text, make_plan, warnings
-        from elc_bert.planner.timing import ASSUMED_MFU
+        # This import loads PyTorch, which takes seconds, so the configuration is checked first.
+        from elc_bert.planner.command import print_plan
 
-        device = find_device(arguments.device, arguments.devices)
-        if arguments.peak:
-            device = dataclasses.replace(device, bf16_tflops=arguments.peak, fp32_tflops=arguments.peak)
-        if arguments.memory:
-            device = dataclasses.replace(device, memory=arguments.memory * GIB)
-        bandwidth = arguments.interconnect or device.bandwidth(arguments.devices)
-        kernels = arguments.kernels or kernels_of(config)
-        machine = Machine(device, arguments.devices, bandwidth, arguments.mfu or ASSUMED_MFU, kernels)
-        plan = make_plan(config, machine)
-        print(as_text(plan))
-        for line in warnings(plan):
-            print(f"warning: {line}")
-        if arguments.json:
-            with atomic_write(arguments.json, "w") as file:
-                json.dump(as_json(plan), file, indent=2)
-                file.write("\n")
+        print_plan(
+            config,
+            device_name=arguments.device,
+            devices=arguments.devices,
+            peak_tflops=arguments.peak,
+            memory_gib=arguments.memory,
+            bandwidth=arguments.interconnect,
+            mfu=arguments.mfu,
+            kernels=arguments.kernels,
+            json_file=arguments.json,
+        )
 
-    return exit_status(command, "plan.py")
+    return exit_status(command, parser.prog)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,16 @@
-"""launch/demo.py, without the minutes of training."""
+"""The demo, without the minutes of training."""
 
-import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from elc_bert import demo
 from elc_bert.config.reader import load_config
+from elc_bert_launch.demo import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("launch_demo", REPOSITORY / "launch" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def options(command: list[str]) -> dict[str, list[str]]:
@@ -31,7 +24,7 @@ def options(command: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_the_steps_make_what_the_configuration_asks_for(demo):
+def test_the_steps_produce_what_the_configuration_asks_for():
     config = load_config(REPOSITORY / "ds_configs" / "demo.json")
     steps = demo.plan(config, ["--deepspeed_config", "ds_configs/demo.json"], [])
     prose, tokenizer, train, dev, pretrain, report = (step.command for step in steps)
@@ -54,7 +47,7 @@ def test_two_processes_can_share_its_batches():
     assert config.train_batch_size % (2 * 4) == 0, "also when sequences are 4 times longer"
 
 
-def test_the_demo_shows_what_there_is_to_see():
+def test_the_demo_logs_pictures_evaluations_and_checkpoints():
     config = load_config(REPOSITORY / "ds_configs" / "demo.json")
     ours = config.elc_bert
     assert config.deepspeed_extras["tensorboard"]["enabled"]
@@ -63,7 +56,7 @@ def test_the_demo_shows_what_there_is_to_see():
 
 
 @pytest.fixture
-def tiny(demo, tmp_path: Path) -> list[str]:
+def tiny(tmp_path: Path) -> list[str]:
     """Arguments for a demo of seconds in a directory of its own; its training would take two steps."""
     values = {
         "data.train": tmp_path / "data" / "train",
@@ -76,44 +69,50 @@ def tiny(demo, tmp_path: Path) -> list[str]:
     return ["--max-words", "30000", *(f"--set=elc_bert.{key}={value}" for key, value in values.items())]
 
 
-def test_it_goes_on_where_it_stopped(
-    demo, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_it_resumes_where_it_stopped(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
     monkeypatch.setattr(demo, "_launcher", lambda: failing)
-    assert demo.main(tiny) == 7, "the status of the command that failed"
+
+    def steps_skipped() -> list[int]:
+        lines = capfd.readouterr().out.splitlines()
+        return [int(line[1]) for line in lines if re.match(r"\[\d/6\].*already done$", line)]
+
+    assert main(tiny) == 7, "the status of the command that failed"
     output = capfd.readouterr()
-    assert "[5/6] pretrain for 2 steps" in output.out
+    assert re.search(r"^\[5/6\].* 2 steps", output.out, re.MULTILINE)
     assert "[6/6]" not in output.out
-    assert "demo.py: stopped: this command failed:" in output.err
+    assert "SystemExit(7)" in output.err, "the command that failed"
     assert "Traceback" not in output.err
 
-    # What is there stays; what is incomplete or was made for something else is made again.
+    # Complete results are kept; what is incomplete or was made for other settings is made again.
     (tmp_path / "data" / "dev.json").unlink()
-    assert demo.main(tiny) == 7
-    lines = capfd.readouterr().out.splitlines()
-    done = [line[:5] for line in lines if line.endswith("done already")]
-    assert done == ["[1/6]", "[2/6]", "[3/6]"]
-    assert demo.main(tiny) == 7
-    assert capfd.readouterr().out.count("done already") == 4
-    assert demo.main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 7
-    assert capfd.readouterr().out.count("done already") == 1
+    assert main(tiny) == 7
+    assert steps_skipped() == [1, 2, 3]
+    assert main(tiny) == 7
+    assert steps_skipped() == [1, 2, 3, 4]
+    assert main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 7
+    assert steps_skipped() == [1]
 
-    # A finished run is not started again, and its report is still given.
+    # A finished run is not started again, but its report is still printed.
     checkpoint = tmp_path / "run" / "checkpoints"
     checkpoint.mkdir(parents=True)
     (checkpoint / "latest").write_text("step-000002", encoding="utf-8")
-    assert demo.main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 1
+    assert main([*tiny, "--set=elc_bert.model.vocab_size=320"]) == 1
     output = capfd.readouterr()
-    assert output.out.count("done already") == 5
+    assert output.out.count("already done") == 5
     assert "report.py: error:" in output.err
 
 
-def test_mistakes_get_one_line(demo, capfd: pytest.CaptureFixture[str]):
-    assert demo.main(["--set=elc_bert.model.vocab=3"]) == 1
+def test_mistakes_get_one_line(capfd: pytest.CaptureFixture[str]):
+    assert main(["--set=elc_bert.model.vocab=3"]) == 1
     error = capfd.readouterr().err
-    assert error.startswith("demo.py: error: ds_configs/demo.json: unknown key elc_bert.model.vocab")
+    for fact in ("error: ", "ds_configs/demo.json", "elc_bert.model.vocab"):
+        assert fact in error
     assert error.count("\n") == 1
     blend = '[{"path": "a", "weight": 1}, {"path": "b", "weight": 1}]'
-    assert demo.main([f"--set=elc_bert.data.train={blend}"]) == 1
-    assert capfd.readouterr().err.startswith("demo.py: error: elc_bert.data: the demo builds one training")
+    assert main([f"--set=elc_bert.data.train={blend}"]) == 1
+    error = capfd.readouterr().err
+    assert "error: elc_bert.data" in error
+    assert error.count("\n") == 1

@@ -1,30 +1,39 @@
-"""What the code imports, what requirements.txt pins and what setup.py declares agree."""
+"""Imports, the pins of requirements.txt and the package metadata agree; a built wheel is complete."""
 
 import ast
+import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import sys
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import setuptools
+from packaging.requirements import Requirement
 
 import elc_bert
+from elc_bert.utils.extras import PACKAGES
+from tests.support.launching import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
     path
-    for name in ("elc_bert", "data_tools", "launch", "benchmarks", "tests")
+    for name in ("elc_bert", "data_tools", "launch", "benchmarks", "tests", "examples", "docs")
     for path in (ROOT / name).rglob("*.py")
 )
-# Scripts find modules beside them.
-OURS = {"elc_bert", "data_tools", "launch", "benchmarks", "tests"} | {
-    path.stem for path in (ROOT / "benchmarks").glob("*.py")
+# Scripts find the modules in their own folder.
+OURS = {"elc_bert", "elc_bert_launch", "data_tools", "benchmarks", "tests"} | {
+    path.stem for folder in ("benchmarks", "examples", "docs") for path in (ROOT / folder).glob("*.py")
 }
-# What pip brings with a pinned package or with an extra that is not installed by default.
+# Packages that pip installs together with a pinned one or with a build of it.
 UNPINNED = {
     "triton": "part of torch's GPU builds",
     "pydantic_core": "part of pydantic",
+    "packaging": "required by deepspeed and pytest",
 }
 # Modules that are themselves imported inside the function that needs them.
 LAZY = {
@@ -33,11 +42,17 @@ LAZY = {
         "optim/lamb_triton.py",
         "kernels/triton/kernels.py",
         "kernels/triton/attention.py",
-        # Not imported here at all: transformers runs it, out of an export.
+        # transformers runs these, out of an export.
         "hub/files/configuration_elc_bert.py",
         "hub/files/modeling_elc_bert.py",
     )
 }
+# Optional packages of the library, imported inside the functions that use them. Without them, something else
+# takes their place or one line says what to install.
+OPTIONAL = {"mpi4py", "scipy_openblas32", "triton"}
+
+
+BUILD = "build --tokenizer tokenizer.json --output set --workers 1 --lengths 32"
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -58,6 +73,16 @@ def imported(tree: ast.AST, top_level_only: bool) -> Iterator[str]:
             yield from imported(node, top_level_only)
 
 
+def third_party(path: Path, top_level_only: bool = False) -> set[str]:
+    """Packages of others that a file imports."""
+    names = imported(ast.parse(path.read_bytes()), top_level_only)
+    return set(names) - OURS - sys.stdlib_module_names
+
+
+def import_name(distribution: str) -> str:
+    return distribution.replace("-", "_")
+
+
 @pytest.fixture(scope="module")
 def pins() -> dict[str, str]:
     """Version by distribution name, read here by rules of its own."""
@@ -70,49 +95,223 @@ def pins() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def metadata() -> dict:
-    """What setup.py hands to setuptools."""
-    captured: dict = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", captured.update)
-        patch.chdir(ROOT)
-        path = ROOT / "setup.py"
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), {"__file__": str(path)})
-    return captured
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def required(project) -> dict[str, Requirement]:
+    """Requirement by distribution name of what every installation has."""
+    return {each.name: each for each in map(Requirement, project["dependencies"])}
+
+
+@pytest.fixture(scope="module")
+def extras(project) -> dict[str, dict[str, Requirement]]:
+    """The same of every extra; ``dev`` without the extras that it includes."""
+    return {
+        extra: {each.name: each for each in map(Requirement, lines) if each.name != "elc-bert"}
+        for extra, lines in project["optional-dependencies"].items()
+    }
 
 
 def test_every_third_party_import_is_pinned(pins):
-    known = OURS | sys.stdlib_module_names | UNPINNED.keys() | {name.replace("-", "_") for name in pins}
+    known = UNPINNED.keys() | {import_name(name) for name in pins}
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in SOURCES
-        for name in imported(ast.parse(path.read_bytes()), top_level_only=False)
+        for name in third_party(path)
         if name not in known
     }
     assert not missing, f"pin in requirements.txt: {sorted(missing)}"
 
 
 def test_importing_the_library_needs_no_optional_package():
-    optional = {"transformers", "wandb", "triton", "mpi4py", "nltk"}
+    optional = {
+        "transformers",
+        "wandb",
+        "triton",
+        "mpi4py",
+        "nltk",
+        "pyarrow",
+        "sentencex",
+        "scipy_openblas32",
+    }
     eager = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in SOURCES
-        if path.relative_to(ROOT).parts[0] != "tests" and path not in LAZY
-        for name in imported(ast.parse(path.read_bytes()), top_level_only=True)
-        if name in optional
+        if path.relative_to(ROOT).parts[0] not in ("tests", "examples") and path not in LAZY
+        for name in third_party(path, top_level_only=True) & optional
     }
     assert not eager, f"import inside the function that needs it: {sorted(eager)}"
 
 
-def test_setup_declares_each_pin_once_and_with_its_version(pins, metadata):
-    by_name = {name: f"{name}=={version}" for name, version in pins.items()}
-    required, extras = metadata["install_requires"], metadata["extras_require"]
-    mpi_and_dev = [*extras["mpi"], *extras["dev"]]
-    assert sorted([*required, *mpi_and_dev, by_name["setuptools"]]) == sorted(by_name.values())
-    assert set(extras["hf"]) <= set(extras["dev"])
+@pytest.mark.parametrize(
+    ("folder", "needs"),
+    [
+        ("elc_bert", []),
+        ("elc_bert/report", ["report"]),
+        ("data_tools", ["data", "mpi"]),
+        ("launch", []),
+        ("benchmarks", ["data"]),
+    ],
+)
+def test_every_import_is_declared_where_it_is_needed(folder, needs, required, extras):
+    declared = {import_name(name) for name in required}
+    for extra in needs:
+        declared |= {import_name(name) for name in extras[extra]}
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / folder) and path not in LAZY
+        if folder != "elc_bert" or not path.is_relative_to(ROOT / "elc_bert" / "report")
+        for name in third_party(path) - declared - UNPINNED.keys() - OPTIONAL
+    }
+    assert not undeclared
 
 
-def test_setup_reads_the_version_and_finds_the_packages(metadata):
-    assert metadata["version"] == elc_bert.__version__
-    assert {"elc_bert", "data_tools"} <= set(metadata["packages"])
-    assert {name.partition(".")[0] for name in metadata["packages"]} == {"elc_bert", "data_tools"}
+def test_pins_lie_within_the_ranges_and_each_is_declared_once(pins, required, extras):
+    declared = [*required.values(), *(each for extra in extras.values() for each in extra.values())]
+    assert sorted(each.name for each in declared) == sorted(pins)
+    for requirement in declared:
+        assert requirement.specifier, f"{requirement.name}: has a lower bound at least"
+        assert "==" not in str(requirement.specifier), f"{requirement}: a range, not a pin"
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_dev_includes_all_other_extras(project, extras):
+    (included,) = (
+        each.extras
+        for each in map(Requirement, project["optional-dependencies"]["dev"])
+        if each.name == "elc-bert"
+    )
+    assert included == extras.keys() - {"dev"}
+
+
+def test_messages_know_the_extra_of_every_optional_package(extras):
+    runtime = {
+        import_name(name): extra
+        for extra in extras.keys() - {"dev"}
+        for name in extras[extra]
+        if name != "openmpi"  # programs, not a Python package
+    }
+    assert runtime == PACKAGES
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "module", "arguments"),
+    [
+        ("plotly", "report", "elc_bert_launch.report", "."),
+        ("jinja2", "report", "elc_bert_launch.report", "."),
+        ("ftfy", "data", "data_tools.__main__", "clean --input tiny.txt --output clean"),
+        ("sacremoses", "data", "data_tools.__main__", "clean --corpus qed --input tiny.txt --output clean"),
+        ("sentencex", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt"),
+        ("nltk", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt --sentences punkt"),
+        ("pyarrow", "data", "data_tools.__main__", f"{BUILD} --input text.parquet"),
+        ("pyarrow", "data", "data_tools.__main__", f"{BUILD} --input text.txt.zst"),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(
+    package, extra, module, arguments, tiny_text, tiny_tokenizer, tmp_path
+):
+    shutil.copy(tiny_text, tmp_path / "tiny.txt")
+    shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.json")
+    for name in ("text.parquet", "text.txt.zst"):
+        (tmp_path / name).write_bytes(b"PAR1, not read without the package")
+    # Every Python process, also a worker, starts as if the package were not installed.
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
+    variables = environment()
+    variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments.split()],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "error: " in done.stderr
+    assert package in done.stderr
+    assert f"elc-bert[{extra}]" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of the sources, unpacked: what an installation holds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    for name in ("elc_bert", "data_tools", "launch"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, sources / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    build = "import setuptools.build_meta as backend; backend.build_wheel('..')"
+    done = subprocess.run([sys.executable, "-c", build], cwd=sources, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_a_wheel_holds_every_module_and_the_files_that_they_read(wheel):
+    def python_files(folder: Path) -> set[Path]:
+        return {path.relative_to(folder) for path in folder.rglob("*.py")}
+
+    for installed, name in (
+        ("elc_bert", "elc_bert"),
+        ("data_tools", "data_tools"),
+        ("elc_bert_launch", "launch"),
+    ):
+        assert python_files(wheel / installed) == python_files(ROOT / name)
+    for name in ("elc_bert/py.typed", "data_tools/py.typed", "elc_bert/report/page.html.j2"):
+        assert (wheel / name).is_file(), name
+    assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == {
+        "elc_bert",
+        "data_tools",
+        "elc_bert_launch",
+    }, "no package of a common name, such as launch or tests"
+
+
+def test_a_wheel_says_what_it_is_and_needs(wheel, required):
+    (distribution,) = importlib.metadata.distributions(path=[str(wheel)])
+    assert distribution.version == elc_bert.__version__
+    assert distribution.metadata["Name"] == "elc-bert"
+    assert distribution.metadata["License-Expression"] == "Apache-2.0"
+    assert distribution.metadata["License-File"] == "LICENSE"
+    needs = [Requirement(line) for line in distribution.requires or ()]
+    assert {each.name for each in needs if each.marker is None} == required.keys()
+
+
+def test_console_scripts_work_outside_of_a_checkout(wheel, tmp_path):
+    (distribution,) = importlib.metadata.distributions(path=[str(wheel)])
+    scripts = {entry.name: entry.value for entry in distribution.entry_points}
+    assert scripts.keys() == {
+        f"elc-bert-{name}" for name in ("pretrain", "evaluate", "export", "report", "plan", "data")
+    }
+    program = """
+import importlib, sys
+for argument in sys.argv[1:]:
+    name, _, target = argument.partition("=")
+    module, _, function = target.partition(":")
+    sys.argv = [name, "--help"]
+    try:
+        getattr(importlib.import_module(module), function)()
+    except SystemExit as end:
+        assert end.code == 0, (name, end.code)
+    print(sys.modules[module].__file__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(f"{name}={value}" for name, value in scripts.items())],
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(wheel), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    files = re.findall(r"^/.*\.py$", done.stdout, re.MULTILINE)
+    assert len(files) == len(scripts)
+    assert all(Path(file).is_relative_to(wheel) for file in files), files
+    assert done.stdout.count("usage: ") == len(scripts)
