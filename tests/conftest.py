@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from tests.support.launching import write_config
+from tests.support.uncovered import describe_skips
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RUN_FIXTURES = {"tiny_run", "reported"}
+"""Fixtures that start the processes of a run; ``make test-fast`` leaves out the tests that use them."""
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real corpora and published tokenizers beside the repository."""
+    """The folder of real corpora and published tokenizers next to the repository."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("the folder 'shared' with real inputs is not beside the repository")
+        pytest.skip("the folder 'shared' with real inputs is not next to the repository")
     return folder
 
 
@@ -155,18 +159,26 @@ def alone() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Where there is no GPU its kernels are interpreted; Triton must know before anything imports it."""
-    import torch
-
+    """Have Triton interpret the GPU kernels if there is no GPU; it must know before anything imports it."""
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests run where there is a GPU."""
-    import torch
+    """Skip GPU tests where there is no GPU, and mark the tests of a whole run that a fixture starts."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+        if RUN_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.launcher)
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print which parts were not covered on this machine, and why."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    lines = describe_skips(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple))
+    if selection := config.getoption("markexpr"):
+        lines.append(f"tests left out by -m '{selection}': `make test` runs all")
+    terminalreporter.section("not covered on this machine")
+    terminalreporter.write_line("\n".join(lines) or "nothing: no test was skipped")

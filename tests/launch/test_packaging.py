@@ -203,7 +203,7 @@ def test_messages_know_the_extra_of_every_optional_package(extras):
         ("plotly", "report", "elc_bert_launch.report", "."),
         ("jinja2", "report", "elc_bert_launch.report", "."),
         ("ftfy", "data", "data_tools.__main__", "clean --input tiny.txt --output clean"),
-        ("sacremoses", "data", "data_tools.__main__", "clean --corpus qed --input tiny.txt --output clean"),
+        ("sacremoses", "data", "data_tools.__main__", "clean --corpus bnc_spoken --input tiny.txt --output clean"),
         ("sentencex", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt"),
         ("nltk", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt --sentences punkt"),
         ("pyarrow", "data", "data_tools.__main__", f"{BUILD} --input text.parquet"),
