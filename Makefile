@@ -25,7 +25,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --di
 help:
 	@echo "make setup      create .venv with the pinned dependencies (the other targets do so when needed)"
 	@echo "make demo       train and evaluate a model from raw text, in minutes, on any machine"
-	@echo "make test-fast  run the tests that start no training run, in less than 4 minutes"
+	@echo "make test-fast  run the tests that start no training run or benchmark, in less than 4 minutes"
 	@echo "make test       run lint and all tests"
 	@echo "make lint       check style (ruff), types (mypy) and the direction of imports (import-linter)"
 	@echo "make clean      remove .venv, build products and the tools' caches"
@@ -53,7 +53,7 @@ test: lint
 	$(PYTEST)
 
 test-fast: $(STAMP)
-	$(PYTEST) -m "not launcher"
+	$(PYTEST) -m "not launcher and not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

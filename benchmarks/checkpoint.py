@@ -1,4 +1,4 @@
-"""What a checkpoint costs: the wait, the writing, and going on from it; see ``--help``."""
+"""Measure what checkpoints cost: stalls, writing and loading; see ``--help``."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 
 from elc_bert.checkpoint.manager import Checkpoints
 from elc_bert.checkpoint.progress import Progress
@@ -24,14 +24,15 @@ from elc_bert.engine.build import build_engine
 from elc_bert.engine.processes import connect
 from elc_bert.training.find_micro_batch import full_batch
 from elc_bert.training.step import train_step
+from elc_bert.utils.options import positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 BLOCK = 16 << 20
 
-DESCRIPTION = """Saves checkpoints of a model while it trains on random tokens, in one process, and compares
-with the same steps without, and with the disk: the speed at which a file of the checkpoint's size is written
-and synced in the same run, and read back once the system has been asked to forget it."""
+DESCRIPTION = """Save checkpoints of a model while it trains on random tokens in one process. Compare the
+steps with steps during which nothing is written, and the checkpoint with the disk: the time to write and sync
+a file of the same size in the same run, and to read it back after it was dropped from the page cache."""
 EXAMPLE = """example:
   python benchmarks/checkpoint.py --size base --sequences 8 --rounds 3
 """
@@ -42,47 +43,51 @@ class Figures:
     """Medians over the rounds, in seconds."""
 
     gib: float
-    """Of a checkpoint."""
+    """Size of a checkpoint in GiB."""
     step: float
-    """A training step while nothing is written."""
+    """Time of a training step while nothing is written."""
     step_while_writing: float
+    """Time of a training step while a checkpoint is written."""
     stall: float
-    """That training waits when a checkpoint is begun."""
+    """Time that training waits when a checkpoint is started."""
     write: float
-    """From then until it is complete."""
+    """Time until the checkpoint is complete, while training continues."""
     write_alone: float
-    """The same while training waits for it."""
+    """Time until the checkpoint is complete, while training waits."""
     disk_write: float
-    """As many bytes in one file, with sync."""
+    """Time to write and sync one file of the same size."""
     check: float
-    """Reading every file and comparing its checksum."""
+    """Time to read every file and compare its checksum."""
     load: float
-    """Into an engine of the same layout, checked before."""
+    """Time to load the checked checkpoint into an engine with the same layout."""
     load_other_layout: float
-    """The same tensor by tensor, as after a change of devices or ZeRO stage."""
+    """Time to load it tensor by tensor, as after a change of the number of devices or the ZeRO stage."""
     disk_read: float
-    """As many bytes from one file."""
+    """Time to read one file of the same size."""
 
     def lines(self) -> list[str]:
+        """Return a table of the figures."""
+
         def row(what: str, seconds: float, limit: float) -> str:
             return f"{what:<42}{seconds:8.2f} s {seconds / self.gib:7.2f} s/GiB {seconds / limit:8.2f} x disk"
 
         return [
-            f"a checkpoint has {self.gib:.2f} GiB",
-            f"{'a step':<42}{self.step:8.2f} s",
-            f"{'a step while one is written':<42}{self.step_while_writing:8.2f} s",
-            f"{'training waits for a checkpoint':<42}{self.stall:8.2f} s, {self.stall / self.step:.1%}",
-            row("writing it, beside training", self.write, self.disk_write),
-            row("writing it, while training waits", self.write_alone, self.disk_write),
-            row("the disk: one file, with sync", self.disk_write, self.disk_write),
-            row("going on: all files checked", self.check, self.disk_read),
-            row("going on: loaded", self.load, self.disk_read),
-            row("going on: loaded in another layout", self.load_other_layout, self.disk_read),
-            row("the disk: one file, read", self.disk_read, self.disk_read),
+            f"size of a checkpoint: {self.gib:.2f} GiB",
+            f"{'training step':<42}{self.step:8.2f} s",
+            f"{'training step during writing':<42}{self.step_while_writing:8.2f} s",
+            f"{'stall of training when it starts':<42}{self.stall:8.2f} s, {self.stall / self.step:.1%}",
+            row("writing, in the background", self.write, self.disk_write),
+            row("writing, while training waits", self.write_alone, self.disk_write),
+            row("disk: one file, written and synced", self.disk_write, self.disk_write),
+            row("resuming: checksums of all files", self.check, self.disk_read),
+            row("resuming: loading", self.load, self.disk_read),
+            row("resuming: loading in another layout", self.load_other_layout, self.disk_read),
+            row("disk: one file, read", self.disk_read, self.disk_read),
         ]
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
+    """Return the medians over all rounds."""
     world = connect(Watchdog())
     file = ROOT / "ds_configs" / {"small": "strict_small.json", "base": "strict.json"}[arguments.size]
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
@@ -94,9 +99,9 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 
 class Round:
-    """One engine, trained, saved and loaded again."""
+    """One engine that is trained, saved and loaded again."""
 
-    def __init__(self, config: RunConfig, world: World, sequences: int):
+    def __init__(self, config: RunConfig, world: World, sequences: int) -> None:
         self._world = world
         self._engine = build_engine(config, BatchPlan(sequences, 1, world.size), world)
         self._batch = full_batch(config, sequences, config.elc_bert.training.sequence_length)
@@ -105,7 +110,7 @@ class Round:
         self._steps = 0
 
     def figures(self) -> tuple[float, ...]:
-        """In the order of ``Figures``."""
+        """Measure once and return the results in the order of ``Figures``."""
         for _ in range(2):
             step = _seconds(self._step)
         stall = self._save()
@@ -119,11 +124,11 @@ class Round:
         size = sum(each.stat().st_size for each in path.iterdir())
         plain = self._directory / "plain"
         disk_write = _seconds(lambda: _write(plain, size))
-        forget(plain)
+        drop_from_cache(plain)
         disk_read = _seconds(lambda: _read(plain))
         plain.unlink()
         for each in path.iterdir():
-            forget(each)
+            drop_from_cache(each)
         check = _seconds(lambda: self._checkpoints.find("auto"))
         found = self._checkpoints.find("auto")
         assert found is not None
@@ -164,25 +169,39 @@ def _read(path: Path) -> None:
             pass
 
 
-def forget(path: Path) -> None:
-    """Ask the system to drop what it keeps of a file in memory."""
+def drop_from_cache(path: Path) -> None:
+    """Ask the system to drop a file from the page cache."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/checkpoint.py",
         description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--size", choices=["small", "base"], default="base", help="of the model")
-    parser.add_argument("--sequences", type=positive, default=8, metavar="N", help="in a step, of 128 tokens")
-    parser.add_argument("--stage", type=int, choices=[0, 1, 2, 3], default=1, help="of ZeRO")
-    parser.add_argument("--rounds", type=positive, default=3, metavar="N")
     parser.add_argument(
-        "--directory", type=Path, metavar="DIR", help="on the disk to measure (default: /tmp)"
+        "--size", choices=["small", "base"], default="base", help="size of the model (default: base)"
+    )
+    parser.add_argument(
+        "--sequences",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="sequences of 128 tokens per step (default: %(default)s)",
+    )
+    parser.add_argument("--stage", type=int, choices=[0, 1, 2, 3], default=1, help="ZeRO stage (default: 1)")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=3, metavar="N", help="number of repetitions (default: 3)"
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        help="folder on the disk to measure (default: the system's temporary folder)",
     )
     add_json(parser)
     return report_to_user("benchmarks/checkpoint.py", parser.parse_args(argv), measure)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 from tokenizers import Tokenizer
 from torch.utils.data import default_collate
 from tqdm import tqdm
@@ -30,6 +30,7 @@ from elc_bert.data.sampling.masking import FIRST_REPLACEMENT_ID, NUM_SPECIAL, Ma
 from elc_bert.data.sampling.steps import TrainingSteps
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores
+from elc_bert.utils.options import positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES_PER_BATCH = 10_000
@@ -338,7 +339,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="tokenizer file (default: the demo's tokenizer)",
     )
     parser.add_argument(
-        "--rounds", type=positive, default=5, metavar="N", help="number of rounds (default: 5)"
+        "--rounds", type=positive_int, default=5, metavar="N", help="number of rounds (default: 5)"
     )
     parser.add_argument(
         "--folder",

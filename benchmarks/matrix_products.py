@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from optimizer import SIZES
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 from torch import Tensor
 
 from elc_bert.kernels.cpu.products import multiply, sgemm_address
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import keep_freed_memory
+from elc_bert.utils.options import positive_int
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--size", choices=SIZES, default="small", help="of the model (default: small)")
-    option("--rows", type=positive, default=4096, metavar="N", help="of the activations (default: 4096)")
-    option("--rounds", type=positive, default=7, metavar="N", help="(default: 7)")
+    option("--rows", type=positive_int, default=4096, metavar="N", help="of the activations (default: 4096)")
+    option("--rounds", type=positive_int, default=7, metavar="N", help="(default: 7)")
     add_json(parser)
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""The planner's memory figure against what training really takes; see ``--help``."""
+"""Compare the planner's memory figure with the peak memory of training; see ``--help``."""
 
 import argparse
 import os
@@ -20,6 +20,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.machine import free_port
+from elc_bert_launch.options import add_local_rank
 
 MIB = 2**20
 BASE = [
@@ -27,7 +28,6 @@ BASE = [
     "elc_bert.model.intermediate_size=2048",
     "elc_bert.model.num_attention_heads=12",
 ]
-#: Ranks, and what is changed in ds_configs/strict_small.json, besides all that makes a run short and fp32.
 RUNS: dict[str, tuple[int, list[str]]] = {
     "activations: small, 32 x 128": (1, ["train_batch_size=32"]),
     "outputs of layers: small, 8 x 512, activation checkpointing": (
@@ -43,6 +43,7 @@ RUNS: dict[str, tuple[int, list[str]]] = {
         [*BASE, "train_batch_size=8", "zero_optimization.stage=1"],
     ),
 }
+"""Number of ranks and overrides of ds_configs/strict_small.json for each run, in addition to ``SHORT``."""
 SHORT = [
     "elc_bert.training.max_steps=3",
     "elc_bert.training.long_after=1",
@@ -54,14 +55,15 @@ SHORT = [
     "zero_optimization.stage=0",
     "tensorboard.enabled=false",
 ]
+"""Overrides that make a run short and use fp32."""
 EPILOG = """what is measured:
-  The most memory that any process of a run of three steps has had, through the project's own training
-  function and DeepSpeed: resident memory on a CPU, PyTorch's memory_allocated (plus nothing for the
-  context, which is left out of the prediction too) on a GPU.
-  On a CPU, tensors lie in the C library's heap, where what is freed between tensors that stay leaves
-  holes; how many depends on the order of allocations. The planner counts tensors. So each run is made
-  twice: with every tensor in pages of its own, which return when it is freed (MALLOC_MMAP_THRESHOLD_),
-  to compare; and as users run it, to see the holes.
+  The peak memory of the process that needs the most in a run of three steps, with the project's own training
+  function and DeepSpeed: resident memory on a CPU, PyTorch's memory_allocated on a GPU (without the CUDA
+  context, which the prediction leaves out too).
+  On a CPU, tensors are allocated on the C library's heap, and freed blocks between live ones leave holes,
+  depending on the order of allocations. The planner counts tensors only. So each run is made twice: once with
+  every tensor in pages that are returned when it is freed (MALLOC_MMAP_THRESHOLD_), for the comparison, and
+  once as users run it, to show the fragmentation.
 
 example:
   python benchmarks/memory.py --train data/demo/train --dev data/demo/dev --tokenizer data/demo/tokenizer.json
@@ -70,54 +72,58 @@ example:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One configuration; bytes."""
+    """Peak memory for one configuration, in bytes."""
 
     name: str
     predicted: float
     measured: float
-    with_holes: float
+    fragmented: float
+    """Measured with the C library's default settings, as users run it."""
 
     @property
     def ratio(self) -> float:
+        """Predicted over measured peak."""
         return self.predicted / self.measured
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """What was measured."""
+    """Results of the benchmark."""
 
     comparisons: list[Comparison]
 
     def lines(self) -> list[str]:
+        """Return the results as a table."""
         width = max(len(each.name) for each in self.comparisons)
         heading = f"{'':{width}}  {'planned':>9}  {'measured':>9}  {'ratio':>5}  {'as trained':>10}  MiB"
         return [heading] + [
             f"{each.name:{width}}  {each.predicted / MIB:9.0f}  {each.measured / MIB:9.0f}  "
-            f"{each.ratio:5.3f}  {each.with_holes / MIB:10.0f}"
+            f"{each.ratio:5.3f}  {each.fragmented / MIB:10.0f}"
             for each in self.comparisons
         ]
 
 
 def compare(arguments: argparse.Namespace) -> MemoryReport:
+    """Predict and measure the peak memory of every run."""
     with tempfile.TemporaryDirectory() as folder, tqdm(total=2 * len(RUNS), leave=False) as bar:
         comparisons = []
         for number, (name, (ranks, changes)) in enumerate(RUNS.items()):
-            overrides = [*SHORT, *changes, *_places(arguments, Path(folder) / str(number))]
+            overrides = [*SHORT, *changes, *_path_overrides(arguments, Path(folder) / str(number))]
             file = Path(folder) / f"{number}.json"
             config = load_config(arguments.config, overrides)
             with atomic_write(file, "w") as stream:
                 stream.write(config.model_dump_json())
             peaks = []
-            for holes in (False, True):
+            for default_heap in (False, True):
                 bar.set_description(name)
                 shutil.rmtree(config.elc_bert.training.output_dir, ignore_errors=True)
-                peaks.append(measured_peak(file, ranks, holes))
+                peaks.append(measured_peak(file, ranks, default_heap))
                 bar.update()
             comparisons.append(Comparison(name, predicted_peak(config, ranks), *peaks))
     return MemoryReport(comparisons)
 
 
-def _places(arguments: argparse.Namespace, output: Path) -> list[str]:
+def _path_overrides(arguments: argparse.Namespace, output: Path) -> list[str]:
     from elc_bert.data.format.vocabulary import load_tokenizer
 
     data = {"train": arguments.train, "dev": arguments.dev, "tokenizer": arguments.tokenizer}
@@ -130,6 +136,7 @@ def _places(arguments: argparse.Namespace, output: Path) -> list[str]:
 
 
 def predicted_peak(config: RunConfig, ranks: int) -> float:
+    """Return the planner's figure for the rank that needs the most memory."""
     import torch
 
     from elc_bert.kernels import kernels_for
@@ -145,16 +152,16 @@ def predicted_peak(config: RunConfig, ranks: int) -> float:
     return memory.total if on_cpu else memory.total - memory.baseline
 
 
-def measured_peak(file: Path, ranks: int, holes: bool) -> float:
-    """Of the rank that needs the most, in a run of its own."""
+def measured_peak(file: Path, ranks: int, default_heap: bool) -> float:
+    """Return the peak of the rank that needs the most memory, in a separate run."""
     launcher = Path(sys.executable).with_name("deepspeed")
     port = str(free_port())
     command = [str(launcher), "--quiet", "--num_accelerators", str(ranks), "--master_port", port, __file__]
     environment = dict(os.environ)
-    if not holes:
+    if not default_heap:
         environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 17)
     else:
-        command.append("--holes")
+        command.append("--default-heap")
     done = subprocess.run(
         [*command, "--child", str(file)], env=environment, capture_output=True, text=True, check=False
     )
@@ -164,8 +171,8 @@ def measured_peak(file: Path, ranks: int, holes: bool) -> float:
     return max(peaks)
 
 
-def child(file: Path, holes: bool) -> NoReturn:
-    """A rank: train, and say the peak."""
+def child(file: Path, default_heap: bool) -> NoReturn:
+    """Train on one rank and print its peak memory."""
     import torch
 
     from elc_bert.distributed.watchdog.watchdog import Watchdog
@@ -178,40 +185,62 @@ def child(file: Path, holes: bool) -> NoReturn:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         print(f"\npeak {peak_memory(torch.device(kind))}", flush=True)
 
-    if not holes:
+    if not default_heap:
         processes.keep_freed_memory = lambda: None
     processes.run_command(command)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="memory.py",
         description="Compare the planner's memory figure with the peak of real training, for three\n"
-        "configurations in which different things weigh most.",
+        "configurations that are dominated by different parts of the memory.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root = Path(__file__).resolve().parents[1]
     data = root / "data" / "demo"
     parser.add_argument(
-        "--config", type=Path, default=root / "ds_configs" / "strict_small.json", metavar="FILE"
+        "--config",
+        type=Path,
+        default=root / "ds_configs" / "strict_small.json",
+        metavar="FILE",
+        help="configuration of the run (default: ds_configs/strict_small.json)",
     )
     parser.add_argument(
-        "--train", type=Path, default=data / "train", metavar="PREFIX", help="(default: the demo's)"
+        "--train",
+        type=Path,
+        default=data / "train",
+        metavar="PREFIX",
+        help="training dataset (default: the demo's)",
     )
-    parser.add_argument("--dev", type=Path, default=data / "dev", metavar="PREFIX")
-    parser.add_argument("--tokenizer", type=Path, default=data / "tokenizer.json", metavar="FILE")
+    parser.add_argument(
+        "--dev",
+        type=Path,
+        default=data / "dev",
+        metavar="PREFIX",
+        help="held-out dataset (default: the demo's)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=data / "tokenizer.json",
+        metavar="FILE",
+        help="tokenizer.json of both datasets (default: the demo's)",
+    )
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--holes", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--default-heap", action="store_true", help=argparse.SUPPRESS)
+    add_local_rank(parser)
     add_json(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark and return the exit status."""
     arguments = parse_arguments(argv)
     if arguments.child:
-        child(arguments.child, arguments.holes)
+        child(arguments.child, arguments.default_heap)
     return report_to_user("memory.py", arguments, compare)
 
 

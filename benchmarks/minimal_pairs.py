@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.format.vocabulary import load_tokenizer
@@ -20,6 +20,7 @@ from elc_bert.evaluation.pseudo_likelihood import Encoded, encode, score_sentenc
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.options import positive_int
 from elc_bert.utils.progress import progress_bar
 
 EPILOG = """what is measured, in one run and in turn:
@@ -67,11 +68,17 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     option("--pairs", type=Path, required=True, metavar="FOLDER", help="of .jsonl files")
     option("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (default: the model's own)")
     option("--model", type=Path, metavar="MODEL", help="whatever launch/evaluate.py reads")
-    option("--limit", type=positive, default=100, metavar="N", help="pairs of a file, batched (default: 100)")
     option(
-        "--few", type=positive, default=1, metavar="N", help="pairs of a file, the other ways (default: 1)"
+        "--limit", type=positive_int, default=100, metavar="N", help="pairs of a file, batched (default: 100)"
     )
-    option("--rounds", type=positive, default=3, metavar="N", help="of the other ways (default: 3)")
+    option(
+        "--few",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="pairs of a file, the other ways (default: 1)",
+    )
+    option("--rounds", type=positive_int, default=3, metavar="N", help="of the other ways (default: 3)")
     add_json(parser)
     return parser.parse_args(argv)
 

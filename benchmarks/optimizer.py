@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,6 +26,7 @@ from elc_bert.optim.lamb import Partition
 from elc_bert.optim.passes import Fragment
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import free_port
+from elc_bert.utils.options import positive_int
 
 SIZES = {
     "small": ModelConfig(),
@@ -302,11 +303,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--size", choices=SIZES, default="base", help="model: small 24M weights, base 98M (default: base)"
     )
     parser.add_argument(
-        "--rounds", type=positive, default=7, metavar="N", help="rounds over all optimizers (default: 7)"
+        "--rounds", type=positive_int, default=7, metavar="N", help="rounds over all optimizers (default: 7)"
     )
     parser.add_argument(
         "--steps",
-        type=positive,
+        type=positive_int,
         default=3,
         metavar="N",
         help="steps of each in a round; the shortest counts on a CPU, their mean on a GPU (default: 3)",

@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common."""
+"""Command lines and reports of the benchmarks."""
 
 import argparse
 import json
@@ -12,30 +12,29 @@ from elc_bert.utils.files import atomic_write
 
 
 class Report(Protocol):
-    """What was measured; a dataclass."""
+    """Results of a benchmark, as a dataclass."""
 
     __dataclass_fields__: Any
 
     def lines(self) -> list[str]:
-        """A table for people."""
-
-
-def positive(text: str) -> int:
-    """The type of an option that counts something."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
+        """Return the results as lines of text."""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Declares `--json`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the figures there")
+    """Add the option ``--json``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
 def report_to_user(
     program: str, arguments: argparse.Namespace, benchmark: Callable[[argparse.Namespace], Report]
 ) -> int:
-    """Measures, prints the report and saves it where `--json` says; returns the exit status."""
+    """Run a benchmark, print its report, write it to the file of ``--json``, and return the exit status.
+
+    Args:
+        program: Name of the program in error messages.
+        arguments: Parsed command line, with ``json``.
+        benchmark: Function that measures.
+    """
 
     def command() -> None:
         report = benchmark(arguments)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from matrix_peak import Peak
 from optimizer import SIZES
-from reporting import add_json, positive, report_to_user
+from reporting import add_json, report_to_user
 from tqdm import tqdm
 from training_report import COLOURS, Report, Speed, draw
 from training_step import (
@@ -42,6 +42,7 @@ from elc_bert.kernels.compiled import check_compiler, compiled
 from elc_bert.model import flops_per_token
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores, keep_freed_memory
+from elc_bert.utils.options import positive_int
 
 MASKED = Masking().mask_p
 SETTINGS = ("size", "layers", "length", "batch", "precision", "rounds")
@@ -308,9 +309,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     option(
         "--size", choices=SIZES, default="small", help="model: small 24M weights, base 98M (default: small)"
     )
-    option("--layers", type=positive, default=12, metavar="L", help="of the model (default: 12)")
-    option("--length", type=positive, default=128, metavar="T", help="tokens of a row (default: 128)")
-    option("--batch", type=positive, default=32, metavar="N", help="rows of a micro-batch (default: 32)")
+    option("--layers", type=positive_int, default=12, metavar="L", help="of the model (default: 12)")
+    option("--length", type=positive_int, default=128, metavar="T", help="tokens of a row (default: 128)")
+    option("--batch", type=positive_int, default=32, metavar="N", help="rows of a micro-batch (default: 32)")
     option("--precision", choices=DTYPES, default="fp32", help="of weights and activations (default: fp32)")
     option(
         "--kernels", choices=("auto", "fused", "plain"), default="auto", help="of the model (default: auto)"
@@ -325,14 +326,14 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     option(
         "--micro-batches",
-        type=positive,
+        type=positive_int,
         default=4,
         metavar="M",
         help="with --data: a step has M x N samples, for packing in fewer micro-batches (default: 4)",
     )
     option("--memory-only", action="store_true", help="measure no times")
-    option("--rounds", type=positive, default=5, metavar="N", help="steps of each (default: 5)")
-    option("--threads", type=positive, default=available_cores(), metavar="N", help="default: all cores")
+    option("--rounds", type=positive_int, default=5, metavar="N", help="steps of each (default: 5)")
+    option("--threads", type=positive_int, default=available_cores(), metavar="N", help="default: all cores")
     option(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda also for ROCm (default: auto)"
     )

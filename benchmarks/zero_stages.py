@@ -1,4 +1,4 @@
-"""The same training with an ordinary LAMB and with ours under every ZeRO stage; see ``--help``."""
+"""Compare an ordinary LAMB with this project's LAMB under every ZeRO stage; see ``--help``."""
 
 import argparse
 import json
@@ -13,21 +13,23 @@ from elc_bert.config.reader import load_config
 from elc_bert.utils.errors import exit_status
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.machine import free_port
+from elc_bert.utils.options import positive_int
+from elc_bert_launch.options import add_config_options, add_local_rank
 
 ROOT = Path(__file__).resolve().parents[1]
 UNSHARDED = "unsharded"
-#: LAMB by the first letters of a run's name.
 KINDS = {"ours": "this project's LAMB", "plain": "an ordinary LAMB"}
-#: Laid over the configuration: agreement is to be seen down to fp32 rounding.
+"""Optimizer of a run, by the first part of the run's name."""
 EXACT = [
     "bf16.enabled=false",
     "fp16.enabled=false",
     "elc_bert.training.log_every=1",
     "tensorboard.enabled=true",
 ]
+"""Overrides of the configuration, so that the runs agree down to fp32 rounding."""
 Curve = dict[int, float]
-#: Differences below the resolution of float32 are drawn here, since a logarithmic axis has no zero.
 EQUAL = 2.0**-24
+"""Differences below the resolution of float32 are drawn here, because a logarithmic axis has no zero."""
 
 EXAMPLE = """examples:
   after make demo:   python benchmarks/zero_stages.py
@@ -37,23 +39,23 @@ EXAMPLE = """examples:
 
 
 def names_of(stages: Sequence[int]) -> list[str]:
-    """Names of the runs, in the order in which they are made."""
+    """Return the names of the runs, in the order in which they are made."""
     return [UNSHARDED, *(f"{kind}-stage-{stage}" for kind in KINDS for stage in stages)]
 
 
 def settings_of(name: str) -> list[str]:
-    """What a run changes in the configuration, as arguments of ``--set``."""
+    """Return the overrides of a run, as arguments of ``--set``."""
     return [f"zero_optimization.stage={0 if name == UNSHARDED else int(name.rpartition('-')[2])}"]
 
 
 def train_all(arguments: argparse.Namespace) -> None:
-    """Make every run that is not finished yet, one launch each."""
+    """Make every run that is not finished yet, each in a launch of its own."""
     names = names_of(arguments.stages)
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name}", flush=True)
         training = {
             "max_steps": arguments.steps,
-            "max_nonfinite_steps": arguments.steps,  # so that the curve shows it
+            "max_nonfinite_steps": arguments.steps,  # so that the curve shows such steps
             "output_dir": arguments.output / name,
         }
         sets = [*EXACT, *arguments.set, *settings_of(name)]
@@ -62,28 +64,26 @@ def train_all(arguments: argparse.Namespace) -> None:
             str(Path(sys.executable).with_name("deepspeed")),
             "--quiet",
             *("--num_accelerators", str(arguments.ranks), "--master_port", str(free_port())),
-            *(str(Path(__file__)), "--one", name, "--deepspeed_config", str(arguments.deepspeed_config)),
+            *(str(Path(__file__)), "--one", name, "--deepspeed_config", str(arguments.config)),
             *(word for setting in sets for word in ("--set", setting)),
         ]
         subprocess.run(command, cwd=ROOT, check=True)
 
 
 def train_one(arguments: argparse.Namespace) -> None:
-    """One run, on the ranks of a launch; goes on where it was stopped."""
+    """Make one run on the ranks of a launch, and resume it if it was interrupted."""
     from elc_bert.engine import build as engine
     from elc_bert.engine.processes import run_command
     from elc_bert.training.pretrain import pretrain
 
     if arguments.one.startswith("plain"):
-        # Any LAMB that takes what ZeRO hands it for parameters: ours, not told what they are made of.
+        # An ordinary LAMB takes ZeRO's flat partitions for parameters. So does ours without fragments.
         engine.shard_lamb = lambda *ignored: None
-    run_command(
-        lambda watchdog: pretrain(load_config(arguments.deepspeed_config, arguments.set), watchdog, "auto")
-    )
+    run_command(lambda watchdog: pretrain(load_config(arguments.config, arguments.set), watchdog, "auto"))
 
 
 def losses(run: Path) -> Curve:
-    """Training loss by step, from TensorBoard's files."""
+    """Return the training loss by step from TensorBoard's files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
@@ -91,13 +91,13 @@ def losses(run: Path) -> Curve:
 
 
 def differences(curve: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
-    """Relative difference at every step; infinite where the loss is not a number."""
+    """Return the relative difference at every step; it is infinite where the loss is NaN."""
     relative = [abs(curve[step] / loss - 1) for step, loss in reference.items()]
     return [math.inf if math.isnan(difference) else difference for difference in relative]
 
 
 def report(curves: Mapping[str, Curve]) -> dict[str, Any]:
-    """Print the curves at four steps, and how far each is from the unsharded one."""
+    """Print and return the losses at four steps and the largest difference from the unsharded run."""
     reference = curves[UNSHARDED]
     last = max(reference)
     shown = sorted({1, max(1, last // 4), max(1, last // 2), last})
@@ -111,7 +111,7 @@ def report(curves: Mapping[str, Curve]) -> dict[str, Any]:
 
 
 def draw(curves: Mapping[str, Curve], path: Path) -> None:
-    """Losses on the left, differences from the unsharded run on the right."""
+    """Draw the losses on the left and their differences from the unsharded run on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
@@ -120,13 +120,13 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     left.plot(
         reference.keys(), reference.values(), color="black", linewidth=3.5, alpha=0.35, label="unsharded"
     )
-    colours = {"ours": "tab:blue", "plain": "tab:red"}
+    colors = {"ours": "tab:blue", "plain": "tab:red"}
     dashes = {1: "-", 2: "--", 3: ":"}
-    # Ours lie on top of each other and of the unsharded run, so they are drawn last.
+    # Curves of this project's LAMB coincide with the unsharded run, so they are drawn last.
     for name in sorted(set(curves) - {UNSHARDED}, reverse=True):
         curve = curves[name]
         kind, stage = name.partition("-")[0], int(name.rpartition("-")[2])
-        look = {"color": colours[kind], "linestyle": dashes[stage], "linewidth": 1.3}
+        look = {"color": colors[kind], "linestyle": dashes[stage], "linewidth": 1.3}
         left.plot(curve.keys(), curve.values(), label=f"{KINDS[kind]}, ZeRO {stage}", **look)
         right.plot(reference.keys(), [max(EQUAL, value) for value in differences(curve, reference)], **look)
     left.set(xlabel="step", ylabel="training loss (nats)")
@@ -140,28 +140,49 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="zero_stages.py",
         description="Pretrain from one configuration in fp32, unsharded and under ZeRO stages, once with "
         "this project's LAMB and once with an ordinary one, which computes one trust ratio per flat "
-        "partition. Prints the losses and draws them. Runs that are finished are not repeated.",
+        "partition. Print the losses and draw them. Finished runs are not repeated.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--deepspeed_config", type=Path, default=Path("ds_configs/demo.json"), metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in pretrain.py")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="of each run (default: 200)")
+    add_config_options(parser, default=Path("ds_configs/demo.json"))
     parser.add_argument(
-        "--stages", type=int, nargs="+", default=[1, 2, 3], choices=(1, 2, 3), metavar="STAGE"
+        "--steps",
+        type=positive_int,
+        default=200,
+        metavar="N",
+        help="steps of each run (default: %(default)s)",
     )
-    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="devices (default: 2)")
-    parser.add_argument("--output", type=Path, default=Path("runs/zero_stages"), metavar="DIR")
+    parser.add_argument(
+        "--stages",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3],
+        choices=(1, 2, 3),
+        metavar="STAGE",
+        help="ZeRO stages to compare (default: 1 2 3)",
+    )
+    parser.add_argument(
+        "--ranks", type=positive_int, default=2, metavar="N", help="number of ranks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/zero_stages"),
+        metavar="DIR",
+        help="folder for the runs, the table and the picture (default: %(default)s)",
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what the launcher passes to each rank
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    add_local_rank(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark and return the exit status."""
     arguments = parse_arguments(argv)
     if arguments.one:
         train_one(arguments)

@@ -19,7 +19,7 @@ from tests.support.uncovered import describe_skips
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN_FIXTURES = {"tiny_run", "reported"}
-"""Fixtures that start the processes of a run; ``make test-fast`` leaves out the tests that use them."""
+"""Fixtures that start the processes of a run; the tests that use them are marked as ``launcher``."""
 
 
 @pytest.fixture(scope="session")
@@ -166,10 +166,12 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip GPU tests where there is no GPU, and mark the tests of a whole run that a fixture starts."""
+    """Skip GPU tests where there is no GPU, and mark those that ``make test-fast`` leaves out."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
+        if item.path.is_relative_to(REPOSITORY / "tests" / "benchmarks"):
+            item.add_marker(pytest.mark.slow)
         if RUN_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.launcher)
 
