@@ -1,4 +1,4 @@
-"""Build-time part of the packaging: the C extensions and the packages. Everything else is in pyproject.toml."""
+"""Build-time part of the packaging: C extensions and packages. All other metadata is in pyproject.toml."""
 
 from setuptools import Extension, find_packages, setup
 

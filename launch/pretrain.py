@@ -9,6 +9,7 @@ from typing import NoReturn
 from elc_bert.config.reader import load_config
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import run_command
+from elc_bert.utils.logs import LEVELS
 from elc_bert.utils.options import positive_float, positive_int
 from elc_bert_launch.options import add_config_options, add_local_rank, command_line
 
@@ -74,9 +75,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
+        choices=LEVELS,
         default="info",
-        help="least important messages to show (default: %(default)s)",
+        help="least severe messages to show (default: %(default)s)",
     )
     supervised = parser.add_argument_group(
         "automatic restarts",
@@ -134,10 +135,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             from elc_bert.training.supervise import Hosts, supervise
 
             hosts = Hosts(*arguments.supervise, arguments.rdzv_endpoint, arguments.nproc_per_node)
-            return supervise(config, hosts, arguments.max_restarts, arguments.init_from)
+            return supervise(config, hosts, arguments.max_restarts, arguments.init_from, arguments.log_level)
         from elc_bert.training.pretrain import pretrain
 
-        return pretrain(config, watchdog, arguments.resume, arguments.init_from)
+        return pretrain(config, watchdog, arguments.resume, arguments.init_from, arguments.log_level)
 
     run_command(command)
 

@@ -53,7 +53,13 @@ class Hosts:
     """Number of ranks per host; None for one per GPU, or one if there is no GPU."""
 
 
-def supervise(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | None = None) -> int:
+def supervise(
+    config: RunConfig,
+    hosts: Hosts,
+    max_restarts: int,
+    init_from: Path | None = None,
+    log_level: str = "info",
+) -> int:
     """Pretrain on ranks that this process starts, and restart them if one is lost.
 
     Every start resumes from the run's newest checkpoint, if there is one. The hosts wait for each other at
@@ -65,6 +71,7 @@ def supervise(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Pat
         hosts: Hosts that take part.
         max_restarts: Number of restarts after which this host gives up.
         init_from: Model whose weights a new run starts from, or None.
+        log_level: Least severe messages on the terminal.
 
     Returns:
         Exit status of the run.
@@ -83,7 +90,7 @@ def supervise(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Pat
     # updated.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     report = functools.partial(_report, config.elc_bert.training.output_dir / logs.LOG_FILE)
-    supervisor = Supervisor(_worker_spec(config, hosts, max_restarts, init_from), report)
+    supervisor = Supervisor(_worker_spec(hosts, max_restarts, (config, init_from, log_level)), report)
     try:
         return supervisor.supervise()
     except SignalException as stop:
@@ -160,7 +167,10 @@ class Supervisor(LocalElasticAgent):
         return result
 
 
-def _worker_spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: Path | None) -> WorkerSpec:
+def _worker_spec(
+    hosts: Hosts, max_restarts: int, arguments: tuple[RunConfig, Path | None, str]
+) -> WorkerSpec:
+    """Describe the ranks of this host, which call ``_run_rank`` with the arguments."""
     single_host = hosts.endpoint is None
     parameters = RendezvousParameters(
         backend="c10d",
@@ -180,14 +190,14 @@ def _worker_spec(config: RunConfig, hosts: Hosts, max_restarts: int, init_from: 
         role="rank",
         local_world_size=hosts.processes_per_host or torch.cuda.device_count() or 1,
         entrypoint=_run_rank,
-        args=(config, init_from),
+        args=arguments,
         rdzv_handler=handler,
         max_restarts=max_restarts,
         local_addr=parameters.local_addr,
     )
 
 
-def _run_rank(config: RunConfig, init_from: Path | None) -> int:
+def _run_rank(config: RunConfig, init_from: Path | None, log_level: str) -> int:
     """Pretrain as one rank.
 
     The agent restarts all ranks unless this function returns, so a status that a restart would not change is
@@ -199,7 +209,9 @@ def _run_rank(config: RunConfig, init_from: Path | None) -> int:
     from elc_bert.training.pretrain import pretrain  # not at the top: the supervisor itself does not need it
 
     try:
-        status = run_to_status(lambda watchdog: pretrain(config, watchdog, "auto", init_from), Watchdog())
+        status = run_to_status(
+            lambda watchdog: pretrain(config, watchdog, "auto", init_from, log_level), Watchdog()
+        )
     except Exception:
         traceback.print_exc()
         status = LOST_A_RANK

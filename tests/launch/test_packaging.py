@@ -52,6 +52,7 @@ LAZY = {
 OPTIONAL = {"mpi4py", "scipy_openblas32", "triton"}
 
 
+CLEAN = "clean --input tiny.txt --output clean --workers 1"
 BUILD = "build --tokenizer tokenizer.json --output set --workers 1 --lengths 32"
 
 
@@ -202,8 +203,8 @@ def test_messages_know_the_extra_of_every_optional_package(extras):
     [
         ("plotly", "report", "elc_bert_launch.report", "."),
         ("jinja2", "report", "elc_bert_launch.report", "."),
-        ("ftfy", "data", "data_tools.__main__", "clean --input tiny.txt --output clean"),
-        ("sacremoses", "data", "data_tools.__main__", "clean --corpus bnc_spoken --input tiny.txt --output clean"),
+        ("ftfy", "data", "data_tools.__main__", CLEAN),
+        ("sacremoses", "data", "data_tools.__main__", f"{CLEAN} --corpus bnc_spoken"),
         ("sentencex", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt"),
         ("nltk", "data", "data_tools.__main__", f"{BUILD} --input tiny.txt --sentences punkt"),
         ("pyarrow", "data", "data_tools.__main__", f"{BUILD} --input text.parquet"),
