@@ -81,8 +81,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     supervised = parser.add_argument_group(
         "automatic restarts",
-        "Start the processes of this host, and restart them from the newest checkpoint after a crash, on the "
-        "hosts that remain. Run the same command on every host.",
+        "Start the processes of this host, and restart them from the newest checkpoint after a crash, on\n"
+        "the hosts that remain. Run the same command on every host.",
     )
     supervised.add_argument(
         "--supervise",
@@ -130,11 +130,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if arguments.find_micro_batch:
             from elc_bert.training.find_micro_batch import find_micro_batch
 
-            return find_micro_batch(config, watchdog, arguments.memory_limit)
+            find_micro_batch(config, watchdog, arguments.memory_limit)
+            return None
         if arguments.supervise:
             from elc_bert.training.supervise import Hosts, supervise
 
-            hosts = Hosts(*arguments.supervise, arguments.rdzv_endpoint, arguments.nproc_per_node)
+            minimum, maximum = arguments.supervise
+            hosts = Hosts(minimum, maximum, arguments.rdzv_endpoint, arguments.nproc_per_node)
             return supervise(config, hosts, arguments.max_restarts, arguments.init_from, arguments.log_level)
         from elc_bert.training.pretrain import pretrain
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.planner.devices import GIB, find_device
@@ -21,7 +22,7 @@ def print_plan(
     memory_gib: float | None = None,
     bandwidth: float | None = None,
     mfu: float | None = None,
-    kernels: str | None = None,
+    kernels: Literal["fused", "plain"] | None = None,
     json_file: Path | None = None,
 ) -> None:
     """Print the plan of a run, with warnings, and write it to a JSON file if one is named.
