@@ -77,8 +77,8 @@ def _environment_from_mpi() -> dict[str, str]:
         from mpi4py import MPI
     except ImportError as error:
         raise UserError(
-            f"this process was started by MPI, but mpi4py cannot be used: {error}; install mpi4py, or use "
-            "deepspeed or torchrun"
+            f"this process was started by MPI, but mpi4py cannot be used: {error}; run: "
+            "pip install 'elc-bert[mpi]', or use deepspeed or torchrun"
         ) from None
     world = MPI.COMM_WORLD
     on_host = world.Split_type(MPI.COMM_TYPE_SHARED)

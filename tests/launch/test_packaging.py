@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import elc_bert
+from elc_bert.distributed.launchers import set_environment
+from elc_bert.utils.errors import UserError
 from elc_bert.utils.extras import PACKAGES
 from tests.support.launching import environment
 
@@ -236,6 +238,15 @@ def test_a_missing_extra_is_named_in_one_line(
     assert "error: " in done.stderr
     assert package in done.stderr
     assert f"elc-bert[{extra}]" in done.stderr
+
+
+def test_mpi_without_its_extra_is_named_in_one_line(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(UserError, match=r"mpi4py.*elc-bert\[mpi\]"):
+        set_environment()
 
 
 @pytest.fixture(scope="module")
