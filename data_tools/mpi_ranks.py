@@ -37,8 +37,8 @@ class Ranks:
                 from mpi4py import MPI
             except ImportError as error:
                 raise UserError(
-                    f"mpi4py: cannot be imported, but MPI started this process: {error}; install mpi4py, "
-                    "or run the command without mpirun"
+                    f"mpi4py: cannot be imported, but MPI started this process: {error}; run: "
+                    "pip install 'elc-bert[mpi]', or run the command without mpirun"
                 ) from None
             self._world = MPI.COMM_WORLD
             self.rank, self.size = self._world.Get_rank(), self._world.Get_size()

@@ -25,7 +25,8 @@ def punkt_splitter(language: str) -> Splitter:
         from nltk.tokenize import PunktTokenizer
     except ImportError:
         raise UserError(
-            "--sentences punkt: nltk is not installed; use --sentences split, or run: pip install nltk"
+            "--sentences punkt: nltk is not installed; use --sentences split, or run: "
+            "pip install 'elc-bert[data]'"
         ) from None
     name = PUNKT_LANGUAGES.get(language, language)
     try:

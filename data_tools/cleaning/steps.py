@@ -6,17 +6,22 @@ document, and None drops it. Cleaning that depends on neighboring lines is in ``
 
 import functools
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import ftfy
 
 if TYPE_CHECKING:
     from data_tools.cleaning.moses import Detokenizer, Punctuation
 
 # ---- for all text ----------------------------------------------------------------------------
 
-_FTFY = ftfy.TextFixerConfig(unescape_html=True, explain=False)
 _TYPOGRAPHY = (("“", '"'), ("”", '"'), ("‘", "'"), ("’", "'"), ("–", "-"), ("—", " - "), ("…", "..."))
+
+
+@functools.cache
+def _fix_text() -> Callable[[str], str]:
+    import ftfy
+
+    return functools.partial(ftfy.fix_text, config=ftfy.TextFixerConfig(unescape_html=True, explain=False))
 
 
 @functools.cache
@@ -43,7 +48,7 @@ def normalize(text: str) -> str:
 
 def normalize_reference(text: str) -> str:
     """Normalize text by the plain definition. ``normalize`` gives the same results faster."""
-    return " ".join(_punctuation().normalize(" ".join(ftfy.fix_text(text, _FTFY).split())).split())
+    return " ".join(_punctuation().normalize(" ".join(_fix_text()(text).split())).split())
 
 
 def _normalize_simple(text: str) -> str | None:

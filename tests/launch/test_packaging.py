@@ -216,7 +216,10 @@ def test_messages_know_the_extra_of_every_optional_package(extras):
 def test_a_missing_extra_is_named_in_one_line(
     package, extra, module, arguments, tiny_text, tiny_tokenizer, tmp_path
 ):
-    shutil.copy(tiny_text, tmp_path / "tiny.txt")
+    text = tiny_text.read_text(encoding="utf-8")
+    (tmp_path / "tiny.txt").write_text(
+        f"{text}\nIt 's ''a caf\u00e9'' &amp; is n't one .\n", encoding="utf-8"
+    )
     shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.json")
     for name in ("text.parquet", "text.txt.zst"):
         (tmp_path / name).write_bytes(b"PAR1, not read without the package")
