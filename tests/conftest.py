@@ -90,7 +90,7 @@ class TinyRun:
 
     directory: Path
     output: str
-    """What it printed, standard output and standard error."""
+    """Standard output and standard error."""
 
 
 @pytest.fixture(scope="session")

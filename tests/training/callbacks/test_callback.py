@@ -10,6 +10,8 @@ from elc_bert.training.callbacks.callback import Callback
 from elc_bert.utils.logs import LOG_FILE
 from tests.support.launching import run, scalars
 
+pytestmark = pytest.mark.launcher
+
 WITH_CALLBACK = Path(__file__).parents[2] / "support" / "pretrain_with_callback.py"
 #: A checkpoint after step 4 falls between two entries of the log.
 SETTINGS = {
