@@ -324,29 +324,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo = ROOT / "data" / "demo"
-    parser.add_argument(
-        "--text",
-        type=Path,
-        default=demo / "train.txt",
-        metavar="PATH",
-        help="text to build a dataset from (default: the demo's text)",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        default=demo / "tokenizer.json",
-        metavar="FILE",
-        help="tokenizer file (default: the demo's tokenizer)",
-    )
-    parser.add_argument(
-        "--rounds", type=positive_int, default=5, metavar="N", help="number of rounds (default: 5)"
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        metavar="DIR",
-        help="directory for about 600 MB of temporary files (default: $TMPDIR)",
-    )
+    option = parser.add_argument
+    path = {"type": Path, "metavar": "PATH"}
+    option("--text", **path, default=demo / "train.txt", help="text to build from (default: the demo's text)")
+    option("--tokenizer", **path, default=demo / "tokenizer.json", help="tokenizer (default: the demo's)")
+    option("--rounds", type=positive_int, default=5, metavar="N", help="number of rounds (default: 5)")
+    option("--folder", **path, help="directory for about 600 MB of temporary files (default: $TMPDIR)")
     add_json(parser)
     return parser.parse_args(argv)
 
