@@ -17,7 +17,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
-from elc_bert.utils.errors import UserError, exit_status
+from elc_bert.utils.errors import UserError, run_single_process
 from elc_bert.utils.machine import available_cores, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def main(argv: list[str]) -> int:
         print(f"\ndemo: {time.monotonic() - start:.0f} s in all")
 
     try:
-        return exit_status(command, "demo.py")
+        return run_single_process(command, "demo.py")
     except subprocess.CalledProcessError as error:
         print(f"demo.py: stopped: this command failed: {as_typed(error.cmd)}", file=sys.stderr)
         # A negative status is the number of the signal that ended the command.

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from elc_bert.utils.errors import UserError, exit_status
+from elc_bert.utils.errors import UserError, run_single_process
 
 EXAMPLES = """examples:
   newest checkpoint of a run:
@@ -67,4 +67,4 @@ def run(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     options = parse_arguments(sys.argv[1:])
-    sys.exit(exit_status(lambda: run(options), "export.py"))
+    sys.exit(run_single_process(lambda: run(options), "export.py"))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from elc_bert.config.reader import load_config
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert.utils.files import atomic_write
 
 EXAMPLES = """examples:
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
                 json.dump(as_json(plan), file, indent=2)
                 file.write("\n")
 
-    return exit_status(command, "plan.py")
+    return run_single_process(command, "plan.py")
 
 
 if __name__ == "__main__":

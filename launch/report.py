@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from elc_bert.utils.errors import UserError, exit_status
+from elc_bert.utils.errors import UserError, run_single_process
 
 PAGE = "report.html"
 EXAMPLES = """what the figures mean:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
         report(arguments.runs, path)
 
-    return exit_status(command, "report.py")
+    return run_single_process(command, "report.py")
 
 
 if __name__ == "__main__":

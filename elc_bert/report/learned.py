@@ -15,7 +15,7 @@ from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill, sentence_w
 from elc_bert.evaluation.held_out import Score, score
 from elc_bert.evaluation.unigram import Unigram, unigram
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.errors import UserError, describe_os_error
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -131,5 +131,5 @@ def _or_note(what: str, read: Callable[[], T], notes: list[str]) -> T | None:
     except UserError as error:
         notes.append(f"{what}: {error}")
     except OSError as error:
-        notes.append(f"{what}: {told(error)}")
+        notes.append(f"{what}: {describe_os_error(error)}")
     return None
