@@ -173,7 +173,10 @@ def fill_in(model: ElcBertForMaskedLM, tokenizer: Path, text: str, guesses: int)
 def _tokenizer_path(loaded: LoadedModel, given: Path | None) -> Path:
     path = given or loaded.tokenizer
     if path is None:
-        raise UserError("--tokenizer: the model has no tokenizer file of its own; give the tokenizer.json that it was trained with")
+        raise UserError(
+            "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json that "
+            "it was trained with"
+        )
     return path
 
 
@@ -187,9 +190,12 @@ def _results_folder(loaded: LoadedModel, given: Path | None, pairs: Path) -> Pat
     if given is not None:
         folder = given
     elif loaded.checkpoint is not None:
-        folder = folder_in_run(loaded.checkpoint, pairs)
+        folder = default_results_folder(loaded.checkpoint, pairs)
     else:
-        raise UserError("--output: required, because the model is not a checkpoint of a run; give a folder for the results")
+        raise UserError(
+            "--output: required, because the model is not a checkpoint of a run; give a folder for the "
+            "results"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +224,9 @@ def _held_out(
         config = load_config(loaded.checkpoint.resolve().parent.parent / "config.json").elc_bert
     prefix = data or (config.data.dev if config else None)
     if prefix is None:
-        raise UserError("--data: required, because the model is not a checkpoint of a run; give the prefix of a dataset")
+        raise UserError(
+            "--data: required, because the model is not a checkpoint of a run; give the prefix of a dataset"
+        )
     dataset, size = IndexedDataset(prefix), loaded.model.config.vocab_size
     check_tokenizer(dataset, tokenizer)
     if dataset.manifest.vocab_size not in (None, size):

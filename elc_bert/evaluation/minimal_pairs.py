@@ -83,7 +83,9 @@ def _read_paradigm(file: Path) -> Paradigm:
         try:
             fields = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{file}:{number}: not valid JSON: {error}; each line must be a JSON object") from None
+            raise UserError(
+                f"{file}:{number}: not valid JSON: {error}; each line must be a JSON object"
+            ) from None
         if not isinstance(fields, dict):
             raise UserError(f"{file}:{number}: not a JSON object; {_EXPECTED}")
         pairs += _pairs(fields, f"{file}:{number}")

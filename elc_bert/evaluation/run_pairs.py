@@ -115,7 +115,9 @@ def score_paradigm(
     advance(2 * (len(pairs) - len(kept)))
     sentences: list[Sentence] = [each for pair in kept for each in (pair.good, pair.bad)]
     scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=advance)
-    return compare_scores(paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept))
+    return compare_scores(
+        paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept)
+    )
 
 
 def collect_results(paradigms: list[Paradigm], folder: Path, key: str) -> Results:
@@ -128,8 +130,8 @@ def collect_results(paradigms: list[Paradigm], folder: Path, key: str) -> Result
     for paradigm, result in results:
         if result is None:
             raise UserError(
-                f"{_path(folder, paradigm)}: missing, although a process has written it; use a folder on a file "
-                "system that all nodes share"
+                f"{_path(folder, paradigm)}: not found, although a process has written it; use a folder "
+                "that all nodes share"
             )
     return Results([result for _, result in results if result is not None])
 

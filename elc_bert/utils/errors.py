@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return a one-line description of an OSError: the file, the problem, and what to do if the disk is full."""
+    """Return one line that names the file and the problem, and says what to do if the disk is full."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "; free some space and run the same command again" if is_full else ""
     return f"{error.filename}: {error.strerror or error}{advice}"
@@ -40,7 +40,8 @@ def run_single_process(command: Callable[[], None], program: str) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            f"{program}: interrupted; unfinished files were removed, finished files were kept", file=sys.stderr
+            f"{program}: interrupted; unfinished files were removed, finished files were kept",
+            file=sys.stderr,
         )
         return 130
     except BrokenPipeError:

@@ -70,7 +70,7 @@ def _event_folders(root: Path) -> list[Path]:
 
 
 def _read_entries(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return (step, value) of every scalar in a folder's event files, in the order in which they were written."""
+    """Return the (step, value) entries of every scalar in a folder, in the order of writing."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
