@@ -174,8 +174,8 @@ def _tokenizer_path(loaded: LoadedModel, given: Path | None) -> Path:
     path = given or loaded.tokenizer
     if path is None:
         raise UserError(
-            "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json that "
-            "it was trained with"
+            "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json "
+            "that it was trained with"
         )
     return path
 

@@ -122,7 +122,10 @@ def _log_probabilities(
     max_rows: int,
     device: torch.device,
 ) -> NDArray[np.float64]:
-    """Return ``log p(target)`` at one position of each row, float64 ``[rows]``, at most ``max_rows`` at a time."""
+    """Return ``log p(target)`` at one position of each row, float64 ``[rows]``.
+
+    At most ``max_rows`` rows are computed at a time.
+    """
     logs = []
     for begin in range(0, len(copies), max_rows):
         part = slice(begin, begin + max_rows)

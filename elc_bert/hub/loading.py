@@ -43,7 +43,8 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
         model = load_checkpoint_model(checkpoint)
         if variant not in (None, model.config.variant):
             raise UserError(
-                f"{checkpoint}: the variant is {model.config.variant}, not {variant}; request {model.config.variant}"
+                f"{checkpoint}: the variant is {model.config.variant}, not {variant}; "
+                f"request {model.config.variant}"
             )
         return LoadedModel(model, _tokenizer_of_run(checkpoint), checkpoint)
     weights = path if path.is_file() else _weights_file(path)

@@ -71,8 +71,8 @@ def convert_parameters(tensors: Mapping[str, Tensor], origin: Path) -> dict[str,
     plain = {name: tensor for name, tensor in plain.items() if not name.endswith(POSITIONS)}
     if not any(name.endswith("prev_layer_weights") for name in plain):
         raise UserError(
-            f"{origin}: an LTG-BERT without layer weights (prev_layer_weights), which is none of the variants "
-            "of ELC-BERT; give an ELC-BERT"
+            f"{origin}: an LTG-BERT without layer weights (prev_layer_weights), which is no variant of "
+            "ELC-BERT; give an ELC-BERT"
         )
     return {convert_name(name): tensor for name, tensor in plain.items()}
 

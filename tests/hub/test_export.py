@@ -18,8 +18,9 @@ from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS
 from elc_bert.hub.export import export
-from elc_bert.hub.loading import Loaded, load_model
+from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from tests.support.golden_model import GOLDEN, VARIANTS, GoldenModel
 
@@ -104,7 +105,7 @@ def test_the_same_logits_as_the_training_model(version, tiny_tokenizer, tmp_path
     mask = torch.arange(90) < lengths[:, None]
     models = {variant: random_model(variant) for variant in VARIANTS}
     for variant, model in models.items():
-        export(Loaded(model, None), tiny_tokenizer, tmp_path / variant / "export")
+        export(LoadedModel(model, None), tiny_tokenizer, tmp_path / variant / "export")
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         save_file(inputs, tmp_path / variant / "inputs.safetensors")
 
@@ -245,7 +246,7 @@ check(AutoModelForMultipleChoice, choices, (1, 2), labels=torch.tensor([1]))
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_people_do_with_an_export(version, tiny_tokenizer, tmp_path):
     # The variant with all the parts that there are.
-    export(Loaded(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
+    export(LoadedModel(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
     in_transformers(version, USES, tmp_path / "export")
 
 
@@ -283,13 +284,13 @@ print(sum(losses[:5]) / 5, sum(losses[-5:]) / 5, right)
 
 
 def test_the_trainer_fine_tunes_a_classifier(tiny_tokenizer, tmp_path):
-    export(Loaded(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
+    export(LoadedModel(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
     in_transformers("pinned", FINE_TUNE, tmp_path / "export")
 
 
 def test_half_the_size_in_bfloat16(tiny_tokenizer, tmp_path):
     model = random_model("zero")
-    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export", dtype="bf16")
+    export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export", dtype="bf16")
     for name, tensor in load_file(tmp_path / "export/model.safetensors").items():
         ours = model.get_parameter("head.decoder.bias" if name == "head.bias" else name)
         assert torch.equal(tensor, ours.bfloat16()), name
@@ -298,7 +299,7 @@ def test_half_the_size_in_bfloat16(tiny_tokenizer, tmp_path):
 
 def test_an_export_is_read_back(tiny_tokenizer, tmp_path):
     model = random_model("weighted_output")
-    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export")
+    export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export")
     loaded = load_model(tmp_path / "export")
     assert loaded.model.config == model.config
     assert loaded.tokenizer == tmp_path / "export/tokenizer.json"
@@ -307,7 +308,7 @@ def test_an_export_is_read_back(tiny_tokenizer, tmp_path):
 
 
 def test_nothing_is_overwritten_without_being_told(tiny_tokenizer, tmp_path):
-    loaded = Loaded(random_model("zero"), None)
+    loaded = LoadedModel(random_model("zero"), None)
     export(loaded, tiny_tokenizer, tmp_path / "export")
     with pytest.raises(UserError, match="exists; choose another name, or replace it by --force"):
         export(loaded, tiny_tokenizer, tmp_path / "export")
