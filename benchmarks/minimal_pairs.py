@@ -28,8 +28,8 @@ EPILOG = """methods, measured alternately in one run:
   sentence          one batch per sentence, of all its masked copies
   masked sentence   one forward pass per masked copy, as in the definition
 
-Without --model, the small model of the recipe is used with random weights: its scores are meaningless, but its
-speed is that of a trained model.
+Without --model, the small model of the recipe is used with random weights: its scores are meaningless, but
+its speed is that of a trained model.
 
 example:
   python benchmarks/minimal_pairs.py --pairs blimp/data --tokenizer data/strict_small/tokenizer.json
@@ -135,7 +135,7 @@ def compare(arguments: argparse.Namespace) -> Scoring:
             rates["batched"].append(len(batch) / 2 / spent)
             seconds += spent
             bar.update(len(batch) // 2)
-            # Run the other methods in between, so that changes in the speed of the machine affect all methods.
+            # Run the other methods in between, so that changes in the machine's speed affect all methods.
             for name, score in methods.items() if number in turns else ():
                 start = time.perf_counter()
                 scores[name] = score()

@@ -1,4 +1,4 @@
-"""Combination of scores. That they equal those of the run is tested in test_minimal_pairs.py and tests/report."""
+"""Combination of scores. Their values are tested in test_minimal_pairs.py and tests/report."""
 
 import math
 

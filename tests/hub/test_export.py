@@ -96,7 +96,7 @@ def in_transformers(version: str, code: str, *arguments) -> subprocess.Completed
 
 
 def computed(version: str, places: list[Path]) -> list[dict[str, torch.Tensor]]:
-    """Return the outputs of the exports in several folders, computed in one process because its start is slow."""
+    """Return the outputs of several exports, computed in one process because its start is slow."""
     in_transformers(version, COMPUTE, *places)
     return [load_file(place / "outputs.safetensors") for place in places]
 
@@ -313,7 +313,7 @@ def test_an_export_can_be_loaded_again(tiny_tokenizer, tmp_path):
 def test_existing_folders_are_only_replaced_with_force(tiny_tokenizer, tmp_path):
     loaded = LoadedModel(random_model("zero"), None)
     export(loaded, tiny_tokenizer, tmp_path / "export")
-    with pytest.raises(UserError, match="export: exists; .*--force"):
+    with pytest.raises(UserError, match=r"export: exists; .*--force"):
         export(loaded, tiny_tokenizer, tmp_path / "export")
     (tmp_path / "export/old").touch()
     export(loaded, tiny_tokenizer, tmp_path / "export", force=True)

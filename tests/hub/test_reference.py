@@ -16,7 +16,7 @@ from tests.support.golden_model import VARIANTS, GoldenModel
 
 
 def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -> Path:
-    """Write a checkpoint as the reference's training script does, and its sizes, which the 8-wide heads require."""
+    """Write a checkpoint as the reference does, and a file of its sizes, which its head size of 8 requires."""
     parameters, config = reference_parameters(variant)
     parameters["classifier.nonlinearity.5.weight"] = parameters["embedding.word_embedding.weight"]
     for layer in range(4):
