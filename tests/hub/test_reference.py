@@ -16,7 +16,7 @@ from tests.support.golden_model import VARIANTS, GoldenModel
 
 
 def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -> Path:
-    """Write a checkpoint as the reference does, and a file of its sizes, which its head size of 8 requires."""
+    """Write a checkpoint as the reference does, and a file of its sizes (the head size is 8, not 64)."""
     parameters, config = reference_parameters(variant)
     parameters["classifier.nonlinearity.5.weight"] = parameters["embedding.word_embedding.weight"]
     for layer in range(4):
