@@ -1,4 +1,4 @@
-"""Scoring of minimal pairs in batches against one forward pass for each masked sentence; see ``--help``."""
+"""Compare scoring minimal pairs in batches with one forward pass per masked sentence; see ``--help``."""
 
 import argparse
 import statistics
@@ -23,12 +23,14 @@ from elc_bert.utils.errors import UserError
 from elc_bert.utils.options import positive_int
 from elc_bert.utils.progress import progress_bar
 
-EPILOG = """what is measured, in one run and in turn:
-  batched           all pairs of a file at once, sentences of a length together, as launch/evaluate.py does
-  sentence          a batch for each sentence: its masked copies
-  masked sentence   a forward pass for each masked copy, as the definition reads
+EPILOG = """methods, measured alternately in one run:
+  batched           all pairs of a file together, in batches of sentences of equal length, as in
+                    launch/evaluate.py
+  sentence          one batch per sentence, of all its masked copies
+  masked sentence   one forward pass per masked copy, as in the definition
 
-Without --model the small model of the recipe, freshly initialised: its scores mean nothing, its speed does.
+Without --model, the small model of the recipe is used with random weights: its scores are meaningless, but
+its speed is that of a trained model.
 
 example:
   python benchmarks/minimal_pairs.py --pairs blimp/data --tokenizer data/strict_small/tokenizer.json
@@ -37,16 +39,19 @@ example:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How fast each way is, and whether they agree."""
+    """Speed of each method, and the agreement of their scores."""
 
     parameters: int
+    """Number of parameters of the model."""
     pairs: int
-    """Scored in batches."""
+    """Number of pairs scored in batches."""
     pairs_per_second: dict[str, float]
+    """Speed by method."""
     largest_difference: dict[str, float]
-    """From the scores in batches, in nats."""
+    """Largest difference from the batched scores in nats, by method."""
 
     def lines(self) -> list[str]:
+        """Return the result as lines of text."""
         lines = [f"{self.parameters:,} parameters, {torch.get_num_threads()} threads, {self.pairs:,} pairs"]
         for name, rate in self.pairs_per_second.items():
             ratio = self.pairs_per_second["batched"] / rate
@@ -58,32 +63,49 @@ class Scoring:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="minimal_pairs.py",
-        description="Pairs per second by pseudo-log-likelihood, and whether all ways give the same scores.",
+        description="Measure how many minimal pairs are scored per second, and check that all methods agree.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--pairs", type=Path, required=True, metavar="FOLDER", help="of .jsonl files")
+    option("--pairs", type=Path, required=True, metavar="FOLDER", help="folder of .jsonl files")
     option("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (default: the model's own)")
-    option("--model", type=Path, metavar="MODEL", help="whatever launch/evaluate.py reads")
     option(
-        "--limit", type=positive_int, default=100, metavar="N", help="pairs of a file, batched (default: 100)"
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="run, checkpoint or exported model, as for launch/evaluate.py",
+    )
+    option(
+        "--limit",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="pairs per file to score in batches (default: 100)",
     )
     option(
         "--few",
         type=positive_int,
         default=1,
         metavar="N",
-        help="pairs of a file, the other ways (default: 1)",
+        help="pairs per file for the other methods (default: 1)",
     )
-    option("--rounds", type=positive_int, default=3, metavar="N", help="of the other ways (default: 3)")
+    option(
+        "--rounds",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="repetitions of the other methods (default: 3)",
+    )
     add_json(parser)
     return parser.parse_args(argv)
 
 
 def compare(arguments: argparse.Namespace) -> Scoring:
+    """Score the pairs with all methods."""
     paradigms = read_paradigms(arguments.pairs)
     model, path = _model(arguments)
     tokenizer = load_tokenizer(path)
@@ -95,13 +117,13 @@ def compare(arguments: argparse.Namespace) -> Scoring:
         return [encode(tokenizer, sentence) for sentence in sentences]
 
     few = [each for paradigm in paradigms for each in encoded(paradigm, arguments.few)]
-    ways: dict[str, Callable[[], NDArray[np.float64]]] = {
+    methods: dict[str, Callable[[], NDArray[np.float64]]] = {
         "sentence": lambda: np.array([score_sentences(model, [each])[0] for each in few]),
         "masked sentence": lambda: np.array(
-            [score_sentences(model, [each], tokens_at_once=1)[0] for each in few]
+            [score_sentences(model, [each], max_batch_tokens=1)[0] for each in few]
         ),
     }
-    rates: dict[str, list[float]] = {name: [] for name in ("batched", *ways)}
+    rates: dict[str, list[float]] = {name: [] for name in ("batched", *methods)}
     scores = {"batched": score_sentences(model, few)}
     pairs = sum(len(paradigm.pairs[: arguments.limit]) for paradigm in paradigms)
     seconds, turns = 0.0, np.linspace(0, len(paradigms), arguments.rounds + 1).astype(int)[1:]
@@ -114,10 +136,10 @@ def compare(arguments: argparse.Namespace) -> Scoring:
             rates["batched"].append(len(batch) / 2 / spent)
             seconds += spent
             bar.update(len(batch) // 2)
-            # The other ways in between, so that a machine that changes its speed does so for all.
-            for name, way in ways.items() if number in turns else ():
+            # Run the other methods in between, so that changes in the machine's speed affect all methods.
+            for name, score in methods.items() if number in turns else ():
                 start = time.perf_counter()
-                scores[name] = way()
+                scores[name] = score()
                 rates[name].append(len(few) / 2 / (time.perf_counter() - start))
 
     figures = {name: statistics.median(values) for name, values in rates.items()}
@@ -129,16 +151,19 @@ def compare(arguments: argparse.Namespace) -> Scoring:
 def _model(arguments: argparse.Namespace) -> tuple[ElcBertForMaskedLM, Path]:
     if arguments.model is not None:
         loaded = load_model(arguments.model)
-        model, own = loaded.model, loaded.tokenizer
+        model, tokenizer = loaded.model, loaded.tokenizer
     else:
         torch.manual_seed(1)
-        model, own = ElcBertForMaskedLM(ModelConfig()).eval(), None
-    if (path := arguments.tokenizer or own) is None:
-        raise UserError("no tokenizer; name its file by --tokenizer")
+        model, tokenizer = ElcBertForMaskedLM(ModelConfig()).eval(), None
+    if (path := arguments.tokenizer or tokenizer) is None:
+        raise UserError(
+            "--tokenizer: required, because the model comes without a tokenizer; give a tokenizer.json"
+        )
     return model, path
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark and return the exit status."""
     return report_to_user("minimal_pairs.py", parse_arguments(argv), compare)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert.utils.files import atomic_write
 
 
@@ -44,4 +44,4 @@ def report_to_user(
                 json.dump(asdict(report), file, indent=2)
                 file.write("\n")
 
-    return exit_status(command, program)
+    return run_single_process(command, program)

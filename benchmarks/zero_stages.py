@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elc_bert.config.reader import load_config
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.machine import free_port
 from elc_bert.utils.options import positive_int
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> int:
         print(f"\npicture: {picture}")
 
     try:
-        return exit_status(command, "zero_stages.py")
+        return run_single_process(command, "zero_stages.py")
     except subprocess.CalledProcessError as error:
         print(f"zero_stages.py: stopped: a run ended with status {error.returncode}", file=sys.stderr)
         return 1

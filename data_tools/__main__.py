@@ -5,7 +5,7 @@ import importlib
 import sys
 
 from data_tools.options import OneLineParser
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 
 COMMANDS = ("prose", "clean", "tokenizer", "build", "segments", "merge", "split", "inspect", "verify")
 """Modules of this package that define ``HELP``, ``add_arguments(parser)`` and ``run(args)``, in the order
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         args.run(args)
 
-    return exit_status(parse_and_run, "data_tools")
+    return run_single_process(parse_and_run, "data_tools")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from elc_bert.data.format.manifest import InputFile, Manifest
 from elc_bert.data.format.segments import build_segments, check_sequence_length
 from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
-from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.errors import UserError, describe_os_error
 
 HELP = "encode text as a token dataset with segment indexes"
 
@@ -242,7 +242,7 @@ def _error_message(done: set[Future[None]]) -> str | None:
         if isinstance(error, UserError):
             return str(error)
         if isinstance(error, OSError):
-            return told(error)
+            return describe_os_error(error)
         if isinstance(error, BrokenProcessPool):
             return WORKER_KILLED
         if error is not None and not isinstance(error, WorkerStoppedError):

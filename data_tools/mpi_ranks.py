@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.errors import UserError, describe_os_error
 from elc_bert.utils.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Ranks:
             except UserError as error:
                 message = str(error)
             except OSError as error:
-                message = told(error)
+                message = describe_os_error(error)
         result, message = self.gather((result, message))[0]
         self.stop_if_any([message])
         return result  # type: ignore[return-value]  # None only if work returns None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elc_bert.demo import run_demo
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert.utils.options import positive_int
 from elc_bert_launch.options import add_set_option, command_line
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    return exit_status(lambda: run_demo(REPOSITORY, arguments.set, arguments.max_words), parser.prog)
+    return run_single_process(lambda: run_demo(REPOSITORY, arguments.set, arguments.max_words), parser.prog)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import NoReturn
 
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import run_command
-from elc_bert.utils.errors import UserError
 from elc_bert.utils.options import positive_int
 from elc_bert_launch.options import MODEL_HELP, add_local_rank, add_model_options, command_line
 
@@ -106,33 +105,33 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # These imports load PyTorch, which --help should not wait for.
         from elc_bert.evaluation.commands import evaluate_loss, evaluate_pairs, fill_in
         from elc_bert.hub.loading import load_model
+        from elc_bert.model.loaded import LoadedModel
+
+        def load() -> LoadedModel:
+            return load_model(arguments.model, arguments.variant)
 
         if arguments.command == "pairs":
             evaluate_pairs(
                 watchdog,
-                lambda: load_model(arguments.model, arguments.variant),
+                load,
                 arguments.tokenizer,
                 arguments.pairs,
                 arguments.output,
                 arguments.method,
                 arguments.limit,
             )
-            return
-        if arguments.command == "loss":
+        elif arguments.command == "loss":
             evaluate_loss(
                 watchdog,
-                lambda: load_model(arguments.model, arguments.variant),
+                load,
                 arguments.tokenizer,
                 arguments.data,
                 arguments.sequence_length,
                 arguments.sequences,
                 arguments.output,
             )
-            return
-        loaded = load_model(arguments.model, arguments.variant)
-        if (tokenizer := arguments.tokenizer or loaded.tokenizer) is None:
-            raise UserError(f"{arguments.model}: no tokenizer lies there; name its file by --tokenizer")
-        print(fill_in(loaded.model, tokenizer, arguments.text, arguments.guesses))
+        else:
+            print(fill_in(load(), arguments.tokenizer, arguments.text, arguments.guesses))
 
     run_command(command)
 

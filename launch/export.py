@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert_launch.options import add_model_options, command_line
 
 EXAMPLES = """examples:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             force=arguments.force,
         )
 
-    return exit_status(command, parser.prog)
+    return run_single_process(command, parser.prog)
 
 
 if __name__ == "__main__":

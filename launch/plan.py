@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elc_bert.config.reader import load_config
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert.utils.options import positive_float, positive_int, share
 from elc_bert_launch.options import add_config_options, command_line
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             json_file=arguments.json,
         )
 
-    return exit_status(command, parser.prog)
+    return run_single_process(command, parser.prog)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elc_bert.report.output import PAGE, page_path
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 from elc_bert_launch.options import command_line
 
 EXAMPLES = """what the figures mean:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         report(arguments.runs, path)
 
-    return exit_status(command, parser.prog)
+    return run_single_process(command, parser.prog)
 
 
 if __name__ == "__main__":

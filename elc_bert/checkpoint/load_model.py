@@ -1,4 +1,4 @@
-"""The model of a checkpoint, without DeepSpeed and without unpickling anything."""
+"""Loading the model of a checkpoint without DeepSpeed and without unpickling."""
 
 import json
 from pathlib import Path
@@ -14,36 +14,41 @@ from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.model.from_tensors import model_of
 from elc_bert.utils.errors import UserError
 
+_ADVICE = "give the directory of a complete checkpoint, such as RUN_DIR/checkpoints/step-000500"
+
 
 def newest_checkpoint(run: Path) -> Path:
-    """Directory of the newest checkpoint of a run.
+    """Return the directory of a run's newest checkpoint.
 
     Args:
-        run: the run's ``elc_bert.training.output_dir``.
+        run: The run's ``elc_bert.training.output_dir``.
 
     Raises:
-        UserError: the run has none.
+        UserError: The run has no checkpoint.
     """
     checkpoints = run / "checkpoints"
     try:
         newest = checkpoints / (checkpoints / "latest").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise UserError(
-            f"{checkpoints}: holds no checkpoint yet; train with launch/pretrain.py until the first one"
+            f"{checkpoints}: no checkpoint yet; train with launch/pretrain.py until it has written one"
         ) from None
     if not newest.is_dir():
-        raise UserError(f"{newest}: named by {checkpoints / 'latest'}, but missing; name another one there")
+        raise UserError(
+            f"{newest}: missing, although {checkpoints / 'latest'} names it; write the name of an existing "
+            "checkpoint there"
+        )
     return newest
 
 
 def load_checkpoint_model(directory: Path) -> ElcBertForMaskedLM:
-    """The model saved in a checkpoint, float32 on the CPU, in evaluation mode.
+    """Return the model saved in a checkpoint, float32 on the CPU, in evaluation mode.
 
     Args:
-        directory: ``checkpoints/step-NNNNNN`` of a run, with model.json and model.safetensors.
+        directory: ``checkpoints/step-NNNNNN`` of a run, with ``model.json`` and ``model.safetensors``.
 
     Raises:
-        UserError: a file is missing or damaged, or they do not fit together.
+        UserError: A file is missing or damaged, or the files do not match.
     """
     config, weights = directory / "model.json", directory / "model.safetensors"
     return model_of(_read_config(config), _read_weights(weights), weights, config.name)
@@ -53,20 +58,17 @@ def _read_config(path: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; {_MEND}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {_ADVICE}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {describe(error, ModelConfig)}; {_MEND}") from None
+        raise UserError(f"{path}: {describe(error, ModelConfig)}; {_ADVICE}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}; {_MEND}") from None
+        raise UserError(f"{path}: not valid JSON: {error}; {_ADVICE}") from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or 'no such file'}; {_MEND}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or 'no such file'}; {_ADVICE}") from None
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged: {error}; {_MEND}") from None
-
-
-_MEND = "give the directory of a whole checkpoint, such as RUN_DIR/checkpoints/step-000500"
+        raise UserError(f"{path}: damaged: {error}; {_ADVICE}") from None

@@ -1,4 +1,4 @@
-"""Minimal pairs: from scores to accuracy, as a table, JSON, CSV and a picture."""
+"""Accuracy on minimal pairs, and its output as a table, JSON, CSV and a figure."""
 
 import csv
 import io
@@ -7,39 +7,54 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elc_bert.utils.files import atomic_write
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True)
 class ParadigmResult:
-    """How a model does on the pairs of one file."""
+    """Result of a model on the pairs of one file."""
 
     name: str
+    """Name of the paradigm."""
     phenomenon: str
+    """Name of the phenomenon that the paradigm belongs to."""
     pairs: int
-    """That were scored."""
+    """Number of pairs that were scored."""
     right: int
+    """Number of pairs in which the good sentence has the higher score."""
     ties: int
-    """Pairs with equal scores; each counts half."""
+    """Number of pairs with equal scores; each counts half."""
     skipped: int
-    """Pairs with a sentence that is longer than the model was made for."""
+    """Number of pairs left out because a sentence exceeds the model's ``max_position_embeddings``."""
 
     @property
     def accuracy(self) -> float:
+        """Fraction of the scored pairs that are right."""
         return (self.right + 0.5 * self.ties) / max(1, self.pairs)
 
 
-def compare(
+def compare_scores(
     name: str, phenomenon: str, good: NDArray[np.float64], bad: NDArray[np.float64], skipped: int
 ) -> ParadigmResult:
-    """Count the pairs whose good sentence has the higher score, float64 [pairs] each.
+    """Count the pairs whose good sentence has the higher score.
 
-    Scores closer than rounding are a tie: sentences with the same tokens in another batch must not win.
+    Scores that differ by no more than rounding errors are ties: two sentences with the same tokens can get
+    slightly different scores in different batches, and neither of them may win.
+
+    Args:
+        name: Name of the paradigm.
+        phenomenon: Name of its phenomenon.
+        good: Scores of the good sentences, float64 ``[pairs]``.
+        bad: Scores of the bad sentences, float64 ``[pairs]``.
+        skipped: Number of pairs that were not scored.
     """
     close = np.isclose(good, bad, rtol=1e-6, atol=1e-6)
     right = int(((good > bad) & ~close).sum())
@@ -48,23 +63,25 @@ def compare(
 
 @dataclass(frozen=True)
 class Results:
-    """Of all paradigms."""
+    """Results on all paradigms."""
 
     paradigms: Sequence[ParadigmResult]
+    """Results of the paradigms, at least one."""
 
     @property
     def overall(self) -> float:
-        """Mean over the paradigms."""
+        """Mean accuracy over the paradigms."""
         return fmean(paradigm.accuracy for paradigm in self.paradigms)
 
     def by_phenomenon(self) -> dict[str, float]:
-        """Mean over the paradigms of each phenomenon, by name."""
+        """Return the mean accuracy over the paradigms of each phenomenon, by name."""
         names = sorted({paradigm.phenomenon for paradigm in self.paradigms})
         return {
             name: fmean(each.accuracy for each in self.paradigms if each.phenomenon == name) for name in names
         }
 
     def table(self) -> str:
+        """Return the accuracy by phenomenon as text."""
         width = max(len(name) for name in ("overall", *self.by_phenomenon())) + 2
         lines = [f"{'phenomenon':<{width}}{'accuracy':>10}{'paradigms':>11}"]
         for name, accuracy in self.by_phenomenon().items():
@@ -78,6 +95,7 @@ class Results:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the content of ``results.json``."""
         return {
             "overall": self.overall,
             "phenomena": self.by_phenomenon(),
@@ -99,7 +117,7 @@ class Results:
         with atomic_write(folder / "results.png") as file:
             self._draw().savefig(file, format="png", dpi=110)
 
-    def _draw(self) -> Any:
+    def _draw(self) -> "Figure":
         from matplotlib.figure import Figure
 
         names = list(self.by_phenomenon())
@@ -111,7 +129,7 @@ class Results:
         axes.axvline(0.5, color="#999999", linewidth=1, linestyle="--")
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
-        axes.set_xlabel("accuracy: bars phenomena, dots paradigms, dashed chance")
+        axes.set_xlabel("accuracy (bars: phenomena, dots: paradigms, dashed line: chance)")
         axes.set_title(f"minimal pairs, overall {self.overall:.1%}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         return figure

@@ -1,4 +1,4 @@
-"""What launch/evaluate.py does."""
+"""The commands of ``launch/evaluate.py``: minimal pairs, held-out loss, filling in a masked word."""
 
 import json
 import time
@@ -22,57 +22,64 @@ from elc_bert.distributed.collectives import agree
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.distributed.world import World
 from elc_bert.engine.processes import connect
-from elc_bert.evaluation.fill_mask import Cloze, fill
-from elc_bert.evaluation.held_out import combined, score
+from elc_bert.evaluation.fill_mask import Cloze, fill_blank
+from elc_bert.evaluation.held_out import combine_scores, score_held_out
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pseudo_likelihood import Method
-from elc_bert.evaluation.run_pairs import collect, evaluation_key, folder_in_run, score_paradigms
-from elc_bert.hub.loading import Loaded
-from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.evaluation.run_pairs import (
+    collect_results,
+    default_results_folder,
+    evaluation_key,
+    score_paradigms,
+)
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.progress import progress_bar
 
 DEFAULT_LENGTH = 128
+"""Sequence length for a model that does not belong to a run."""
 DEFAULT_SEED = 42
-"""Of the masks, where no run says which."""
+"""Seed of the masks for a model that does not belong to a run."""
 
 
 def evaluate_pairs(
     watchdog: Watchdog,
-    load: Callable[[], Loaded],
+    load: Callable[[], LoadedModel],
     tokenizer: Path | None,
     pairs: Path,
     output: Path | None,
     method: Method,
     limit: int | None,
 ) -> None:
-    """Score minimal pairs on all processes of the launcher; print and save the accuracy. Collective.
+    """Score minimal pairs in all processes of the launcher; print and save the accuracy. Collective.
 
     Args:
-        load: reads the model.
-        tokenizer: its file; the model's own if None.
-        pairs: folder of .jsonl files.
-        output: folder to write to, which all ranks must see; None for one in the model's run.
-        method: see ``pseudo_likelihood``.
-        limit: pairs of each file; all if None.
+        watchdog: Watchdog of this process.
+        load: Function that reads the model.
+        tokenizer: Tokenizer file; None for the model's own.
+        pairs: Folder of ``.jsonl`` files, or one file.
+        output: Folder for the results, on a file system that all nodes share; None for the default folder in
+            the model's run.
+        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
+        limit: Number of pairs to score of each file, from the beginning; None for all.
 
     Raises:
-        UserError: on all ranks alike.
+        UserError: An input is invalid; raised on all ranks.
     """
     world = connect(watchdog)
     paradigms = agree(world, lambda: read_paradigms(pairs))
     loaded = agree(world, load)
-    path = agree(world, lambda: _tokenizer(loaded, tokenizer))
-    folder = agree(world, lambda: _output(loaded, output, pairs))
-    words = agree(world, lambda: load_tokenizer(path))
+    path = agree(world, lambda: _tokenizer_path(loaded, tokenizer))
+    folder = agree(world, lambda: _results_folder(loaded, output, pairs))
+    loaded_tokenizer = agree(world, lambda: load_tokenizer(path))
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, method, limit)
     start = time.monotonic()
     with world.watchdog.activity("scoring minimal pairs"):
         score_paradigms(
             model,
-            words,
+            loaded_tokenizer,
             paradigms[world.rank :: world.size],
             folder,
             key,
@@ -83,52 +90,53 @@ def evaluate_pairs(
         dist.barrier()
     if not world.is_main:
         return
-    results = collect(paradigms, folder, key)
+    results = collect_results(paradigms, folder, key)
     results.save(folder)
     settings = {"pairs": str(pairs), "method": method, "limit": limit}
     with atomic_write(folder / "settings.json", "w") as file:
         json.dump(settings, file, indent=2)
     seconds = time.monotonic() - start
     print(results.table())
-    print(f"{seconds:.0f} s; {folder}: results.json, results.csv, results.png")
+    print(f"took {seconds:.0f} s; wrote results.json, results.csv and results.png to {folder}")
 
 
 def evaluate_loss(
     watchdog: Watchdog,
-    load: Callable[[], Loaded],
+    load: Callable[[], LoadedModel],
     tokenizer: Path | None,
     data: Path | None,
     sequence_length: int | None,
     sequences: int | None,
     output: Path | None,
 ) -> None:
-    """Loss, perplexity and accuracy on masked held-out text, on all processes of the launcher. Collective.
+    """Print loss, perplexity and accuracy on masked held-out text, using all processes. Collective.
 
     Args:
-        load: reads the model.
-        tokenizer: its file; the model's own if None.
-        data: prefix of the dataset; of a run's model that of the run if None.
-        sequence_length: tokens of a sequence; the run's, or 128, if None.
-        sequences: how many; those that the run evaluates on, or all, if None.
+        watchdog: Watchdog of this process.
+        load: Function that reads the model.
+        tokenizer: Tokenizer file; None for the model's own.
+        data: Prefix of the dataset; None for ``elc_bert.data.dev`` of the model's run.
+        sequence_length: Tokens per sequence; None for that of the run, or 128 without a run.
+        sequences: Number of sequences; None for those that the run evaluates on, or all without a run.
         output: JSON file for the figures; None to print them only.
 
     Raises:
-        UserError: on all ranks alike.
+        UserError: An input is invalid; raised on all ranks.
     """
     world = connect(watchdog)
-    agree(world, lambda: _check_folder_of(output))
+    agree(world, lambda: _check_output_file(output))
     loaded = agree(world, load)
-    path = agree(world, lambda: _tokenizer(loaded, tokenizer))
+    path = agree(world, lambda: _tokenizer_path(loaded, tokenizer))
     held_out = agree(world, lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
     model = loaded.model.to(world.device)
     with world.watchdog.activity("evaluating"):
         with progress_bar(len(held_out), "batch", title="held-out loss", shown=world.is_main) as bar:
-            own = score(model, _counted(held_out, bar))
-        parts = [own] * world.size
-        dist.all_gather_object(parts, own)
+            local = score_held_out(model, _with_progress(held_out, bar))
+        parts = [local] * world.size
+        dist.all_gather_object(parts, local)
     if not world.is_main:
         return
-    total = combined(parts)
+    total = combine_scores(parts)
     print(
         f"loss        {total.loss:.4f} nats per masked token\nperplexity  {total.perplexity:.2f}\n"
         f"accuracy    {total.accuracy:.2%}\n"
@@ -139,87 +147,101 @@ def evaluate_loss(
             json.dump({**asdict(total), "perplexity": total.perplexity}, file, indent=2)
 
 
-def fill_in(model: ElcBertForMaskedLM, tokenizer: Path, text: str, guesses: int) -> str:
-    """The most probable tokens for the one ``[MASK]`` of a text, a line each.
+def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int) -> str:
+    """Return the most probable tokens for the ``[MASK]`` in a text, one per line.
+
+    Args:
+        loaded: Model that was read from files.
+        tokenizer: Tokenizer file; None for the model's own.
+        text: Text with exactly one ``[MASK]``.
+        guesses: Number of tokens.
 
     Raises:
-        UserError: the text has none or several.
+        UserError: There is no tokenizer, or the text has no ``[MASK]`` or several.
     """
-    words = load_tokenizer(tokenizer)
-    ids = np.array(words.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-    places = np.flatnonzero(ids == MASK)
-    if len(places) != 1:
-        raise UserError(f"the text has {len(places)} [MASK]; give it one")
+    loaded_tokenizer = load_tokenizer(_tokenizer_path(loaded, tokenizer))
+    ids = np.array(loaded_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+    positions = np.flatnonzero(ids == MASK)
+    if len(positions) != 1:
+        raise UserError(f"TEXT: contains [MASK] {len(positions)} times; write it exactly once")
     with torch.no_grad():
-        found = fill(model, words, Cloze(ids, int(places[0])), guesses)
-    return "\n".join(f"{guess.probability:7.2%}  {guess.text}" for guess in found)
+        predicted = fill_blank(loaded.model, loaded_tokenizer, Cloze(ids, int(positions[0])), guesses)
+    return "\n".join(f"{guess.probability:7.2%}  {guess.text}" for guess in predicted)
 
 
-def _tokenizer(loaded: Loaded, given: Path | None) -> Path:
+def _tokenizer_path(loaded: LoadedModel, given: Path | None) -> Path:
     path = given or loaded.tokenizer
     if path is None:
-        raise UserError("the model comes without a tokenizer; name its file by --tokenizer")
+        raise UserError(
+            "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json "
+            "that it was trained with"
+        )
     return path
 
 
-def _counted(held_out: HeldOut, bar: Any) -> Iterator[MicroBatch]:
+def _with_progress(held_out: HeldOut, bar: Any) -> Iterator[MicroBatch]:
     for index in range(len(held_out)):
         yield held_out[index]
         bar.update()
 
 
-def _output(loaded: Loaded, given: Path | None, pairs: Path) -> Path:
+def _results_folder(loaded: LoadedModel, given: Path | None, pairs: Path) -> Path:
     if given is not None:
         folder = given
     elif loaded.checkpoint is not None:
-        folder = folder_in_run(loaded.checkpoint, pairs)
+        folder = default_results_folder(loaded.checkpoint, pairs)
     else:
-        raise UserError("the model is of no run here; name a folder for the results by --output")
+        raise UserError(
+            "--output: required, because the model is not a checkpoint of a run; give a folder for the "
+            "results"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written: {error.strerror}; name another folder by --output"
+            f"{folder}: cannot be created: {error.strerror}; give another folder with --output"
         ) from None
     return folder
 
 
-def _check_folder_of(output: Path | None) -> None:
-    """Before the model is run, not after."""
+def _check_output_file(output: Path | None) -> None:
+    """Check the output file before the evaluation starts, not after it has run."""
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise UserError(f"--output {output}: must be a file in a folder that is there; name another")
+        raise UserError(f"--output {output}: must be a file in an existing folder; give another path")
 
 
 def _held_out(
-    loaded: Loaded,
+    loaded: LoadedModel,
     tokenizer: Path,
     data: Path | None,
     sequence_length: int | None,
     sequences: int | None,
     world: World,
 ) -> HeldOut:
-    ours = None
+    config = None
     if loaded.checkpoint is not None:
-        ours = load_config(loaded.checkpoint.resolve().parent.parent / "config.json").elc_bert
-    prefix = data or (ours.data.dev if ours else None)
+        config = load_config(loaded.checkpoint.resolve().parent.parent / "config.json").elc_bert
+    prefix = data or (config.data.dev if config else None)
     if prefix is None:
-        raise UserError("the model is of no run here; name a held-out dataset by --data")
+        raise UserError(
+            "--data: required, because the model is not a checkpoint of a run; give the prefix of a dataset"
+        )
     dataset, size = IndexedDataset(prefix), loaded.model.config.vocab_size
     check_tokenizer(dataset, tokenizer)
     if dataset.manifest.vocab_size not in (None, size):
         raise UserError(
-            f"{prefix}: built with {dataset.manifest.vocab_size} subwords, but the model has {size}; give a "
-            "dataset of its tokenizer"
+            f"{prefix}: built with a vocabulary of {dataset.manifest.vocab_size} subwords, but the model has "
+            f"{size}; give a dataset that was built with the model's tokenizer"
         )
     return HeldOut(
         prefix,
-        sequence_length or (ours.training.sequence_length if ours else DEFAULT_LENGTH),
-        sequences or (ours.evaluation.sequences if ours and data is None else None),
-        ours.training.seed if ours else DEFAULT_SEED,
-        masking_from_config(ours.data) if ours else Masking(),
+        sequence_length or (config.training.sequence_length if config else DEFAULT_LENGTH),
+        sequences or (config.evaluation.sequences if config and data is None else None),
+        config.training.seed if config else DEFAULT_SEED,
+        masking_from_config(config.data) if config else Masking(),
         vocab_size=size,
         rank=world.rank,
         world_size=world.size,
         micro_batch=32,
-        policy=ours.data.segments if ours else POLICY,
+        policy=config.data.segments if config else POLICY,
     )

@@ -1,4 +1,4 @@
-"""Sentences with one word masked, and what a model would put there."""
+"""Sentences with one masked word, and a model's predictions for it."""
 
 import itertools
 import re
@@ -18,57 +18,73 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BLANK = "____"
-WORDS_OF_SENTENCE = range(8, 26)
+"""Shown in place of the masked word."""
+SENTENCE_WORDS = range(8, 26)
+"""Numbers of words that a sentence may have."""
 WORD = re.compile(r" [^\W\d_]{3,14}")
-"""A word to mask: letters only, neither too short to tell anything nor too long to print."""
+"""A word that may be masked: only letters, long enough to be informative, short enough to print."""
 AFTER_WORD = re.compile(r"[.,;:!?)]*")
+"""Punctuation that may follow the word."""
 
 
 @dataclass(frozen=True)
 class Cloze:
-    """A sentence and the place of the token that is to be guessed: one whole word."""
+    """A sentence and the position of the token to predict, which is a whole word."""
 
     ids: NDArray[np.int64]
-    """Tokens of the sentence, without [CLS] and [SEP], int64 [n]."""
-    place: int
+    """Tokens of the sentence without ``[CLS]`` and ``[SEP]``, int64 ``[n]``."""
+    position: int
+    """Position of the token in ``ids``."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A token that could stand in the blank."""
+    """A predicted token."""
 
     text: str
+    """The token as text; see ``token_text``."""
     probability: float
+    """The model's probability of the token."""
 
 
 def choose_clozes(
     dataset: IndexedDataset, tokenizer: "Tokenizer", count: int, max_tokens: int
 ) -> list[Cloze]:
-    """Sentences spread evenly over a dataset: of each of ``count`` equal parts the first one that is fit.
+    """Return sentences spread evenly over a dataset, always the same for the same dataset.
 
-    The same for the same dataset. Fewer than ``count`` where a part has no fit sentence: one of 8 to 25
-    words and at most ``max_tokens`` tokens, with a word that is one token.
+    The dataset is divided into ``count`` equal parts, and the first suitable sentence of each part is chosen.
+    A suitable sentence has 8 to 25 words and contains a word that is a single token. There are fewer than
+    ``count`` sentences if a part has none.
+
+    Args:
+        dataset: Dataset to choose from.
+        tokenizer: The dataset's tokenizer.
+        count: Number of parts.
+        max_tokens: Maximum number of tokens in a sentence.
     """
     bounds = np.linspace(0, len(dataset.lengths), count + 1).astype(int)
     parts = (range(begin, end) for begin, end in itertools.pairwise(bounds))
-    firsts = (next(_clozes(dataset, tokenizer, part, max_tokens), None) for part in parts)
+    firsts = (next(_suitable(dataset, tokenizer, part, max_tokens), None) for part in parts)
     return [cloze for cloze in firsts if cloze is not None]
 
 
-def fill(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, guesses: int) -> list[Guess]:
-    """The model's most probable tokens for the blank, the best first.
+def fill_blank(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, top_k: int) -> list[Guess]:
+    """Return the ``top_k`` most probable tokens for the masked position, most probable first.
 
     Args:
-        model: in evaluation mode.
+        model: Model in evaluation mode.
+        tokenizer: The model's tokenizer.
+        cloze: Sentence and position; the model does not see the token at this position.
+        top_k: Number of tokens.
     """
     ids = cloze.ids.copy()
-    ids[cloze.place] = MASK
+    ids[cloze.position] = MASK
     input_ids = torch.from_numpy(np.concatenate([[CLS], ids, [SEP]]))[None]
     with torch.no_grad():
         logits = model(
-            input_ids, torch.ones_like(input_ids, dtype=torch.bool), torch.tensor([cloze.place + 1])
+            input_ids, torch.ones_like(input_ids, dtype=torch.bool), torch.tensor([cloze.position + 1])
         )
-    best = logits[0].float().softmax(dim=-1).topk(guesses)
+    best = logits[0].float().softmax(dim=-1).topk(top_k)
     return [
         Guess(token_text(tokenizer, token), probability)
         for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -76,16 +92,16 @@ def fill(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, guesse
 
 
 def sentence_with_blank(tokenizer: "Tokenizer", cloze: Cloze) -> str:
-    """The sentence as text, a blank in the place of the word."""
+    """Return the sentence as text, with a blank in place of the word."""
     ids = cloze.ids.tolist()
-    before, after = tokenizer.decode(ids[: cloze.place]), tokenizer.decode(ids[cloze.place + 1 :])
+    before, after = tokenizer.decode(ids[: cloze.position]), tokenizer.decode(ids[cloze.position + 1 :])
     return f"{before} {BLANK}{after}".strip()
 
 
 def token_text(tokenizer: "Tokenizer", token: int) -> str:
-    """A token as text: a word or the beginning of one, ``-`` before what continues a word.
+    """Return a token as text, with ``-`` in front if it continues a word.
 
-    Single bytes of a character and special tokens are shown under their names in the vocabulary.
+    Special tokens and single bytes of a character are returned as they are spelled in the vocabulary.
     """
     text = tokenizer.decode([token])
     if not text.strip() or "\N{REPLACEMENT CHARACTER}" in text:
@@ -93,24 +109,24 @@ def token_text(tokenizer: "Tokenizer", token: int) -> str:
     return text.strip() if text.startswith(" ") or not text[0].isalnum() else f"-{text}"
 
 
-def _clozes(
+def _suitable(
     dataset: IndexedDataset, tokenizer: "Tokenizer", sentences: range, max_tokens: int
 ) -> Iterator[Cloze]:
-    """The fit sentences among some, each with the word nearest to its middle masked."""
+    """Yield the suitable ones among some sentences, each with the suitable word nearest to its middle."""
     for sentence in sentences:
         (first,), (length,) = dataset.spans(sentence, sentence + 1)
         ids = dataset.tokens[first : first + length].astype(np.int64)
         if len(ids) > max_tokens:
             continue
         pieces = tokenizer.decode_batch([[token] for token in ids.tolist()])
-        words, places = _whole_words(pieces)
-        if words in WORDS_OF_SENTENCE and places:
-            yield Cloze(ids, min(places, key=lambda place: abs(place - len(ids) // 2)))
+        words, positions = _single_token_words(pieces)
+        if words in SENTENCE_WORDS and positions:
+            yield Cloze(ids, min(positions, key=lambda position: abs(position - len(ids) // 2)))
 
 
-def _whole_words(pieces: list[str]) -> tuple[int, list[int]]:
-    """The number of words between spaces, and the places of those that are one token and punctuation."""
-    starts = [place for place, piece in enumerate(pieces) if piece.startswith(" ")]
+def _single_token_words(pieces: list[str]) -> tuple[int, list[int]]:
+    """Return the number of words, and the positions of those that are one token except for punctuation."""
+    starts = [position for position, piece in enumerate(pieces) if piece.startswith(" ")]
     ends = [*starts[1:], len(pieces)]
     whole = [
         start

@@ -1,4 +1,4 @@
-"""Loss and accuracy on a masked held-out set, without DeepSpeed."""
+"""Loss and accuracy on masked held-out text, without DeepSpeed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,44 +13,44 @@ from elc_bert.model.loss import masked_lm_loss
 
 @dataclass(frozen=True)
 class Score:
-    """Means over all masked tokens."""
+    """Loss and accuracy, averaged over all masked tokens."""
 
     loss: float
     """Cross entropy in nats per masked token."""
     accuracy: float
-    """Share of the masked tokens whose most probable guess is right."""
+    """Fraction of the masked tokens that the model predicts correctly."""
     predictions: int
-    """Masked tokens."""
+    """Number of masked tokens."""
 
     @property
     def perplexity(self) -> float:
-        """The number of equally likely tokens that one would be as unsure among: e to the loss."""
+        """The exponential of the loss; infinity if the model has diverged and it overflows."""
         try:
             return math.exp(self.loss)
-        except OverflowError:  # of a model that has diverged
+        except OverflowError:
             return math.inf
 
 
-def combined(parts: Sequence[Score]) -> Score:
-    """The score on several sets together."""
+def combine_scores(parts: Sequence[Score]) -> Score:
+    """Return the score on the union of several sets."""
     predictions = sum(part.predictions for part in parts)
-    loss, right = (
+    loss, correct = (
         sum(getattr(part, name) * part.predictions for part in parts) / max(1, predictions)
         for name in ("loss", "accuracy")
     )
-    return Score(loss, right, predictions)
+    return Score(loss, correct, predictions)
 
 
 @torch.no_grad()
-def score(model: ElcBertForMaskedLM, micro_batches: Iterable[MicroBatch]) -> Score:
-    """Loss and accuracy of a model in evaluation mode, on the device that it is on."""
+def score_held_out(model: ElcBertForMaskedLM, micro_batches: Iterable[MicroBatch]) -> Score:
+    """Return the score of a model in evaluation mode, computed on the model's device."""
     device = model.encoder.embedding.word.weight.device
     loss, correct, predictions = 0.0, 0, 0
     for batch in micro_batches:
         micro = batch.to(device)
         logits = model(micro.input_ids, micro.attention_mask, micro.positions)
-        loss_sum, right = masked_lm_loss(logits, micro.targets)
+        loss_sum, correct_count = masked_lm_loss(logits, micro.targets)
         loss += loss_sum.item()
-        correct += int(right)
+        correct += int(correct_count)
         predictions += len(micro.targets)
     return Score(loss / max(1, predictions), correct / max(1, predictions), predictions)

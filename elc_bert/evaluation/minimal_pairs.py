@@ -1,8 +1,8 @@
-"""Files of minimal pairs: BLiMP's, its supplement's and EWoK's.
+"""Reader for files of minimal pairs: BLiMP, its BabyLM supplement and EWoK.
 
-BLiMP (Warstadt et al. 2020, TACL) has JSON lines with ``sentence_good`` and ``sentence_bad``. EWoK (Ivanova
-et al. 2024) has contexts and targets: a target is to be more probable behind its own context than behind the
-other one, and only the target is scored.
+A line of BLiMP (Warstadt et al. 2020, TACL) is a JSON object with ``sentence_good`` and ``sentence_bad``. A
+line of EWoK (Ivanova et al. 2024) has two contexts and two targets: each target should be more probable after
+its own context than after the other one. Only the tokens of the target are scored.
 """
 
 import json
@@ -12,73 +12,88 @@ from typing import Any
 
 from elc_bert.utils.errors import UserError
 
+_EXPECTED = (
+    "a line needs sentence_good and sentence_bad (BLiMP), or Context1, Context2, Target1 and Target2 (EWoK)"
+)
+
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence, or the part of it that is scored."""
+    """A sentence of which all or only the last part is scored."""
 
     text: str
+    """The whole sentence."""
     scored_from: int = 0
-    """The first character that is scored; what stands before it is context."""
+    """Index of the first character that is scored; the text before it is context."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sentences of which a good model finds the first one more probable."""
+    """Two sentences, of which a good model assigns the first one the higher probability."""
 
     good: Sentence
+    """The acceptable or plausible sentence."""
     bad: Sentence
+    """The unacceptable or implausible sentence."""
 
 
 @dataclass(frozen=True)
 class Paradigm:
-    """The pairs of a file."""
+    """The minimal pairs of one file."""
 
     name: str
+    """File name without its suffix."""
     phenomenon: str
-    """What it is summed up with."""
+    """Name of the group of paradigms over which accuracy is averaged."""
     pairs: list[Pair]
+    """Pairs in the order of the file."""
     file: Path
+    """Path of the file."""
 
 
 def read_paradigms(folder: Path) -> list[Paradigm]:
-    """All ``*.jsonl`` files of a folder, by name.
+    """Return the paradigms in all ``*.jsonl`` files of a folder, sorted by file name.
+
+    Args:
+        folder: The folder, or a single file.
 
     Raises:
-        UserError: there are none, or one has a line that is no pair; the message names the line.
+        UserError: There are no such files, or a line is not a minimal pair; the message names the line.
     """
     files = [folder] if folder.is_file() else sorted(folder.glob("*.jsonl"))
     if not files:
         raise UserError(
-            f"{folder}: holds no .jsonl files; give a folder of minimal pairs, such as BLiMP's data"
+            f"{folder}: contains no .jsonl files; give a folder of minimal pairs, such as blimp/data"
         )
-    return [_read(file) for file in files]
+    return [_read_paradigm(file) for file in files]
 
 
-def _read(file: Path) -> Paradigm:
+def _read_paradigm(file: Path) -> Paradigm:
     pairs: list[Pair] = []
     phenomenon = ""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror}; give a readable file") from None
     except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text") from None
+        raise UserError(f"{file}: not UTF-8 text; convert it to UTF-8") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{file}:{number}: not JSON: {error}") from None
+            raise UserError(
+                f"{file}:{number}: not valid JSON: {error}; each line must be a JSON object"
+            ) from None
         if not isinstance(fields, dict):
-            raise UserError(f"{file}:{number}: no JSON object")
+            raise UserError(f"{file}:{number}: not a JSON object; {_EXPECTED}")
         pairs += _pairs(fields, f"{file}:{number}")
         phenomenon = phenomenon or str(
             fields.get("linguistics_term") or fields.get("field") or fields.get("Domain") or file.stem
         )
     if not pairs:
-        raise UserError(f"{file}: holds no pairs")
+        raise UserError(f"{file}: contains no pairs; {_EXPECTED}")
     return Paradigm(file.stem, phenomenon, pairs, file)
 
 
@@ -88,21 +103,21 @@ def _pairs(fields: dict[str, Any], place: str) -> list[Pair]:
             _text(fields, name, place) for name in ("Context1", "Context2", "Target1", "Target2")
         )
         return [
-            Pair(_behind(first, one), _behind(second, one)),
-            Pair(_behind(second, two), _behind(first, two)),
+            Pair(_after_context(first, one), _after_context(second, one)),
+            Pair(_after_context(second, two), _after_context(first, two)),
         ]
     good, bad = (_text(fields, name, place) for name in ("sentence_good", "sentence_bad"))
     return [Pair(Sentence(good), Sentence(bad))]
 
 
-def _behind(context: str, target: str) -> Sentence:
+def _after_context(context: str, target: str) -> Sentence:
     return Sentence(f"{context} {target}", len(context))
 
 
 def _text(fields: dict[str, Any], name: str, place: str) -> str:
     text = fields.get(name)
     if not isinstance(text, str):
-        raise UserError(f"{place}: lacks {name}; a line needs sentence_good and sentence_bad")
+        raise UserError(f"{place}: {name} is missing; {_EXPECTED}")
     if not text.strip():
-        raise UserError(f"{place}: {name} is empty")
+        raise UserError(f"{place}: {name} is empty; {_EXPECTED}")
     return text

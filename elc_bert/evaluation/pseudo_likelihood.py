@@ -1,9 +1,9 @@
-"""How probable a masked language model finds a sentence.
+"""Pseudo-log-likelihood of sentences under a masked language model.
 
-The pseudo-log-likelihood is the sum of ``log p(token | all others)``, each token masked in turn (Salazar et
-al. 2020, ACL). Within a word of several subwords that is too easy, since the rest of the word gives each of
-them away: the within-word variant masks also the subwords to the right in the same word (Kauf & Ivanova
-2023, ACL).
+The pseudo-log-likelihood is the sum of ``log p(token | all other tokens)`` with each token masked in turn
+(Salazar et al. 2020, ACL). It overestimates words of several subwords, whose remaining subwords give the
+masked one away. The within-word variant therefore also masks the subwords to its right in the same word (Kauf
+& Ivanova 2023, ACL).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Method = Literal["within-word", "plain"]
-TOKENS_AT_ONCE = 8192
-"""Of a batch, [CLS] and [SEP] included."""
+"""Whether the subwords to the right in the same word are masked together with a token, or the token alone."""
+MAX_BATCH_TOKENS = 8192
+"""Maximum number of tokens in a batch, including ``[CLS]`` and ``[SEP]``."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Encoded:
     """A sentence as tokens."""
 
     ids: NDArray[np.int64]
-    """[CLS], the sentence, [SEP]; int64 [T]."""
+    """Token ids of ``[CLS]``, the sentence and ``[SEP]``, int64 ``[T]``."""
     words: NDArray[np.int64]
-    """Number of the word that each token belongs to, int64 [T]; of [CLS] and [SEP] -1."""
+    """Index of the word that each token belongs to, int64 ``[T]``; -1 for ``[CLS]`` and ``[SEP]``."""
     scored: NDArray[np.int64]
-    """Places of the tokens that are scored, int64 [n]."""
+    """Positions of the tokens that are scored, int64 ``[n]``."""
 
 
 def encode(tokenizer: "Tokenizer", sentence: Sentence) -> Encoded:
-    """A sentence as the model sees it."""
+    """Tokenize a sentence and add ``[CLS]`` and ``[SEP]``."""
     encoding = tokenizer.encode(sentence.text, add_special_tokens=False)
     words = [-1 if word is None else word for word in encoding.word_ids]
     ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)
@@ -51,14 +52,14 @@ def encode(tokenizer: "Tokenizer", sentence: Sentence) -> Encoded:
 
 
 def masked_copies(sentence: Encoded, method: Method) -> NDArray[np.int64]:
-    """A copy for each scored token, with it masked, int64 [n, T]."""
+    """Return one copy of the sentence per scored token, with that token masked, int64 ``[n, T]``."""
     copies = np.repeat(sentence.ids[None], len(sentence.scored), axis=0)
-    places = np.arange(len(sentence.ids))
-    hidden = places == sentence.scored[:, None]
+    positions = np.arange(len(sentence.ids))
+    is_masked = positions == sentence.scored[:, None]
     if method == "within-word":
         same_word = sentence.words == sentence.words[sentence.scored][:, None]
-        hidden |= same_word & (places > sentence.scored[:, None]) & (sentence.words >= 0)
-    copies[hidden] = MASK
+        is_masked |= same_word & (positions > sentence.scored[:, None]) & (sentence.words >= 0)
+    copies[is_masked] = MASK
     return copies
 
 
@@ -67,47 +68,48 @@ def score_sentences(
     model: ElcBertForMaskedLM,
     sentences: Sequence[Encoded],
     method: Method = "within-word",
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
     advance: Callable[[int], object] = lambda sentences: None,
 ) -> NDArray[np.float64]:
-    """Pseudo-log-likelihoods in nats, float64 [sentences].
+    """Return the pseudo-log-likelihoods in nats, float64 ``[sentences]``.
 
     Args:
-        model: in evaluation mode, float32.
-        sentences: to be scored; equal ones are scored once.
-        method: what is masked along with a token.
-        tokens_at_once: of a batch; a batch has sentences of one length, so there is no padding.
-        advance: told how many sentences are done.
+        model: Model in evaluation mode, float32.
+        sentences: Sentences to score; duplicates are scored only once.
+        method: Which tokens are masked together; see ``Method``.
+        max_batch_tokens: Maximum number of tokens in a batch. A batch contains sentences of one length, so
+            there is no padding.
+        advance: Called with the number of sentences that have been scored since the last call.
     """
     device = model.encoder.embedding.word.weight.device
-    alike: dict[tuple[bytes, bytes], list[int]] = {}
-    for number, sentence in enumerate(sentences):
-        alike.setdefault((sentence.ids.tobytes(), sentence.scored.tobytes()), []).append(number)
+    duplicates: dict[tuple[bytes, bytes], list[int]] = {}
+    for index, sentence in enumerate(sentences):
+        duplicates.setdefault((sentence.ids.tobytes(), sentence.scored.tobytes()), []).append(index)
     groups: dict[int, list[list[int]]] = {}
-    for numbers in alike.values():
-        groups.setdefault(len(sentences[numbers[0]].ids), []).append(numbers)
+    for indices in duplicates.values():
+        groups.setdefault(len(sentences[indices[0]].ids), []).append(indices)
     scores = np.zeros(len(sentences))
     for length, members in sorted(groups.items()):
-        rows_at_once = max(1, tokens_at_once // length)
+        max_rows = max(1, max_batch_tokens // length)
         first = 0
         while first < len(members):
-            # As many whole sentences as fit, and one at least.
+            # As many whole sentences as fit, but at least one.
             last, rows = first, 0
             while last < len(members) and (
-                last == first or rows + len(sentences[members[last][0]].scored) <= rows_at_once
+                last == first or rows + len(sentences[members[last][0]].scored) <= max_rows
             ):
                 rows += len(sentences[members[last][0]].scored)
                 last += 1
-            batch = [sentences[numbers[0]] for numbers in members[first:last]]
+            batch = [sentences[indices[0]] for indices in members[first:last]]
             copies = np.concatenate([masked_copies(sentence, method) for sentence in batch])
-            places = np.concatenate([sentence.scored for sentence in batch])
+            positions = np.concatenate([sentence.scored for sentence in batch])
             targets = np.concatenate([sentence.ids[sentence.scored] for sentence in batch])
-            logs = _log_probabilities(model, copies, places, targets, rows_at_once, device)
+            logs = _log_probabilities(model, copies, positions, targets, max_rows, device)
             begin = 0
-            for numbers, sentence in zip(members[first:last], batch, strict=True):
-                scores[numbers] = logs[begin : begin + len(sentence.scored)].sum()
+            for indices, sentence in zip(members[first:last], batch, strict=True):
+                scores[indices] = logs[begin : begin + len(sentence.scored)].sum()
                 begin += len(sentence.scored)
-            advance(sum(len(numbers) for numbers in members[first:last]))
+            advance(sum(len(indices) for indices in members[first:last]))
             first = last
     return scores
 
@@ -115,19 +117,23 @@ def score_sentences(
 def _log_probabilities(
     model: ElcBertForMaskedLM,
     copies: NDArray[np.int64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     targets: NDArray[np.int64],
-    rows_at_once: int,
+    max_rows: int,
     device: torch.device,
 ) -> NDArray[np.float64]:
-    """``log p(target)`` at one place of each row, float64 [rows]; rows are taken a few at a time."""
+    """Return ``log p(target)`` at one position of each row, float64 ``[rows]``.
+
+    At most ``max_rows`` rows are computed at a time.
+    """
     logs = []
-    for begin in range(0, len(copies), rows_at_once):
-        part = slice(begin, begin + rows_at_once)
+    for begin in range(0, len(copies), max_rows):
+        part = slice(begin, begin + max_rows)
         ids = torch.from_numpy(copies[part]).to(device)
         rows, length = ids.shape
-        positions = torch.arange(rows, device=device) * length + torch.from_numpy(places[part]).to(device)
-        logits = model(ids, torch.ones_like(ids, dtype=torch.bool), positions).float()
+        row_starts = torch.arange(rows, device=device) * length
+        flat_positions = row_starts + torch.from_numpy(positions[part]).to(device)
+        logits = model(ids, torch.ones_like(ids, dtype=torch.bool), flat_positions).float()
         log_probabilities = torch.log_softmax(logits, dim=-1)
         wanted = torch.from_numpy(targets[part]).to(device)
         logs.append(log_probabilities.gather(1, wanted[:, None])[:, 0].double().cpu().numpy())

@@ -1,4 +1,4 @@
-"""Scoring minimal pairs on all processes of a launcher, going on where an earlier try stopped."""
+"""Scoring of minimal pairs in one or several processes, resumable after an interruption."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare
+from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
 from elc_bert.evaluation.pseudo_likelihood import Method, encode, score_sentences
 from elc_bert.model import ElcBertForMaskedLM
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, method: Method, limit: int | None) -> str:
-    """Hash of what decides the scores, besides the pairs."""
+    """Return a hash of everything that the scores depend on, apart from the pairs."""
     digest = hashlib.sha256()
     digest.update(json.dumps([sha256_of(tokenizer), method, limit]).encode())
     digest.update(model.config.model_dump_json().encode())
@@ -30,26 +30,27 @@ def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, method: Method, l
     return digest.hexdigest()
 
 
-def folder_in_run(checkpoint: Path, pairs: Path) -> Path:
-    """Where the results of a run's checkpoint go if nothing else is said.
+def default_results_folder(checkpoint: Path, pairs: Path) -> Path:
+    """Return the folder in a run where the results of one of its checkpoints are saved by default.
 
     Args:
-        checkpoint: its directory.
-        pairs: what is scored; of BLiMP's ``blimp/data`` the name of the folder around it is taken.
+        checkpoint: Directory of the checkpoint.
+        pairs: Folder of minimal pairs. The results folder is named after it, or after its parent if it is
+            called ``data`` as in ``blimp/data``.
     """
     path = pairs.resolve()
     name = path.parent.name if path.name == "data" else path.stem
     return checkpoint.resolve().parent.parent / "minimal_pairs" / f"{name}-{checkpoint.resolve().name}"
 
 
-def scores_of_checkpoint(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """What ``Results.as_json`` gave for a run's checkpoint, by the name of the pairs."""
+def saved_results(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Return the saved results (``Results.as_json``) of a run's checkpoint, by the name of the pairs."""
     suffix = f"-{checkpoint.resolve().name}"
-    scores = {}
+    results = {}
     for file in sorted(checkpoint.resolve().parent.parent.glob(f"minimal_pairs/*{suffix}/results.json")):
         with contextlib.suppress(OSError, ValueError):
-            scores[file.parent.name.removesuffix(suffix)] = json.loads(file.read_text(encoding="utf-8"))
-    return scores
+            results[file.parent.name.removesuffix(suffix)] = json.loads(file.read_text(encoding="utf-8"))
+    return results
 
 
 def score_paradigms(
@@ -62,13 +63,19 @@ def score_paradigms(
     limit: int | None = None,
     show_progress: bool = True,
 ) -> None:
-    """Score paradigms and leave a file for each in ``folder / "paradigms"``; what is there already stays.
+    """Score paradigms and write one file for each to ``folder / "paradigms"``.
+
+    Paradigms whose file exists and has the same key are skipped.
 
     Args:
-        model: in evaluation mode.
-        paradigms: this rank's.
-        key: see ``evaluation_key``.
-        limit: pairs of each paradigm, from its beginning; None for all.
+        model: Model in evaluation mode, float32.
+        tokenizer: The model's tokenizer.
+        paradigms: Paradigms that this rank scores.
+        folder: Folder of the results.
+        key: Identifies the model and settings; see ``evaluation_key``.
+        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
+        limit: Number of pairs to score of each paradigm, from the beginning; None for all.
+        show_progress: Whether to show a progress bar.
     """
     missing = [each for each in paradigms if _read(folder, each, key) is None]
     total = sum(2 * len(each.pairs[:limit]) for each in missing)
@@ -87,38 +94,44 @@ def score_paradigm(
     limit: int | None = None,
     advance: Callable[[int], object] = lambda sentences: None,
 ) -> ParadigmResult:
-    """Accuracy on the pairs of one file.
+    """Return the result on the pairs of one file.
 
     Args:
-        model: in evaluation mode, float32.
-        limit: pairs, from the beginning; None for all.
-        advance: told how many sentences are done.
+        model: Model in evaluation mode, float32.
+        tokenizer: The model's tokenizer.
+        paradigm: The pairs.
+        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
+        limit: Number of pairs to score, from the beginning; None for all.
+        advance: Called with the number of sentences that have been finished since the last call.
     """
 
     def fits(pair: Pair) -> bool:
-        return all(len(encoded[each].ids) <= longest for each in (pair.good, pair.bad))
+        return all(len(encoded[each].ids) <= max_length for each in (pair.good, pair.bad))
 
-    longest = model.config.max_position_embeddings
+    max_length = model.config.max_position_embeddings
     pairs = paradigm.pairs[:limit]
     encoded = {each: encode(tokenizer, each) for pair in pairs for each in (pair.good, pair.bad)}
     kept = [pair for pair in pairs if fits(pair)]
     advance(2 * (len(pairs) - len(kept)))
     sentences: list[Sentence] = [each for pair in kept for each in (pair.good, pair.bad)]
     scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=advance)
-    return compare(paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept))
+    return compare_scores(
+        paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept)
+    )
 
 
-def collect(paradigms: list[Paradigm], folder: Path, key: str) -> Results:
-    """The results of all paradigms, which all ranks have left.
+def collect_results(paradigms: list[Paradigm], folder: Path, key: str) -> Results:
+    """Return the results of all paradigms from the files that the ranks have written.
 
     Raises:
-        UserError: some are missing, on a rank that sees another folder.
+        UserError: A file is missing, because its rank wrote to a folder that this rank does not see.
     """
     results = [(each, _read(folder, each, key)) for each in paradigms]
     for paradigm, result in results:
         if result is None:
             raise UserError(
-                f"{_path(folder, paradigm)}: not written by its process; use a folder that all nodes share"
+                f"{_path(folder, paradigm)}: not found, although a process has written it; use a folder "
+                "that all nodes share"
             )
     return Results([result for _, result in results if result is not None])
 
@@ -132,7 +145,7 @@ def _key(paradigm: Paradigm, key: str) -> str:
 
 
 def _read(folder: Path, paradigm: Paradigm, key: str) -> ParadigmResult | None:
-    """What an earlier try found, if it was for the same model and pairs."""
+    """Return the result in a paradigm's file, or None if it belongs to another model, setting or pairs."""
     try:
         content: Mapping[str, Any] = json.loads(_path(folder, paradigm).read_text(encoding="utf-8"))
         return ParadigmResult(**content["result"]) if content["key"] == _key(paradigm, key) else None

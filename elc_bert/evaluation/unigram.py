@@ -1,4 +1,4 @@
-"""How well one can guess tokens without any context: what a model has to beat."""
+"""The best loss and accuracy without context, a baseline that a trained model has to beat."""
 
 from dataclasses import dataclass
 
@@ -7,36 +7,37 @@ from numpy.typing import NDArray
 
 from elc_bert.data.sampling.masking import NUM_SPECIAL
 
-TOKENS_AT_ONCE = 1 << 24
+CHUNK_TOKENS = 1 << 24
+"""Number of tokens that are counted at a time."""
 
 
 @dataclass(frozen=True)
-class Unigram:
-    """The distribution of the tokens of a text, whatever surrounds them."""
+class UnigramBaseline:
+    """Statistics of the token frequencies of a text."""
 
     entropy: float
-    """In nats: the lowest loss that one and the same guess everywhere can have on this text."""
+    """Unigram entropy in nats: the lowest loss of a model that predicts the same distribution everywhere."""
     top_token: int
     """The most frequent token."""
     top_share: float
-    """Its share: the highest accuracy that one and the same guess everywhere can have."""
+    """Relative frequency of ``top_token``: the highest accuracy of a model that always predicts one token."""
 
 
-def unigram(tokens: NDArray[np.integer]) -> Unigram:
-    """Measures a token stream, special tokens left out: they are never masked.
+def unigram_baseline(tokens: NDArray[np.integer]) -> UnigramBaseline:
+    """Return the baseline for a token stream, without special tokens, which are never masked.
 
     Args:
-        tokens: ids, [N], with at least one that is not special; may be memory-mapped.
+        tokens: Token ids ``[N]``, at least one of them not special; may be memory-mapped.
     """
     counts = np.zeros(0, dtype=np.int64)
-    for begin in range(0, len(tokens), TOKENS_AT_ONCE):
-        part = np.bincount(tokens[begin : begin + TOKENS_AT_ONCE], minlength=len(counts))
+    for begin in range(0, len(tokens), CHUNK_TOKENS):
+        part = np.bincount(tokens[begin : begin + CHUNK_TOKENS], minlength=len(counts))
         part[: len(counts)] += counts
         counts = part
     counts[:NUM_SPECIAL] = 0
     shares = counts[counts > 0] / counts.sum()
     top = int(counts.argmax())
-    return Unigram(
+    return UnigramBaseline(
         entropy=float(-(shares * np.log(shares)).sum()),
         top_token=top,
         top_share=float(counts[top] / counts.sum()),

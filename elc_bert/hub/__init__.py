@@ -1,1 +1,1 @@
-"""Models that leave and enter the project: Hugging Face folders and the reference's checkpoints."""
+"""Exchange of models with other projects: Hugging Face folders and checkpoints of the reference code."""

@@ -1,11 +1,11 @@
-"""The card of an exported model: what it is, how to use it, and how it came about."""
+"""Model card of an exported model: what it is, how to use it and how it was trained."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from elc_bert.evaluation.run_pairs import scores_of_checkpoint
+from elc_bert.evaluation.run_pairs import saved_results
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.event_files import last_scalars
 from elc_bert.utils.figures import draw_layer_weights
@@ -19,22 +19,24 @@ fill = pipeline("fill-mask", model="PATH_OR_NAME", trust_remote_code=True)
 fill("The cat sat on the [MASK].")
 ```
 
-`AutoModel`, `AutoModelForMaskedLM` and the classes for sequence classification, token classification,
-question answering and multiple choice load it likewise, with `trust_remote_code=True`: the code of the model
-lies in this folder and needs only PyTorch and transformers (4.x or 5.x).
+`AutoModel`, `AutoModelForMaskedLM` and the auto classes for sequence classification, token classification,
+question answering and multiple choice load it in the same way. `trust_remote_code=True` is required because
+the model's code is part of this repository; it needs only PyTorch and transformers (4.x or 5.x).
 """
+"""Section of the card that shows how to load the model."""
 
 
 def model_card(
     model: ElcBertForMaskedLM, folder: Path, name: str, dtype: str, facts: Mapping[str, str]
 ) -> None:
-    """Write ``README.md`` and the picture of the layer weights.
+    """Write ``README.md`` and the figure of the layer weights.
 
     Args:
-        folder: to write to.
-        name: of the model.
-        dtype: of its weights.
-        facts: of the run that it comes from.
+        model: The exported model.
+        folder: Folder to write to.
+        name: Name of the model, the title of the card.
+        dtype: Name of the dtype of the saved weights.
+        facts: Titles and values of further rows of the table, about the run that trained the model.
     """
     config = model.config
     figure = draw_layer_weights(model.encoder.layer_weights())
@@ -42,8 +44,8 @@ def model_card(
     rows = {
         "variant": config.variant,
         "parameters": f"{model.num_parameters():,}",
-        "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} "
-        f"heads, feed-forward {config.intermediate_size}",
+        "layers": f"{config.num_hidden_layers}, hidden size {config.hidden_size}, "
+        f"{config.num_attention_heads} attention heads, feed-forward size {config.intermediate_size}",
         "vocabulary": f"{config.vocab_size:,} subwords",
         "weights": dtype,
         **facts,
@@ -57,19 +59,19 @@ def model_card(
         "",
         f"# {name}",
         "",
-        'A masked language model of the ELC-BERT family ("every layer counts"): every layer reads a learned',
-        "mixture of all earlier layers' outputs.",
+        'A masked language model of the ELC-BERT family ("every layer counts"): the input of each layer is a',
+        "learned, softmax-weighted sum of the outputs of all earlier layers.",
         "",
         USE,
-        "## Facts",
+        "## Details",
         "",
         "| | |",
         "|---|---|",
         *(f"| {title} | {value} |" for title, value in rows.items()),
         "",
-        "## Which layers count",
+        "## Layer weights",
         "",
-        "How much each layer (row) takes from the output of every earlier one (column):",
+        "Weight of each earlier layer's output (column) in the input of each layer (row):",
         "",
         "![Learned layer weights](layer_weights.png)",
         "",
@@ -78,10 +80,10 @@ def model_card(
 
 
 def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:
-    """What the files of a run say about it; nothing where they cannot be read.
+    """Return the facts that the files of a run contain about a checkpoint; empty if they cannot be read.
 
     Args:
-        checkpoint: its directory.
+        checkpoint: Directory of the checkpoint.
     """
     try:
         record = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
@@ -93,42 +95,46 @@ def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:
     logged = last_scalars(run, up_to=step)
     if "held_out/loss" in logged:
         facts["held-out loss"] = f"{logged['held_out/loss']:.4f} nats per masked token"
-    scored = scores_of_checkpoint(checkpoint)
-    for name, result in scored.items():
+    results = saved_results(checkpoint)
+    for name, result in results.items():
         pairs = sum(paradigm["pairs"] for paradigm in result["paradigms"])
-        facts[name] = f"{result['overall']:.1%} of {pairs:,} minimal pairs"
-    if not scored and "minimal_pairs/overall" in logged:
-        facts["minimal pairs"] = f"{logged['minimal_pairs/overall']:.1%}, of a sample scored while training"
+        facts[name] = f"{result['overall']:.1%} accuracy on {pairs:,} minimal pairs"
+    if not results and "minimal_pairs/overall" in logged:
+        facts["minimal pairs"] = (
+            f"{logged['minimal_pairs/overall']:.1%} accuracy on a sample, scored during training"
+        )
     return facts
 
 
 def facts_of_run(run: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, str]:
-    """What a run's configuration and its progress say about it.
+    """Return the facts that a run's configuration and progress contain about it.
 
     Args:
-        run: the resolved configuration, as it is saved in JSON.
-        progress: ``training.metrics.Progress``, likewise.
+        run: The resolved configuration, as in the run's ``config.json``.
+        progress: The run's progress (steps, tokens, words), as in the checkpoint's ``run.json``.
 
     Raises:
-        LookupError: of something else.
+        LookupError: One of the two is something else, or another version of this project has written it.
     """
-    ours, parameters = run["elc_bert"], run["optimizer"]["params"]
-    # A checkpoint from before words were counted has none.
-    words = f"{progress['words_seen']:,}, repeats included" if "words_seen" in progress else "not counted"
+    settings, parameters = run["elc_bert"], run["optimizer"]["params"]
+    # Checkpoints of early versions do not count words.
+    words = (
+        f"{progress['words_seen']:,}, including repetitions" if "words_seen" in progress else "not counted"
+    )
     return {
-        "steps": f"{progress['step']:,} of {ours['training']['max_steps']:,}",
-        "global batch": f"{run['train_batch_size']:,} sequences of {ours['training']['sequence_length']}",
+        "steps": f"{progress['step']:,} of {settings['training']['max_steps']:,}",
+        "global batch": f"{run['train_batch_size']:,} sequences of {settings['training']['sequence_length']}",
         "words seen": words,
-        "tokens seen": f"{progress['tokens_seen']:,}, repeats included",
-        "data": _names(ours["data"]["train"]),
-        "optimizer": f"{run['optimizer']['type']}, peak rate {parameters.get('lr')}, weight decay "
+        "tokens seen": f"{progress['tokens_seen']:,}, including repetitions",
+        "data": _dataset_names(settings["data"]["train"]),
+        "optimizer": f"{run['optimizer']['type']}, peak learning rate {parameters.get('lr')}, weight decay "
         f"{parameters.get('weight_decay')}",
-        "masked": f"{ours['data']['mask_probability']:.0%} of the tokens, in spans",
-        "seed": str(ours["training"]["seed"]),
+        "masked": f"{settings['data']['mask_probability']:.0%} of the tokens, in spans",
+        "seed": str(settings["training"]["seed"]),
     }
 
 
-def _names(train: Any) -> str:
-    """The training datasets by the names of their files."""
+def _dataset_names(train: Any) -> str:
+    """Return the file names of the training datasets."""
     paths = [train] if isinstance(train, str) else [each["path"] for each in train]
     return ", ".join(Path(path).name for path in paths)

@@ -1,4 +1,4 @@
-"""A model as a folder that Hugging Face transformers loads."""
+"""Export of a model as a folder that Hugging Face transformers loads."""
 
 import json
 import os
@@ -15,15 +15,18 @@ from tokenizers.processors import TemplateProcessing
 
 from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
 from elc_bert.hub.card import facts_of_checkpoint, model_card
-from elc_bert.hub.loading import EXPORTED, Loaded
+from elc_bert.hub.loading import EXPORTED
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import sync_directory
 
 FILES = Path(__file__).with_name("files")
-"""The model's code as transformers runs it; it stands alone, so that exports need nothing of this project."""
+"""Folder of the model's code for transformers. It is self-contained: exports do not need this project."""
 CODE = ("configuration_elc_bert.py", "modeling_elc_bert.py")
+"""Files of ``FILES`` that are copied into each export."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Dtypes of the exported weights, by the name of the option."""
 CLASSES = {
     "AutoModel": "ElcBertModel",
     **{
@@ -37,35 +40,36 @@ CLASSES = {
         )
     },
 }
+"""Classes in ``modeling_elc_bert.py``, by the auto class of transformers that loads them."""
 
 
 def export(
-    loaded: Loaded,
+    loaded: LoadedModel,
     tokenizer: Path,
     folder: Path,
     dtype: str = "fp32",
     force: bool = False,
     facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model, its tokenizer, its code and its card; the folder appears whole or not at all.
+    """Write a model, its tokenizer, its code and its card. The folder appears complete or not at all.
 
     Args:
-        loaded: the model.
-        tokenizer: its tokenizer file.
-        folder: to be written.
-        dtype: of the weights, ``fp32`` or ``bf16``.
-        force: replace the folder if it holds an earlier export.
-        facts: what the card says of the run; None for what lies beside the checkpoint.
+        loaded: The model.
+        tokenizer: Tokenizer file of the model.
+        folder: Folder to write.
+        dtype: Dtype of the weights, ``fp32`` or ``bf16``.
+        force: Whether to replace the folder if it contains an earlier export.
+        facts: Facts about the run for the card; None to read them from the files of the checkpoint's run.
 
     Raises:
-        UserError: the folder is there or cannot be written, or the tokenizer is of another model.
+        UserError: The folder exists or cannot be written, or the tokenizer does not fit the model.
     """
-    words = load_tokenizer(tokenizer)
+    loaded_tokenizer = load_tokenizer(tokenizer)
     config = loaded.model.config
-    if words.get_vocab_size() > config.vocab_size:
+    if loaded_tokenizer.get_vocab_size() > config.vocab_size:
         raise UserError(
-            f"{tokenizer}: {words.get_vocab_size()} subwords, but the model has {config.vocab_size}; give "
-            "the tokenizer that it was trained with"
+            f"{tokenizer}: has {loaded_tokenizer.get_vocab_size()} subwords, but the model has "
+            f"{config.vocab_size}; give the tokenizer that the model was trained with"
         )
     check_target(folder, force)
     if facts is None:
@@ -73,7 +77,7 @@ def export(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        _write_files(loaded, words, partial, dtype)
+        _write_files(loaded, loaded_tokenizer, partial, dtype)
         model_card(loaded.model, partial, folder.name, dtype, facts)
         for path in partial.iterdir():
             with open(path, "rb") as file:
@@ -84,27 +88,31 @@ def export(
         os.replace(partial, folder)
         sync_directory(folder.parent)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be written: {error}; choose another place") from None
+        raise UserError(f"{folder}: cannot be written: {error}; choose another folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_target(folder: Path, force: bool) -> None:
-    """Make sure that nothing is lost by writing to a folder.
+    """Check that writing to a folder does not overwrite anything by mistake.
+
+    Args:
+        folder: Folder to be written.
+        force: Whether an earlier export may be replaced.
 
     Raises:
-        UserError: it holds something, and may not be replaced.
+        UserError: The folder is not empty and must not be replaced.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     is_export = folder.is_dir() and all((folder / name).is_file() for name in ("config.json", *CODE))
     if not is_export:
-        raise UserError(f"{folder}: exists and is no earlier export; choose another name")
+        raise UserError(f"{folder}: exists and is not an earlier export; choose another folder")
     if not force:
-        raise UserError(f"{folder}: exists; choose another name, or replace it by --force")
+        raise UserError(f"{folder}: exists; choose another folder, or replace it with --force")
 
 
-def _write_files(loaded: Loaded, words: Tokenizer, folder: Path, dtype: str) -> None:
+def _write_files(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, dtype: str) -> None:
     config = {
         "architectures": ["ElcBertForMaskedLM"],
         "model_type": "elc-bert",
@@ -123,35 +131,36 @@ def _write_files(loaded: Loaded, words: Tokenizer, folder: Path, dtype: str) -> 
     save_file(_weights(loaded.model, DTYPES[dtype]), folder / "model.safetensors", {"format": "pt"})
     for name in CODE:
         shutil.copyfile(FILES / name, folder / name)
-    _write_tokenizer(words, folder, loaded.model.config.max_position_embeddings)
+    _write_tokenizer(tokenizer, folder, loaded.model.config.max_position_embeddings)
 
 
 def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    names = {ours: theirs for theirs, ours in EXPORTED.items()}
+    """Return the parameters under the names that exports use."""
+    names = {name: exported for exported, name in EXPORTED.items()}
     return {
         names.get(name, name): tensor.detach().to(dtype).contiguous()
         for name, tensor in model.named_parameters()
     }
 
 
-def _write_tokenizer(words: Tokenizer, folder: Path, longest: int) -> None:
-    """The tokenizer, which from now on puts [CLS] before and [SEP] behind each text."""
-    words.post_processor = TemplateProcessing(
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Write a tokenizer that adds ``[CLS]`` and ``[SEP]`` to each text."""
+    tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
     )
-    (folder / "tokenizer.json").write_text(words.to_str(pretty=True), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     tokens = {
-        f"{name}_token": SPECIAL_TOKENS[identity]
-        for name, identity in (("unk", UNK), ("cls", CLS), ("sep", SEP), ("pad", PAD), ("mask", MASK))
+        f"{name}_token": SPECIAL_TOKENS[token]
+        for name, token in (("unk", UNK), ("cls", CLS), ("sep", SEP), ("pad", PAD), ("mask", MASK))
     }
     _write_json(folder / "special_tokens_map.json", tokens)
     _write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": longest,
+            "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
             **tokens,

@@ -1,7 +1,6 @@
-"""Any model that this project can read: of its runs, of its exports, of the reference."""
+"""Loading of models from runs, from exports and from the reference implementation."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,31 @@ from pydantic import ValidationError
 from elc_bert.checkpoint.load_model import load_checkpoint_model, newest_checkpoint
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
-from elc_bert.hub.reference import config_of_tensors, our_parameters, read_tensors, variant_of
-from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.hub.reference import convert_parameters, infer_config, infer_variant, read_tensors
 from elc_bert.model.from_tensors import model_of
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.bin")
-#: Names that exports give to parameters, and the model's own.
+"""Names of weight files that are looked for in a folder, in this order."""
 EXPORTED = {"head.bias": "head.decoder.bias"}
+"""Parameter names that differ between exports (keys) and the training model (values)."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model and what is known of it."""
-
-    model: ElcBertForMaskedLM
-    """float32 on the CPU, in evaluation mode."""
-    tokenizer: Path | None
-    """Its tokenizer file, if one is known."""
-    checkpoint: Path | None = None
-    """Of a run of this project: the directory of the checkpoint."""
-
-
-def load_model(path: Path, variant: str | None = None, config: Path | None = None) -> Loaded:
-    """Read a model without running code that comes with it.
+def load_model(path: Path, variant: str | None = None, config: Path | None = None) -> LoadedModel:
+    """Load a model without running any code that comes with it.
 
     Args:
-        path: a run (its newest checkpoint), a checkpoint's directory, a folder in Hugging Face format that
-            this project exported or that holds a published ELC-BERT, or a checkpoint of the reference.
-        variant: which it must be; of a model of the reference's the tensors do not always tell.
-        config: JSON file with the sizes of a model of the reference's, if it does not lie beside it.
+        path: A run (its newest checkpoint is loaded), the directory of a checkpoint, a Hugging Face folder
+            that this project exported or that contains a published ELC-BERT, or a checkpoint file of the
+            reference implementation.
+        variant: Variant of the model. It is needed for models of the reference implementation, whose tensors
+            do not always determine it; for other models it is only checked.
+        config: JSON file with the sizes of a model of the reference implementation; None to use a
+            ``config.json`` in the model's folder, if there is one.
 
     Raises:
-        UserError: none of these, incomplete or damaged.
+        UserError: ``path`` is none of these, or the files are incomplete or damaged.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory; give a run, a checkpoint or an exported model")
@@ -51,8 +42,11 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
         checkpoint = newest_checkpoint(path) if run else path
         model = load_checkpoint_model(checkpoint)
         if variant not in (None, model.config.variant):
-            raise UserError(f"{checkpoint}: the variant is {model.config.variant}, not {variant}")
-        return Loaded(model, _tokenizer_of_run(checkpoint), checkpoint)
+            raise UserError(
+                f"{checkpoint}: the variant is {model.config.variant}, not {variant}; "
+                f"request {model.config.variant}"
+            )
+        return LoadedModel(model, _tokenizer_of_run(checkpoint), checkpoint)
     weights = path if path.is_file() else _weights_file(path)
     config = config or (weights.parent / "config.json" if path.is_dir() else None)
     content = _read_json(config) if config is not None and config.is_file() else {}
@@ -60,21 +54,27 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
     tensors = read_tensors(weights)
     if content.get("model_type") == "elc-bert":
         if variant not in (None, content.get("variant")):
-            raise UserError(f"{config}: the variant is {content.get('variant')}, not {variant}")
+            raise UserError(
+                f"{config}: the variant is {content.get('variant')}, not {variant}; "
+                f"request {content.get('variant')}"
+            )
         parameters = {EXPORTED.get(name, name): tensor for name, tensor in tensors.items()}
         model_config = _model_config(content, config)
     else:
-        parameters = our_parameters(tensors, weights)
-        said = variant_of(parameters, variant, weights)
+        parameters = convert_parameters(tensors, weights)
+        variant = infer_variant(parameters, variant, weights)
         if content:
-            model_config = _model_config({**content, "variant": said}, config)
+            model_config = _model_config({**content, "variant": variant}, config)
         else:
-            model_config = config_of_tensors(tensors, parameters, said)
+            model_config = infer_config(tensors, parameters, variant)
         tied = parameters.pop("head.decoder.weight", None)
         if tied is not None and not tied.equal(parameters["encoder.embedding.word.weight"]):
-            raise UserError(f"{weights}: the head's last matrix is not the word embedding; it must be")
+            raise UserError(
+                f"{weights}: the last matrix of the head differs from the word embedding; give a model whose "
+                "head shares the embedding"
+            )
     model = model_of(model_config, parameters, weights, "its configuration")
-    return Loaded(model, tokenizer if tokenizer.is_file() else None)
+    return LoadedModel(model, tokenizer if tokenizer.is_file() else None)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -82,13 +82,13 @@ def _weights_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"{folder}: holds no model: neither {', '.join(WEIGHTS)} nor checkpoints; give a run, a checkpoint "
-        "or an exported model"
+        f"{folder}: contains no model (none of {', '.join(WEIGHTS)}, and no checkpoints); give a run, a "
+        "checkpoint or an exported model"
     )
 
 
 def _tokenizer_of_run(checkpoint: Path) -> Path | None:
-    """The tokenizer that the run's configuration names, if it is still there."""
+    """Return the tokenizer in the run's configuration, if the file still exists."""
     try:
         record = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
         path = Path(record["config"]["elc_bert"]["data"]["tokenizer"])
@@ -101,16 +101,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; give the config.json of the model"
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+        raise UserError(f"{path}: not valid JSON: {error}; give the config.json of the model") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not the configuration of a model: no JSON object")
+        raise UserError(f"{path}: not a JSON object; give the config.json of the model")
     return content
 
 
 def _model_config(content: dict[str, Any], path: Path | None) -> ModelConfig:
-    """What of a configuration in Hugging Face format is a model's; the rest is for its library."""
+    """Return the model's part of a configuration in Hugging Face format; the rest is for transformers."""
     sizes = {name: content[name] for name in ModelConfig.model_fields if name in content}
     missing = [
         name
@@ -118,7 +120,7 @@ def _model_config(content: dict[str, Any], path: Path | None) -> ModelConfig:
         if name not in sizes
     ]
     if missing:
-        raise UserError(f"{path}: lacks {missing[0]}; give the config.json of the model")
+        raise UserError(f"{path}: {missing[0]} is missing; give the config.json of the model")
     try:
         return ModelConfig.model_validate(sizes)
     except ValidationError as error:

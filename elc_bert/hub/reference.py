@@ -1,14 +1,14 @@
-"""The reference implementation's checkpoints, and the models that were published from it.
+"""Checkpoints of the reference implementation of ELC-BERT, and the models published with it.
 
-Its training checkpoints are pickles of ``{"model": tensors, "args": argparse.Namespace, ...}``. Published
-models are Hugging Face folders of ``model_type: ltgbert``. Both have the same names of tensors, sometimes
-behind a prefix.
+Training checkpoints of the reference are pickles of ``{"model": tensors, "args": argparse.Namespace, ...}``.
+Published models are Hugging Face folders with ``model_type: ltgbert``. Both use the same tensor names,
+sometimes with a prefix.
 """
 
-import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from elc_bert.config.schema import ModelConfig
 from elc_bert.utils.errors import UserError
 
-#: Parts of the reference's names and ours, applied in this order.
 RENAMED = {
     "transformer.prev_layer_weights": "encoder.output_mixture.weights",
     "transformer.layers": "encoder.layers",
@@ -36,67 +35,83 @@ RENAMED = {
     "embedding.relative_layer_norm": "encoder.embedding.relative_norm",
     "embedding.word_embedding": "encoder.embedding.word",
 }
+"""Parts of the reference's parameter names (keys) and this project's (values), replaced in this order."""
 WORDS = "embedding.word_embedding.weight"
+"""Name of the reference's word embedding, without prefix."""
 POSITIONS = "position_indices"
+"""End of the names of the reference's tables of position buckets, which are not parameters."""
 HEAD_SIZE = 64
-"""Of both published sizes; the tensors do not tell the number of heads."""
+"""Attention head size of both published models; the number of heads cannot be inferred from the tensors."""
 
 
-def our_name(name: str) -> str:
-    """The name of a parameter of the reference, without prefix, in this project."""
-    for theirs, ours in RENAMED.items():
-        name = name.replace(theirs, ours)
+def convert_name(name: str) -> str:
+    """Return this project's name of a parameter of the reference, which is given without prefix."""
+    for reference_part, own_part in RENAMED.items():
+        name = name.replace(reference_part, own_part)
     return name
 
 
-def our_parameters(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Tensor]:
-    """The reference's parameters under our names; what is computed from the config is left out.
+def convert_parameters(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Tensor]:
+    """Return the reference's parameters under this project's names, without the tables of position buckets.
+
+    Args:
+        tensors: Tensors of the reference's model, by name.
+        origin: File of the tensors, for error messages.
 
     Raises:
-        UserError: no model of the reference's, or one without layer mixing.
+        UserError: The tensors are not those of a reference model, or of one without layer weights.
     """
     prefix = next((name.removesuffix(WORDS) for name in tensors if name.endswith(WORDS)), None)
     if prefix is None:
-        raise UserError(f"{origin}: no model of the reference implementation: it has no {WORDS}")
+        raise UserError(
+            f"{origin}: not a model of the reference implementation ({WORDS} is missing); give one of its "
+            "checkpoints"
+        )
     plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     plain = {name: tensor for name, tensor in plain.items() if not name.endswith(POSITIONS)}
     if not any(name.endswith("prev_layer_weights") for name in plain):
         raise UserError(
-            f"{origin}: an LTG-BERT without layer weights (prev_layer_weights), whose residuals no variant "
-            "of ELC-BERT has; give an ELC-BERT"
+            f"{origin}: an LTG-BERT without layer weights (prev_layer_weights), which is no variant of "
+            "ELC-BERT; give an ELC-BERT"
         )
-    return {our_name(name): tensor for name, tensor in plain.items()}
+    return {convert_name(name): tensor for name, tensor in plain.items()}
 
 
-def variant_of(parameters: Mapping[str, Tensor], said: str | None, origin: Path) -> str:
-    """The variant, as far as tensors tell it, else as the user says.
+def infer_variant(parameters: Mapping[str, Tensor], given: str | None, origin: Path) -> str:
+    """Return the variant of a model, from its parameters if they determine it, else as given by the user.
 
     Args:
-        parameters: under our names.
-        said: by the user, if at all.
+        parameters: Parameters under this project's names.
+        given: Variant given by the user, or None.
+        origin: File of the parameters, for error messages.
 
     Raises:
-        UserError: the user must say it, or said what cannot be.
+        UserError: The parameters do not determine the variant and none is given, or they contradict it.
     """
     weighted = "encoder.output_mixture.weights" in parameters
-    if said is None and not weighted:
+    if given is None and not weighted:
         raise UserError(
-            f"{origin}: base, zero and normalized have the same tensors; say which it is by --variant"
+            f"{origin}: the variants base, zero and normalized have the same tensors; choose with --variant"
         )
-    if said is not None and (said == "weighted_output") != weighted:
+    if given is not None and (given == "weighted_output") != weighted:
         has = "has" if weighted else "has no"
-        raise UserError(f"{origin}: {has} weights for the output, so it is not of variant {said}")
-    return said or "weighted_output"
+        advice = "request weighted_output" if weighted else "request another variant"
+        raise UserError(f"{origin}: {has} output layer weights, so its variant is not {given}; {advice}")
+    return given or "weighted_output"
 
 
-def config_of_tensors(
+def infer_config(
     tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], variant: str
 ) -> ModelConfig:
-    """The model that tensors belong to: sizes by their shapes, heads of 64, the rest as published.
+    """Infer the configuration of a model from the shapes of its tensors.
+
+    Attention heads are assumed to have size 64; values without influence on any shape are as published.
 
     Args:
-        tensors: of the checkpoint; a table of positions among them tells how far these reach.
-        parameters: the same under our names.
+        tensors: All tensors of the checkpoint. The length of a table of position buckets, if there is one,
+            is ``max_position_embeddings``.
+        parameters: Parameters under this project's names.
+        variant: Variant of the model.
     """
     vocabulary, d = parameters["encoder.embedding.word.weight"].shape
     layers = sum(name.endswith(".mixture.weights") for name in parameters)
@@ -114,31 +129,39 @@ def config_of_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The model's tensors in a safetensors file or a pickle, which runs no code.
+    """Return the model's tensors from a safetensors file or a pickle, without running code in the pickle.
+
+    Args:
+        path: The file.
 
     Raises:
-        UserError: unreadable, damaged, or a pickle of more than tensors, plain values and a Namespace.
+        UserError: The file cannot be read, is damaged, or is a pickle of anything but tensors, plain values
+            and ``argparse.Namespace``.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # The reference saves its command line beside the tensors; the class holds plain values only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # The reference saves its command-line arguments with the tensors. They are read as a plain namespace.
+        with torch.serialization.safe_globals([(SimpleNamespace, "argparse.Namespace")]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's advice is to unpickle in full, which is no good one for a file from the internet.
+        # PyTorch's message advises weights_only=False, which is unsafe for a file from the internet.
         wanted = str(error).partition("GLOBAL ")[2].split(" ")[0]
-        what = f"it wants {wanted}" if wanted else "it is damaged, or no checkpoint of PyTorch's"
+        problem = f"it contains {wanted}" if wanted else "it is damaged or not a PyTorch checkpoint"
         raise UserError(
-            f"{path}: not loaded: {what}, and only tensors, plain values and argparse.Namespace are; save "
-            "its tensors alone"
+            f"{path}: not loaded: {problem}; only tensors, plain values and argparse.Namespace are allowed; "
+            "save only the tensors"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: damaged: {reason}; fetch it again") from None
+        raise UserError(f"{path}: damaged: {reason}; download or copy it again") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or 'no such file'}") from None
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror or 'no such file'}; give a readable file"
+        ) from None
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(each, Tensor) for each in tensors.values()):
-        raise UserError(f'{path}: neither tensors by name nor a dict with these under "model"')
+        raise UserError(
+            f'{path}: neither a dict of tensors nor a dict with one under "model"; save the state_dict'
+        )
     return tensors

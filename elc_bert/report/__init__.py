@@ -1,1 +1,1 @@
-"""What came of runs: as a page to look at, and as text on the terminal."""
+"""Reports about runs: an HTML page and a summary for the terminal."""

@@ -1,29 +1,31 @@
-"""Curves of what runs have logged over their steps."""
+"""Charts of the scalars that runs have logged, over the training steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
-from elc_bert.report.drawing import GREY, Chart, base_figure, colour, plain
+from elc_bert.report.drawing import GRAY, Chart, base_figure, escape_label, series_color
 from elc_bert.report.runs import Run
-from elc_bert.report.thinning import smooth, stride, thin
+from elc_bert.report.thinning import smooth, subsample, thin
 from elc_bert.utils.event_files import Series
 
-MOST_POINTS = 1000
-"""Of a chart, roughly, for each of its curves."""
-FEWEST_POINTS = 200
-"""Of a curve, however many runs there are."""
+MAX_POINTS = 1000
+"""Maximum number of points of a scalar in a chart, shared by the runs."""
+MIN_POINTS = 200
+"""Maximum number of points of a curve is at least this, regardless of the number of runs."""
 PLOT_HEIGHT = 270
+"""Height of a chart in pixels."""
 LEGEND_LINE = 18
-"""Pixels."""
+"""Height of a line of the legend in pixels."""
 SMOOTHED_FROM = 60
-"""Entries from which on a curve that jumps has a smooth one in front of it."""
-WIDTHS = 50
-"""A smooth curve is the mean of this fraction of the entries."""
+"""Number of entries from which on noisy curves are smoothed."""
+SMOOTHING_WINDOWS = 50
+"""The width of the smoothing window is the number of entries divided by this."""
 MARKED_UP_TO = 30
-"""Entries up to which each has a marker."""
+"""Number of entries up to which each entry has a marker."""
 DASHES = ("solid", "dot", "dash")
+"""Line styles that distinguish the scalars of a chart if the colors distinguish the runs."""
 
 
 @dataclass(frozen=True)
@@ -31,59 +33,68 @@ class Curve:
     """A scalar in a chart."""
 
     scalar: str
+    """TensorBoard tag of the scalar."""
     label: str
+    """Name in the legend."""
     is_smoothed: bool = False
+    """Whether the scalar is noisy, so that a long curve is smoothed."""
 
 
 @dataclass(frozen=True)
-class Lines:
-    """A chart: one or more scalars over the steps."""
+class LineChart:
+    """Description of a chart of one or more scalars over the steps."""
 
     title: str
+    """Heading of the chart."""
     unit: str
+    """Unit or quantity of the vertical axis."""
     curves: tuple[Curve, ...]
+    """Scalars to draw."""
     tick_format: str = ""
+    """d3 format of the axis labels."""
     hover_format: str = ".4g"
+    """d3 format of the values shown on hover."""
     has_baseline: bool = False
-    """Whether the loss of guessing without context is drawn too."""
+    """Whether to draw the unigram entropy too."""
     shows_lengths: bool = False
-    """Whether it changes where the sequences become longer."""
+    """Whether to mark the steps at which the sequence length changes."""
     from_zero: bool = False
-    """Whether the axis begins at 0, so that lengths may be compared."""
+    """Whether the axis begins at 0."""
     scale: str = "linear"
+    """Type of the axis, ``linear`` or ``log``."""
 
 
 TRAINING = (
-    Lines(
+    LineChart(
         "Training loss",
         "nats per masked token",
         (Curve("train/loss", "training", True),),
         shows_lengths=True,
     ),
-    Lines(
+    LineChart(
         "Held-out loss",
         "nats per masked token",
         (Curve("held_out/loss", "held out"),),
         has_baseline=True,
     ),
-    Lines(
+    LineChart(
         "Accuracy",
-        "share of the masked tokens that the best guess met",
+        "fraction of the masked tokens predicted correctly",
         (Curve("held_out/accuracy", "held out"), Curve("train/accuracy", "training", True)),
         tick_format=".0%",
         hover_format=".1%",
         shows_lengths=True,
     ),
-    Lines("Learning rate", "per step", (Curve("train/learning_rate", "learning rate"),)),
-    Lines("Gradient norm", "before clipping", (Curve("train/gradient_norm", "norm", True),)),
-    Lines(
+    LineChart("Learning rate", "per step", (Curve("train/learning_rate", "learning rate"),)),
+    LineChart("Gradient norm", "before clipping", (Curve("train/gradient_norm", "norm", True),)),
+    LineChart(
         "Trust ratios of LAMB",
-        "over the tensors that decay",
+        "over the tensors with weight decay",
         tuple(Curve(f"lamb/trust_ratio_{name}", name, True) for name in ("median", "max", "min")),
         tick_format="~g",
         scale="log",
     ),
-    Lines(
+    LineChart(
         "Throughput",
         "tokens per second",
         (Curve("throughput/tokens_per_second", "tokens/s", True),),
@@ -91,110 +102,124 @@ TRAINING = (
         from_zero=True,
         shows_lengths=True,
     ),
-    Lines(
-        "Use of the device",
-        "share of its arithmetic peak (MFU)",
+    LineChart(
+        "Device utilization",
+        "model FLOPS as a fraction of the measured peak (MFU)",
         (Curve("throughput/mfu", "MFU", True),),
         tick_format=".0%",
         from_zero=True,
         hover_format=".1%",
         shows_lengths=True,
     ),
-    Lines(
+    LineChart(
         "Waiting for data",
-        "share of the time",
+        "fraction of the time",
         (Curve("throughput/data_wait", "waiting", True),),
         tick_format=".1~%",
         from_zero=True,
         hover_format=".2%",
     ),
-    Lines(
+    LineChart(
         "Peak memory",
         "GiB per device, or per CPU process",
         (Curve("memory/peak_gib", "memory"),),
         from_zero=True,
     ),
-    Lines("Loss scale", "of fp16", (Curve("train/loss_scale", "scale"),), "~s", scale="log"),
+    LineChart("Loss scale", "fp16", (Curve("train/loss_scale", "scale"),), "~s", scale="log"),
 )
-OVERALL = Lines(
-    "Minimal pairs while training",
-    "accuracy, mean over the paradigms of a sample",
+"""Charts of the section on training, in the order of the page."""
+OVERALL = LineChart(
+    "Minimal pairs during training",
+    "mean accuracy over the paradigms of a sample",
     (Curve("minimal_pairs/overall", "overall"),),
     tick_format=".0%",
     hover_format=".1%",
 )
+"""Chart of the accuracy on minimal pairs that was logged during training."""
 
 
-def line_chart(runs: Sequence[Run], lines: Lines) -> Chart | None:
-    """One colour for each curve of a run, or for each of several runs; None where nothing was logged."""
-    present = [curve for curve in lines.curves if any(curve.scalar in run.scalars for run in runs)]
+def draw_line_chart(runs: Sequence[Run], spec: LineChart) -> Chart | None:
+    """Draw a chart, or return None if none of its scalars was logged.
+
+    Colors distinguish the scalars of a single run, or else the runs.
+    """
+    present = [curve for curve in spec.curves if any(curve.scalar in run.scalars for run in runs)]
     if not present:
         return None
-    traces, notes = _traces(runs, lines, present)
+    traces, notes = _traces(runs, spec, present)
     figure = base_figure(traces, showlegend=len(runs) > 1 or len(present) > 1)
     figure.update_xaxes(range=[0, max(1, *(run.step for run in runs))])
     figure.update_yaxes(
-        tickformat=lines.tick_format, type=lines.scale, rangemode="tozero" if lines.from_zero else "normal"
+        tickformat=spec.tick_format, type=spec.scale, rangemode="tozero" if spec.from_zero else "normal"
     )
-    if lines.shows_lengths and len(runs) == 1:
+    if spec.shows_lengths and len(runs) == 1:
         _mark_lengths(figure, runs[0])
-    if lines.has_baseline:
+    if spec.has_baseline:
         notes += _mark_baselines(figure, runs)
-    if lines.scale == "log":
-        figure.update_yaxes(dtick="D2")  # 1, 2, 5: more would not fit beside each other
-    # In a narrow window each run has a line of the legend.
+    if spec.scale == "log":
+        figure.update_yaxes(dtick="D2")  # labels at 1, 2 and 5: more would overlap
+    # In a narrow window, each run takes a line of the legend.
     height = PLOT_HEIGHT + (LEGEND_LINE * len(runs) if len(runs) > 1 else 0)
-    return Chart(lines.title, lines.unit, figure, " ".join(notes), height)
+    return Chart(spec.title, spec.unit, figure, " ".join(notes), height)
 
 
-def _traces(runs: Sequence[Run], lines: Lines, present: list[Curve]) -> tuple[list[go.Scatter], list[str]]:
-    """Lines to draw, and what is to be said of them."""
+def _traces(runs: Sequence[Run], spec: LineChart, present: list[Curve]) -> tuple[list[go.Scatter], list[str]]:
+    """Return the curves to draw, and notes for the caption."""
     traces: list[go.Scatter] = []
-    most = max(FEWEST_POINTS, MOST_POINTS // len(runs))
+    most = max(MIN_POINTS, MAX_POINTS // len(runs))
     is_thinned = is_smoothed = False
     for run_number, run in enumerate(runs):
-        own = [number for number, curve in enumerate(present) if curve.scalar in run.scalars]
-        for number in own:
+        logged = [number for number, curve in enumerate(present) if curve.scalar in run.scalars]
+        for number in logged:
             curve, series = present[number], run.scalars[present[number].scalar]
             if len(runs) == 1:
-                style = _Style(curve.label, colour(number), group=number)
+                style = _Style(curve.label, series_color(number), group=number)
             else:
-                # A run is one entry of the legend, whatever its curves.
+                # A run has one entry in the legend, regardless of its number of curves.
                 dash = DASHES[number % len(DASHES)]
-                style = _Style(plain(run.name), colour(run_number), dash, run_number, number == own[0])
+                style = _Style(
+                    escape_label(run.name), series_color(run_number), dash, run_number, number == logged[0]
+                )
             is_thinned |= len(series.steps) > most
             if curve.is_smoothed and len(series.steps) >= SMOOTHED_FROM:
                 is_smoothed = True
                 if len(runs) == 1:
                     faint = replace(style, in_legend=False, is_faint=True)
-                    traces.append(_line(thin(series, most), faint, lines.hover_format))
-                series = stride(smooth(series, max(3, len(series.steps) // WIDTHS)), most)
-            traces.append(_line(thin(series, most), style, lines.hover_format))
+                    traces.append(_line(thin(series, most), faint, spec.hover_format))
+                series = subsample(smooth(series, max(3, len(series.steps) // SMOOTHING_WINDOWS)), most)
+            traces.append(_line(thin(series, most), style, spec.hover_format))
     notes = []
     if len(runs) > 1 and len(present) > 1:
-        named = (f"{dash}: {curve.label}" for dash, curve in zip(DASHES, present, strict=False))
-        notes.append(f"{'; '.join(named).capitalize()}.")
+        labels = (f"{dash}: {curve.label}" for dash, curve in zip(DASHES, present, strict=False))
+        notes.append(f"{'; '.join(labels).capitalize()}.")
     if is_smoothed:
-        others = "; faint: all of them" if len(runs) == 1 else ""
+        average = f"moving average over 1/{SMOOTHING_WINDOWS} of the entries"
         notes.append(
-            f"{'Strong: the' if others else 'The'} mean of 1/{WIDTHS} of the entries around each{others}."
+            f"Bold: {average}; faint: all entries." if len(runs) == 1 else f"{average.capitalize()}."
         )
     if is_thinned:
-        notes.append(f"Thinned to about {most} points a curve: the lowest and the highest of equal groups.")
+        notes.append(
+            f"Reduced to about {most} points per curve: minimum and maximum of each group of entries."
+        )
     return traces, notes
 
 
 @dataclass(frozen=True)
 class _Style:
-    """How a line looks."""
+    """Appearance of a curve."""
 
     name: str
-    colour: str
+    """Name in the legend and on hover."""
+    color: str
+    """CSS color."""
     dash: str = "solid"
+    """Line style."""
     group: int = 0
-    """In the legend, where a group is shown and hidden as one."""
+    """Group in the legend; the curves of a group are shown and hidden together."""
     in_legend: bool = True
+    """Whether the curve has an entry in the legend."""
     is_faint: bool = False
+    """Whether the curve is drawn thin, behind its moving average."""
 
 
 def _line(series: Series, style: _Style, hover_format: str) -> go.Scatter:
@@ -208,7 +233,7 @@ def _line(series: Series, style: _Style, hover_format: str) -> go.Scatter:
         mode="lines+markers" if has_markers else "lines",
         marker={"size": 5},
         cliponaxis=False,
-        line={"color": style.colour, "dash": style.dash, "width": 1 if style.is_faint else 2},
+        line={"color": style.color, "dash": style.dash, "width": 1 if style.is_faint else 2},
         opacity=0.4 if style.is_faint else 1.0,
         hovertemplate=None if style.is_faint else f"%{{y:{hover_format}}}",
         hoverinfo="skip" if style.is_faint else None,
@@ -216,7 +241,7 @@ def _line(series: Series, style: _Style, hover_format: str) -> go.Scatter:
 
 
 def _mark_lengths(figure: go.Figure, run: Run) -> None:
-    """A dotted line where the sequences become longer."""
+    """Draw a dotted line at each step at which the sequence length changes."""
     series = run.scalars.get("train/sequence_length")
     if series is None:
         return
@@ -224,28 +249,32 @@ def _mark_lengths(figure: go.Figure, run: Run) -> None:
         if before != after:
             figure.add_vline(
                 float(step),
-                line={"color": GREY, "width": 1, "dash": "dot"},
-                annotation={"text": f"sequences of {after:.0f}", "font": {"size": 11}, "yanchor": "bottom"},
+                line={"color": GRAY, "width": 1, "dash": "dot"},
+                annotation={
+                    "text": f"sequence length {after:.0f}",
+                    "font": {"size": 11},
+                    "yanchor": "bottom",
+                },
                 annotation_position="bottom left",
             )
 
 
 def _mark_baselines(figure: go.Figure, runs: Sequence[Run]) -> list[str]:
-    """A dashed line for each loss of guessing without context; returns what is to be said of it."""
+    """Draw a dashed line at the unigram entropy of each held-out text, and return notes for the caption."""
     entropies = {
-        round(run.learned.baseline.entropy, 3): run.name for run in runs if run.learned.baseline is not None
+        round(run.held_out.baseline.entropy, 3): run.name for run in runs if run.held_out.baseline is not None
     }
     if not entropies:
-        return ["The loss of guessing without context is not known: the held-out text cannot be read."]
+        return ["The unigram entropy is missing, because the held-out text cannot be read."]
     for entropy, name in entropies.items():
-        of = f", {plain(name)}" if len(entropies) > 1 else ""
+        suffix = f", {escape_label(name)}" if len(entropies) > 1 else ""
         figure.add_hline(
             entropy,
-            line={"color": GREY, "width": 1.5, "dash": "dash"},
-            annotation={"text": f"without context {entropy:.2f}{of}", "font": {"size": 11}},
+            line={"color": GRAY, "width": 1.5, "dash": "dash"},
+            annotation={"text": f"unigram entropy {entropy:.2f}{suffix}", "font": {"size": 11}},
             annotation_position="top right",
         )
-    note = "Dashed: the best loss that one guess for every place can have (unigram entropy)."
+    note = "Dashed: unigram entropy, the lowest loss that is possible without context."
     if len(entropies) > 1:
-        note += " It differs between these runs, so their losses are of different texts or tokens."
+        note += " It differs between these runs, so their losses refer to different texts or vocabularies."
     return [note]

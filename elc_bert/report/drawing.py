@@ -1,6 +1,6 @@
-"""What all charts have in common: colours, axes, and the text in them.
+"""Colors, axes and labels that all charts share.
 
-Colours of text, axes and grids are not here: the page's style sheet sets them, for light and dark.
+The colors of text, axes and grids are set by the page's style sheet, for light and dark themes.
 """
 
 import html
@@ -10,58 +10,64 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of Okabe and Ito, told apart by colour-blind eyes too; without those that vanish on white or on black."""
-GREY = "#8a8a8a"
-"""Seen on both."""
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe-Ito palette, which is safe for color blindness, without its colors that vanish on white or black."""
+GRAY = "#8a8a8a"
+"""Visible on both white and black."""
 CLEAR = "rgba(0,0,0,0)"
+"""Fully transparent."""
 NAME_LENGTH = 32
-"""Characters of a run's name in a legend."""
+"""Maximum number of characters of a name in a legend."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with what the page says around it."""
+    """A figure with its title, unit and caption on the page."""
 
     title: str
+    """Heading above the figure."""
     unit: str
-    """Of what is drawn upwards, or what is drawn at all."""
+    """Unit or quantity of the vertical axis, shown below the title."""
     figure: go.Figure
+    """The plotly figure."""
     caption: str
+    """Explanation below the figure; may be empty."""
     height: int
-    """Pixels."""
+    """Height in pixels."""
 
 
-def plain(text: str) -> str:
-    """Text that plotly shows as it is: it would take tags for formatting and links."""
+def escape_label(text: str) -> str:
+    """Shorten a label and escape it, because plotly interprets HTML tags in text."""
     shown = text if len(text) <= NAME_LENGTH else f"{text[: NAME_LENGTH - 1]}…"
     return html.escape(shown, quote=False)
 
 
-def colour(number: int) -> str:
-    """Of the run, or the curve, of this number."""
-    return COLOURS[number % len(COLOURS)]
+def series_color(number: int) -> str:
+    """Return the color of the run or curve with this number."""
+    return COLORS[number % len(COLORS)]
 
 
 def base_figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
-    """A figure without background, whose legend lies above it."""
+    """Return a figure with a transparent background and the legend above it."""
     return go.Figure(data=list(traces), layout={**BASE, **layout})
 
 
 AXIS: dict[str, Any] = {
     "automargin": True,
-    "gridcolor": GREY,
+    "gridcolor": GRAY,
     "zeroline": False,
     "exponentformat": "power",
     "separatethousands": True,
     "ticks": "",
 }
+"""Layout of all axes."""
 STEPS: dict[str, Any] = {
     **AXIS,
     "showgrid": False,
     "tickformat": ",d",
     "title": {"text": "steps", "standoff": 6},
 }
+"""Layout of an axis of training steps."""
 BASE: dict[str, Any] = {
     "template": "none",
     "paper_bgcolor": CLEAR,
@@ -74,3 +80,4 @@ BASE: dict[str, Any] = {
     "xaxis": STEPS,
     "yaxis": AXIS,
 }
+"""Layout of all figures."""

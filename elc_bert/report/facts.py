@@ -1,4 +1,4 @@
-"""A run in a few figures, and what sets runs apart."""
+"""Key figures of a run, and the settings in which runs differ."""
 
 import json
 import math
@@ -14,16 +14,18 @@ from elc_bert.utils.text import human
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure, as a person reads it."""
+    """A key figure, formatted for display."""
 
     label: str
+    """Name of the figure."""
     value: str
+    """The figure itself."""
     detail: str = ""
-    """What it is, or when it was measured."""
+    """Explanation, such as the unit or the step."""
 
 
 def key_figures(run: Run) -> list[Fact]:
-    """The most telling figures, those that are known."""
+    """Return the most important figures of a run, as far as they are known."""
     return [*_held_out(run), *_pairs(run), *_size_and_speed(run)]
 
 
@@ -31,16 +33,14 @@ def _held_out(run: Run) -> Iterator[Fact]:
     logged, accuracy = run.scalars.get("held_out/loss"), run.scalars.get("held_out/accuracy")
     if logged is not None and accuracy is not None:
         loss, share, when = logged.last, accuracy.last, f"step {int(logged.steps[-1]):,}"
-    elif run.learned.score is not None and run.checkpoint is not None:
-        loss, share, when = run.learned.score.loss, run.learned.score.accuracy, run.checkpoint.name
+    elif run.held_out.score is not None and run.checkpoint is not None:
+        loss, share, when = run.held_out.score.loss, run.held_out.score.accuracy, run.checkpoint.name
     else:
         return
     yield Fact("held-out loss", f"{loss:.3f}", f"nats per masked token, {when}")
-    # A loss that is not finite, or was never near it, must not end the report.
-    yield Fact(
-        "as unsure as among", human(math.exp(min(loss, 700.0))), "equally likely tokens: e to that loss"
-    )
-    yield Fact("held-out accuracy", f"{share:.1%}", "of the masked tokens guessed right")
+    # The limit avoids an overflow if the run has diverged.
+    yield Fact("perplexity", human(math.exp(min(loss, 700.0))), "exponential of the held-out loss")
+    yield Fact("held-out accuracy", f"{share:.1%}", "of the masked tokens predicted correctly")
 
 
 def _pairs(run: Run) -> Iterator[Fact]:
@@ -49,19 +49,23 @@ def _pairs(run: Run) -> Iterator[Fact]:
     for each in scored:
         when = "" if each.step is None else f", step {each.step:,}"
         label = "minimal pairs" if each is logged else each.name
-        detail = "a sample, scored while training" if each is logged else "of minimal pairs right"
+        detail = (
+            "accuracy on a sample, scored during training" if each is logged else "accuracy on minimal pairs"
+        )
         yield Fact(label, f"{each.overall:.1%}", f"{detail}{when}")
 
 
 def _size_and_speed(run: Run) -> Iterator[Fact]:
-    most = run.setting("elc_bert.training.max_steps")
-    of = f"of {most:,}, {run.step / most:.0%}" if isinstance(most, int) and most else ""
-    yield Fact("steps", f"{run.step:,}", of)
+    max_steps = run.setting("elc_bert.training.max_steps")
+    is_known = isinstance(max_steps, int) and max_steps
+    yield Fact("steps", f"{run.step:,}", f"of {max_steps:,}, {run.step / max_steps:.0%}" if is_known else "")
     if tokens := run.progress.get("tokens_seen"):
-        yield Fact("tokens seen", human(tokens), f"repeats included, up to step {run.progress['step']:,}")
+        yield Fact(
+            "tokens seen", human(tokens), f"including repetitions, up to step {run.progress['step']:,}"
+        )
     words = run.scalars.get("data/words")
     if words is not None:
-        detail = f"repeats included, up to step {int(words.steps[-1]):,}"
+        detail = f"including repetitions, up to step {int(words.steps[-1]):,}"
         yield Fact("words seen", human(words.last), detail)
     if run.parameters:
         shape = [run.setting(f"elc_bert.model.{key}") for key in ("num_hidden_layers", "hidden_size")]
@@ -71,19 +75,23 @@ def _size_and_speed(run: Run) -> Iterator[Fact]:
         yield Fact("tokens per second", human(statistics.median(speeds.values.tolist())), "median")
 
 
-def as_table(of_runs: Sequence[Sequence[Fact]]) -> list[tuple[str, list[Fact | None]]]:
-    """Figures of several runs as rows: the label, and what each run has under it."""
-    # In the order of the run that has most, so that the others' gaps do not move a figure to the end.
-    labels = {fact.label: None for facts in sorted(of_runs, key=len, reverse=True) for fact in facts}
+def as_table(facts_by_run: Sequence[Sequence[Fact]]) -> list[tuple[str, list[Fact | None]]]:
+    """Return the figures of several runs as rows of a label and the figure of each run, or None."""
+    # Use the order of the run with the most figures, so that gaps in other runs do not change it.
+    labels = {fact.label: None for facts in sorted(facts_by_run, key=len, reverse=True) for fact in facts}
     rows = []
     for label in labels:
-        cells = [next((fact for fact in facts if fact.label == label), None) for facts in of_runs]
+        cells = [next((fact for fact in facts if fact.label == label), None) for facts in facts_by_run]
         rows.append((label, cells))
     return rows
 
 
 def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Keys in which configurations differ: ``key.path`` and each one's value as JSON, empty where absent."""
+    """Return the settings in which configurations differ.
+
+    Each row has the path of a key, such as ``elc_bert.model.variant``, and its value in each configuration
+    as JSON; the value is empty where the key is absent.
+    """
     leaves = [dict(_leaves(config)) for config in configs]
     keys = {key: None for each in leaves for key in each}
     rows = [(key, [each.get(key, "") for each in leaves]) for key in keys]
@@ -91,6 +99,7 @@ def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, lis
 
 
 def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each key and its value as JSON."""
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
             yield from _leaves(inner, f"{prefix}{key}.")

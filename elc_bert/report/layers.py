@@ -1,6 +1,6 @@
-"""Heat maps of the layer mixtures: what each layer takes from every earlier one.
+"""Heat maps of the layer weights.
 
-``L`` layers; a layer's sources are the embedding (0) and the layers before it.
+A layer's sources are the embedding (source 0) and the layers before it; its weights sum to 1.
 """
 
 import re
@@ -16,19 +16,24 @@ from elc_bert.report.runs import Run
 from elc_bert.utils.event_files import Series
 
 SHARE = re.compile(r"layer_weights/(?:layer_)?(?P<layer>\d+|output)_from_(?P<source>\d+)")
+"""TensorBoard tags of the layer weights."""
 NUMBERED_UP_TO = 12
-"""Layers up to which a cell has room for its number."""
+"""Number of layers up to which a cell has room for its value."""
 NAMED_UP_TO = 8
-"""Layers up to which a row over time has room for the name of its source."""
-MOST_TIMES = 120
-"""Columns over time."""
-TALLEST = 900
-STRIPS = 440
-LAYER_NAME = 18
-SOURCE_NAME = 14
-"""Pixels."""
+"""Number of layers up to which a row of the chart over time has room for the name of its source."""
+MAX_COLUMNS = 120
+"""Maximum number of steps in the chart over time."""
+MAX_HEIGHT = 900
+"""Maximum height of the chart of current weights in pixels."""
+STRIPS_HEIGHT = 440
+"""Height in pixels up to which each source in the chart over time gets a full row."""
+LAYER_NAME_HEIGHT = 18
+"""Height of the name of a layer in pixels."""
+SOURCE_NAME_HEIGHT = 14
+"""Height of the name of a source in pixels."""
 MARGIN = {"l": 44, "r": 12, "t": 36, "b": 34}
-COLOUR_AXIS = {
+"""Margins of the heat maps in pixels."""
+COLOR_AXIS = {
     "cmin": 0.0,
     "cmax": 1.0,
     "colorscale": "Cividis",
@@ -44,25 +49,26 @@ COLOUR_AXIS = {
         "tickformat": ".0%",
     },
 }
+"""Color scale shared by the heat maps."""
 
 
 def layer_charts(runs: Sequence[Run]) -> list[Chart]:
-    """For each run that logged them: the mixtures as they are now, and how they came about."""
+    """Return, for each run that logged them, charts of the current layer weights and of their history."""
     charts: list[Chart] = []
-    of_runs = [shares_of(run) for run in runs]
-    # A layer with one source takes all from it; without it the others are told apart better.
-    chosen = [sources for shares in of_runs for sources in shares.values() if len(sources) > 1]
-    largest = max((float(series.values.max()) for sources in chosen for series in sources), default=1.0)
-    for run, shares in zip(runs, of_runs, strict=True):
+    shares_by_run = [layer_shares(run) for run in runs]
+    # The weight of a single source is always 1; without it, the color scale resolves the others better.
+    learned = [sources for shares in shares_by_run for sources in shares.values() if len(sources) > 1]
+    largest = max((float(series.values.max()) for sources in learned for series in sources), default=1.0)
+    for run, shares in zip(runs, shares_by_run, strict=True):
         if shares:
-            of = f", {run.name}" if len(runs) > 1 else ""
-            charts.append(_newest(shares, of))
-            charts += _over_time(shares, of, largest)
+            suffix = f", {run.name}" if len(runs) > 1 else ""
+            charts.append(_current(shares, suffix))
+            charts += _over_time(shares, suffix, largest)
     return charts
 
 
-def shares_of(run: Run) -> dict[str, list[Series]]:
-    """What each layer takes from each of its sources, by the layer's name, ``1`` to ``L`` and ``output``."""
+def layer_shares(run: Run) -> dict[str, list[Series]]:
+    """Return the weights of each layer's sources, by layer name (``1``, ``2``, ... and ``output``)."""
     found: dict[str, dict[int, Series]] = {}
     for name, series in run.scalars.items():
         if match := SHARE.fullmatch(name):
@@ -73,10 +79,11 @@ def shares_of(run: Run) -> dict[str, list[Series]]:
 
 
 def source_name(source: int) -> str:
+    """Return the label of a source: ``emb`` for the embedding, or the number of the layer."""
     return "emb" if source == 0 else str(source)
 
 
-def _newest(shares: dict[str, list[Series]], of: str) -> Chart:
+def _current(shares: dict[str, list[Series]], suffix: str) -> Chart:
     columns = max(len(sources) for sources in shares.values())
     table = np.full((len(shares), columns), np.nan)
     for row, sources in enumerate(shares.values()):
@@ -92,29 +99,33 @@ def _newest(shares: dict[str, list[Series]], of: str) -> Chart:
         ygap=2,
         texttemplate="%{z:.0%}" if len(shares) <= NUMBERED_UP_TO else None,
         hoverongaps=False,
-        hovertemplate="%{y} takes %{z:.1%} from %{x}<extra></extra>",
+        hovertemplate="%{y}: %{z:.1%} from %{x}<extra></extra>",
     )
-    height = min(TALLEST, 90 + 30 * len(shares))
+    height = min(MAX_HEIGHT, 90 + 30 * len(shares))
     figure = base_figure(
         [heat],
         hovermode="closest",
-        coloraxis=COLOUR_AXIS,
+        coloraxis=COLOR_AXIS,
         margin=MARGIN,
-        xaxis={**AXIS, "type": "category", "showgrid": False, "title": {"text": "takes from the output of"}},
+        xaxis={**AXIS, "type": "category", "showgrid": False, "title": {"text": "from the output of layer"}},
         yaxis={**AXIS, "type": "category", "showgrid": False, "autorange": "reversed"},
     )
     return Chart(
-        f"Which layers count{of}", f"share of a layer's input, after step {step:,}", figure, "", height
+        f"Current layer weights{suffix}",
+        f"share of each layer's input, after step {step:,}",
+        figure,
+        "",
+        height,
     )
 
 
-def _over_time(shares: dict[str, list[Series]], of: str, largest: float) -> list[Chart]:
-    """A strip for each layer that has a choice: upwards its sources, to the right the steps.
+def _over_time(shares: dict[str, list[Series]], suffix: str, largest: float) -> list[Chart]:
+    """Draw one strip for each layer with several sources, with the sources as rows and the steps as columns.
 
     Args:
-        shares: see ``shares_of``.
-        of: end of the title.
-        largest: share that the colours reach up to.
+        shares: Weights of each layer; see ``layer_shares``.
+        suffix: End of the title.
+        largest: Upper end of the color scale.
     """
     layers = {layer: sources for layer, sources in shares.items() if len(sources) > 1}
     steps = _common_steps(layers)
@@ -122,8 +133,9 @@ def _over_time(shares: dict[str, list[Series]], of: str, largest: float) -> list
         return []
     rows = sum(map(len, layers.values()))
     gap = 10 if len(layers) <= NAMED_UP_TO else 4
-    # Room for the name of each layer, and for its sources as long as there is.
-    height = 90 + max(LAYER_NAME * len(layers), min(SOURCE_NAME * rows, STRIPS)) + gap * (len(layers) - 1)
+    # Leave room for the name of each layer, and for the names of its sources unless there are too many.
+    strips = max(LAYER_NAME_HEIGHT * len(layers), min(SOURCE_NAME_HEIGHT * rows, STRIPS_HEIGHT))
+    height = 90 + strips + gap * (len(layers) - 1)
     figure = make_subplots(
         rows=len(layers),
         shared_xaxes=True,
@@ -144,12 +156,12 @@ def _over_time(shares: dict[str, list[Series]], of: str, largest: float) -> list
     figure.update_xaxes(title=STEPS["title"], row=len(layers), col=1)
     common = {key: BASE[key] for key in ("template", "paper_bgcolor", "plot_bgcolor", "font", "dragmode")}
     figure.update_layout(
-        **common, hovermode="closest", coloraxis={**COLOUR_AXIS, "cmax": largest}, margin={**MARGIN, "r": 58}
+        **common, hovermode="closest", coloraxis={**COLOR_AXIS, "cmax": largest}, margin={**MARGIN, "r": 58}
     )
     return [
         Chart(
-            f"How that came about{of}",
-            "share that each layer takes from each earlier one, over the steps",
+            f"Layer weights over time{suffix}",
+            "share of each earlier output in the input of each layer, by step",
             figure,
             "",
             height,
@@ -158,7 +170,7 @@ def _over_time(shares: dict[str, list[Series]], of: str, largest: float) -> list
 
 
 def _name_strip(figure: go.Figure, row: int, layer: str) -> None:
-    """Write a layer's name to the right of its strip."""
+    """Write the name of a layer to the right of its strip."""
     domain = figure.layout[f"yaxis{row if row > 1 else ''}"].domain
     figure.add_annotation(
         text=layer if layer == "output" else f"layer {layer}",
@@ -174,15 +186,16 @@ def _name_strip(figure: go.Figure, row: int, layer: str) -> None:
 
 
 def _common_steps(layers: dict[str, list[Series]]) -> NDArray[np.int64]:
-    """Steps after which all were logged, int64 [times], few enough to draw."""
+    """Return the steps at which all weights were logged, at most ``MAX_COLUMNS`` of them, int64 ``[n]``."""
     common: set[int] | None = None
     for sources in layers.values():
         for series in sources:
             logged = set(series.steps.tolist())
             common = logged if common is None else common & logged
     steps = np.array(sorted(common or ()), dtype=np.int64)
-    kept = np.linspace(0, len(steps) - 1, min(len(steps), MOST_TIMES)).round().astype(int)
-    return steps[kept]
+    kept = np.linspace(0, len(steps) - 1, min(len(steps), MAX_COLUMNS)).round().astype(int)
+    result: NDArray[np.int64] = steps[kept]
+    return result
 
 
 def _strip(layer: str, sources: list[Series], steps: NDArray[np.int64]) -> go.Heatmap:
@@ -193,5 +206,5 @@ def _strip(layer: str, sources: list[Series], steps: NDArray[np.int64]) -> go.He
         x=steps,
         y=[source_name(source) for source in range(len(sources))],
         coloraxis="coloraxis",
-        hovertemplate=f"step %{{x:,}}: {name} takes %{{z:.1%}} from %{{y}}<extra></extra>",
+        hovertemplate=f"step %{{x:,}}: {name} %{{z:.1%}} from %{{y}}<extra></extra>",
     )

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no other file."""
+"""The report as a single HTML file that needs no network and no other files."""
 
 import json
 import math
@@ -11,17 +11,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from elc_bert.report.curves import TRAINING, line_chart
-from elc_bert.report.drawing import Chart, colour
+from elc_bert.report.curves import TRAINING, draw_line_chart
+from elc_bert.report.drawing import Chart, series_color
 from elc_bert.report.facts import as_table, differing_settings, key_figures
+from elc_bert.report.held_out import FillIn
 from elc_bert.report.layers import layer_charts
-from elc_bert.report.learned import FillIn
 from elc_bert.report.pairs import pair_charts
 from elc_bert.report.runs import Run
 
 TEMPLATE = "page.html.j2"
-MOST_COLUMNS = 6
-"""Of cards with key figures; the rows are filled evenly."""
+"""Jinja template in this folder."""
+MAX_COLUMNS = 6
+"""Maximum number of columns of cards with key figures; the rows are filled evenly."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,19 @@ class Section:
     """Charts under one heading."""
 
     title: str
+    """The heading."""
     charts: list[Chart]
+    """Charts in the order of the page."""
     missing: str
-    """What to say of charts that are not there; empty if all are."""
+    """Message about missing charts; empty if there are none."""
 
 
-def page_of(runs: Sequence[Run], now: datetime) -> str:
-    """The page.
+def render_page(runs: Sequence[Run], now: datetime) -> str:
+    """Return the HTML page.
 
     Args:
-        runs: one, or several to compare.
-        now: the date that it bears.
+        runs: One run, or several runs to compare.
+        now: Date and time shown on the page.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -51,10 +54,10 @@ def page_of(runs: Sequence[Run], now: datetime) -> str:
     sections, figures = _sections(runs), as_table([key_figures(run) for run in runs])
     return environment.get_template(TEMPLATE).render(
         runs=runs,
-        made=now.strftime("%Y-%m-%d %H:%M %Z").strip(),
-        colours=[colour(number) for number in range(len(runs))],
+        created=now.strftime("%Y-%m-%d %H:%M %Z").strip(),
+        colors=[series_color(number) for number in range(len(runs))],
         figures=figures,
-        columns=math.ceil(len(figures) / math.ceil(len(figures) / MOST_COLUMNS)) if figures else 1,
+        columns=math.ceil(len(figures) / math.ceil(len(figures) / MAX_COLUMNS)) if figures else 1,
         notes=[(run.name, note) for run in runs for note in run.notes],
         sections=sections,
         blanks=_blanks(runs),
@@ -66,9 +69,9 @@ def page_of(runs: Sequence[Run], now: datetime) -> str:
 
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
-    curves = {lines.title: line_chart(runs, lines) for lines in TRAINING}
+    curves = {spec.title: draw_line_chart(runs, spec) for spec in TRAINING}
     training = [chart for chart in curves.values() if chart is not None]
-    # A loss scale is only there with fp16, and trust ratios only with LAMB: nobody misses them elsewhere.
+    # Loss scales exist only in fp16 and trust ratios only with LAMB, so these charts are not expected.
     expected = {"Training loss", "Held-out loss", "Accuracy", "Learning rate", "Gradient norm", "Throughput"}
     missing = [title.lower() for title, chart in curves.items() if chart is None and title in expected]
     layers, pairs = layer_charts(runs), pair_charts(runs)
@@ -80,20 +83,23 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             pairs,
             ""
             if pairs
-            else "None scored: launch/evaluate.py pairs does it for a checkpoint, "
-            "elc_bert.evaluation.minimal_pairs while training.",
+            else "No minimal pairs scored yet. Score a checkpoint with launch/evaluate.py pairs, or set "
+            "elc_bert.evaluation.minimal_pairs to score a sample during training.",
         ),
     ]
 
 
 def _blanks(runs: Sequence[Run]) -> list[tuple[str, str, list[FillIn | None]]]:
-    """Sentence, word, and what each run would put there; runs on the same text share their sentences."""
-    keys = {(each.sentence, each.word): None for run in runs for each in run.learned.fill_ins}
-    of_runs = [{(each.sentence, each.word): each for each in run.learned.fill_ins} for run in runs]
-    return [(*key, [fill_ins.get(key) for fill_ins in of_runs]) for key in keys]
+    """Return rows of sentence, masked word and each run's predictions.
+
+    Runs with the same held-out text and tokenizer have the same sentences.
+    """
+    keys = {(each.sentence, each.word): None for run in runs for each in run.held_out.fill_ins}
+    fill_ins_by_run = [{(each.sentence, each.word): each for each in run.held_out.fill_ins} for run in runs]
+    return [(*key, [fill_ins.get(key) for fill_ins in fill_ins_by_run]) for key in keys]
 
 
 def _as_script(sections: Sequence[Section]) -> str:
-    """The figures as JSON that may stand within a script element, in the order of the page."""
+    """Return the figures in the order of the page, as JSON that is safe inside a script element."""
     figures: list[Any] = [json.loads(chart.figure.to_json()) for each in sections for chart in each.charts]
     return json.dumps(figures, separators=(",", ":")).replace("<", "\\u003c")

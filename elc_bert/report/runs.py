@@ -1,4 +1,4 @@
-"""Everything that the folder of a run tells, read once."""
+"""Reading of everything that the folder of a run contains."""
 
 import json
 import re
@@ -12,66 +12,71 @@ from safetensors import SafetensorError, safe_open
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
-from elc_bert.report.learned import Learned, look
+from elc_bert.report.held_out import HeldOutResults, evaluate_checkpoint
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.event_files import Series, all_scalars
 
 RESULTS = re.compile(r"(?P<name>.+)-step-(?P<step>\d{6,})")
-"""Names of the folders that launch/evaluate.py leaves in a run."""
+"""Names of the folders with results of ``launch/evaluate.py pairs`` in a run."""
 
 
 @dataclass(frozen=True)
 class Paradigm:
-    """One file of minimal pairs."""
+    """Result on one file of minimal pairs."""
 
     name: str
+    """Name of the paradigm."""
     phenomenon: str
+    """Name of its phenomenon."""
     accuracy: float
+    """Fraction of the pairs that are right."""
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """What a model reached on a set of minimal pairs."""
+    """Result of a model on a set of minimal pairs."""
 
     name: str
-    """Of the set, such as ``blimp``."""
+    """Name of the set, such as ``blimp``."""
     step: int | None
-    """Of the checkpoint, where known."""
+    """Step of the checkpoint, or None if unknown."""
     overall: float
     """Mean accuracy over the paradigms."""
     phenomena: dict[str, float]
-    """Mean accuracy over the paradigms of each."""
+    """Mean accuracy over the paradigms of each phenomenon, by name."""
     paradigms: tuple[Paradigm, ...]
+    """Results of the single paradigms; empty if unknown."""
     how: str
-    """What the figures depend on besides the model, for a person."""
+    """Description of the settings of the evaluation, for display; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is now: it may still be training, and parts of it may be gone."""
+    """The current state of a run, which may still be training and of which files may be missing."""
 
     folder: Path
-    """As it was given."""
+    """Folder of the run, as given by the user."""
     name: str
-    """Short, and no other run's of the same report."""
+    """Short name that is unique within the report."""
     config: dict[str, Any]
-    """The resolved configuration, as it was saved; another version of this project may have written it."""
+    """The resolved configuration as it was saved, possibly by another version of this project."""
     scalars: dict[str, Series]
-    """By name; empty without logs."""
+    """Logged scalars by name; empty without logs."""
     checkpoint: Path | None
-    """The newest."""
+    """Directory of the newest checkpoint, or None."""
     progress: dict[str, Any]
-    """``training.metrics.Progress`` at that checkpoint; empty without one."""
+    """Steps, tokens and words at that checkpoint, as in its ``run.json``; empty if unknown."""
     parameters: int | None
-    """Trainable numbers."""
+    """Number of parameters in the checkpoint, or None if unknown."""
     minimal_pairs: tuple[PairScores, ...]
-    """The newest result of each set."""
-    learned: Learned
+    """Newest result on each set of minimal pairs."""
+    held_out: HeldOutResults
+    """Results of the newest checkpoint on held-out text."""
     notes: tuple[str, ...]
-    """What is missing, and why."""
+    """Missing parts of the run, with the reasons."""
 
     def setting(self, key: str) -> Any:
-        """A value of the configuration by its key, as in ``elc_bert.model.variant``; None where absent."""
+        """Return the value of a key such as ``elc_bert.model.variant``, or None if it is absent."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -79,19 +84,19 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Steps taken, as far as logs and checkpoint tell."""
+        """Number of steps taken, according to the logs and the checkpoint."""
         logged = [int(series.steps[-1]) for series in self.scalars.values()]
         return max([int(self.progress.get("step", 0)), *logged])
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs, each under a name of its own.
+    """Read runs and give each a unique name.
 
     Args:
-        folders: each the ``elc_bert.training.output_dir`` of a run.
+        folders: The ``elc_bert.training.output_dir`` of each run.
 
     Raises:
-        UserError: one is no run, has neither logs nor a checkpoint, or is given twice.
+        UserError: A folder is not a run, has neither logs nor a checkpoint, or is given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for number, folder in enumerate(folders):
@@ -103,10 +108,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read a run, score its newest checkpoint and let it fill in blanks, as far as that is possible.
+    """Read a run and evaluate its newest checkpoint, as far as its files are complete.
+
+    Args:
+        folder: The ``elc_bert.training.output_dir`` of the run.
+        name: Name of the run in the report.
 
     Raises:
-        UserError: no run, or one with neither logs nor a checkpoint.
+        UserError: The folder is not a run, or has neither logs nor a checkpoint.
     """
     notes: list[str] = []
     content, config = _read_config(folder, notes)
@@ -116,15 +125,15 @@ def read_run(folder: Path, name: str) -> Run:
     except UserError as error:
         if not scalars:
             raise UserError(
-                f"{folder}: has neither logs nor a checkpoint; train with launch/pretrain.py until the first"
+                f"{folder}: has neither logs nor a checkpoint; train with launch/pretrain.py first"
             ) from None
         checkpoint = None
         notes.append(str(error))
     if not scalars:
         notes.append(
-            f"{folder}: no TensorBoard logs, so no curves; train with tensorboard.enabled for the next time"
+            f"{folder}: no TensorBoard logs, so there are no curves; set tensorboard.enabled before training"
         )
-    learned = look(config, checkpoint)
+    held_out = evaluate_checkpoint(config, checkpoint)
     return Run(
         folder,
         name,
@@ -134,17 +143,20 @@ def read_run(folder: Path, name: str) -> Run:
         {} if checkpoint is None else _read_progress(checkpoint, notes),
         None if checkpoint is None else _count_parameters(checkpoint),
         tuple(_read_minimal_pairs(folder, notes)),
-        learned,
-        (*notes, *learned.notes),
+        held_out,
+        (*notes, *held_out.notes),
     )
 
 
 def _read_config(folder: Path, notes: list[str]) -> tuple[dict[str, Any], RunConfig | None]:
-    """The file as it is, and checked; only the former if it is of another version of this project."""
+    """Return the content of ``config.json``, and the parsed configuration or None if it is not valid.
+
+    A file that another version of this project has written may not be valid.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{folder}: no run there (config.json is missing); give the elc_bert.training.output_dir of one"
+            f"{folder}: not a run (config.json is missing); give the elc_bert.training.output_dir of a run"
         )
     problem, config = "", None
     try:
@@ -168,22 +180,22 @@ def _read_progress(checkpoint: Path, notes: list[str]) -> dict[str, Any]:
         progress = json.loads(path.read_text(encoding="utf-8"))["progress"]
         return {**progress, "step": int(progress["step"])}
     except (OSError, ValueError, LookupError, TypeError):
-        notes.append(f"{path}: cannot be read, so it is not known how much was read up to the checkpoint")
+        notes.append(f"{path}: cannot be read, so the number of tokens up to the checkpoint is unknown")
         return {}
 
 
 def _count_parameters(checkpoint: Path) -> int | None:
-    """From the head of the file: that can be read whatever version of the model it is of."""
+    """Count the parameters in the header of the weight file, which is independent of the model's version."""
     total = 0
     try:
         with safe_open(checkpoint / "model.safetensors", framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+            for name in file.keys():  # noqa: SIM118 - not a dict
                 size = 1
                 for length in file.get_slice(name).get_shape():
                     size *= length
                 total += size
     except (OSError, SafetensorError):
-        return None  # noted where the weights are read
+        return None  # evaluate_checkpoint adds a note about the weights
     return total
 
 
@@ -193,7 +205,9 @@ def _read_minimal_pairs(folder: Path, notes: list[str]) -> list[PairScores]:
         try:
             scores = _scores_of(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            notes.append(f"{path}: cannot be read; score the minimal pairs anew with launch/evaluate.py")
+            notes.append(
+                f"{path}: cannot be read; score the minimal pairs again with launch/evaluate.py pairs"
+            )
             continue
         before = newest.get(scores.name)
         if before is None or (before.step or 0) <= (scores.step or 0):
@@ -222,6 +236,6 @@ def _how_scored(settings: Path) -> str:
         content = json.loads(settings.read_text(encoding="utf-8"))
         limit = content["limit"]
         pairs = "all pairs" if limit is None else f"the first {limit} pairs of each paradigm"
-        return f"{pairs}, masked {content['method']}"
+        return f"{pairs}, method {content['method']}"
     except (OSError, ValueError, LookupError, TypeError):
         return ""

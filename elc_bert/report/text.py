@@ -1,4 +1,4 @@
-"""What a run has learned, as text for the terminal."""
+"""Summary of a run for the terminal."""
 
 import math
 import os
@@ -6,61 +6,64 @@ import sys
 import textwrap
 from pathlib import Path
 
-from elc_bert.report.learned import Learned
+from elc_bert.report.held_out import HeldOutResults
 from elc_bert.report.runs import Run
 from elc_bert.utils.event_files import log_folder
 
 WIDTH = 100
-"""Columns."""
+"""Width of the text in columns."""
 
 
-def text_of(run: Run) -> str:
-    """Held-out loss and accuracy beside what guessing without context gives, filled-in blanks, and files."""
+def summary_text(run: Run) -> str:
+    """Return a summary: held-out loss and accuracy, predictions of masked words, and file locations."""
     parts = [
         f"{run.folder}, {run.checkpoint.name if run.checkpoint else f'step {run.step}'}",
-        _scores(run.learned),
-        _fill_ins(run.learned),
-        "\n".join(f"Left out: {note}" for note in run.notes),
-        _places(run),
+        _scores(run.held_out),
+        _fill_ins(run.held_out),
+        "\n".join(f"Missing: {note}" for note in run.notes),
+        _locations(run),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _scores(learned: Learned) -> str:
-    reached, alone = learned.score, learned.baseline
-    if reached is None or alone is None:
+def _scores(results: HeldOutResults) -> str:
+    score, baseline = results.score, results.baseline
+    if score is None or baseline is None:
         return ""
     rows = [
-        ("", "this model", "without context"),
-        ("loss, nats per masked token", f"{reached.loss:.3f}", f"{alone.entropy:.3f}"),
-        ("as unsure as among ... tokens", f"{reached.perplexity:.0f}", f"{math.exp(alone.entropy):.0f}"),
-        ("accuracy", f"{reached.accuracy:.1%}", f"{alone.top_share:.1%}"),
+        ("", "this model", "unigram baseline"),
+        ("loss, nats per masked token", f"{score.loss:.3f}", f"{baseline.entropy:.3f}"),
+        ("perplexity", f"{score.perplexity:.0f}", f"{math.exp(baseline.entropy):.0f}"),
+        ("accuracy", f"{score.accuracy:.1%}", f"{baseline.top_share:.1%}"),
     ]
     return "\n".join(
         [
-            f"Held-out text: {learned.sequences:,} sequences, {reached.predictions:,} masked tokens",
-            *(f"  {name:<36}{model_figure:>12}{baseline:>18}" for name, model_figure, baseline in rows),
-            f"  Without context: the best that one guess for every place can do (unigram entropy; always "
-            f'"{learned.top_word}").',
+            f"Held-out text: {results.sequences:,} sequences, {score.predictions:,} masked tokens",
+            *(
+                f"  {name:<36}{model_value:>12}{baseline_value:>18}"
+                for name, model_value, baseline_value in rows
+            ),
+            "  Unigram baseline: the best loss (unigram entropy) and accuracy without context; "
+            f'the most frequent token is "{results.top_word}".',
         ]
     )
 
 
-def _fill_ins(learned: Learned) -> str:
-    if not learned.fill_ins:
+def _fill_ins(results: HeldOutResults) -> str:
+    if not results.fill_ins:
         return ""
-    lines = ["Held-out sentences with one word masked, and the model's best guesses:"]
-    for number, each in enumerate(learned.fill_ins, start=1):
+    lines = ["Held-out sentences with one masked word, and the model's most probable predictions:"]
+    for number, each in enumerate(results.fill_ins, start=1):
         shown = ", ".join(f'"{guess.text}" {guess.probability:.0%}' for guess in each.guesses)
         lines += textwrap.wrap(
             each.sentence, WIDTH, initial_indent=f"{number:>3}. ", subsequent_indent=" " * 5
         )
-        verdict = " (right)" if each.is_right else ""
-        lines.append(f'{"":5}guesses: {shown}; the word: "{each.word}"{verdict}')
+        mark = " (correct)" if each.is_right else ""
+        lines.append(f'{"":5}predictions: {shown}; masked word: "{each.word}"{mark}')
     return "\n".join(lines)
 
 
-def _places(run: Run) -> str:
+def _locations(run: Run) -> str:
     lines = [f"Checkpoint: {run.checkpoint}"] if run.checkpoint else []
     if run.scalars:
         lines.append(f"TensorBoard: {_command('tensorboard')} --logdir {log_folder(run.folder)}")
@@ -68,6 +71,6 @@ def _places(run: Run) -> str:
 
 
 def _command(name: str) -> str:
-    """How to start a program of this environment from here, whether or not that is activated."""
+    """Return the command that starts a program of this Python environment, even if it is not activated."""
     path = Path(sys.executable).with_name(name)
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else name

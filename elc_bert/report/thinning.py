@@ -1,4 +1,4 @@
-"""Fewer points for a picture, and smoother ones. ``n`` entries of a series."""
+"""Reduction of the number of points of a curve, and smoothing."""
 
 import itertools
 
@@ -9,9 +9,13 @@ from elc_bert.utils.event_files import Series
 
 
 def thin(series: Series, most: int) -> Series:
-    """At most ``most`` (4 or more) entries: the first, the last, and of equal groups the lowest and highest.
+    """Reduce a series to at most ``most`` entries while preserving its range everywhere.
 
-    What a picture shows of the range of the values stays as it is.
+    The first and the last entry are kept, and the minimum and maximum of each of equally large groups.
+
+    Args:
+        series: The series.
+        most: Maximum number of entries, at least 4.
     """
     count = len(series.steps)
     if count <= most:
@@ -26,33 +30,38 @@ def thin(series: Series, most: int) -> Series:
     return Series(series.steps[kept], series.values[kept])
 
 
-def stride(series: Series, most: int) -> Series:
-    """At most ``most`` (2 or more) entries, evenly spread, the first and the last among them."""
+def subsample(series: Series, most: int) -> Series:
+    """Return at most ``most`` (at least 2) evenly spaced entries, including the first and the last."""
     kept = np.unique(np.linspace(0, len(series.steps) - 1, most).round().astype(int))
     return Series(series.steps[kept], series.values[kept])
 
 
 def smooth(series: Series, width: int) -> Series:
-    """The mean of ``width`` entries around each one; what is not finite does not count.
+    """Return the centered moving average over ``width`` entries, ignoring values that are not finite.
 
-    At the beginning, where losses fall steeply, of fewer entries, but as many on both sides: so the curve
-    begins where it does. At the end those on the right run out, and the mean is of those before.
+    At the beginning, where losses fall steeply, the window is narrower but still centered, so that the smooth
+    curve begins at the first value. At the end only the right half of the window shrinks.
+
+    Args:
+        series: The series.
+        width: Number of entries in the window.
     """
     count = len(series.values)
-    places = np.arange(count)
-    before = np.minimum(places, width // 2)
-    behind = np.minimum(before, count - 1 - places)
+    index = np.arange(count)
+    before = np.minimum(index, width // 2)
+    after = np.minimum(before, count - 1 - index)
     is_finite = np.isfinite(series.values)
     sums, counts = (
-        _within(values, places - before, places + behind + 1)
+        _range_sums(values, index - before, index + after + 1)
         for values in (np.where(is_finite, series.values, 0.0), is_finite.astype(np.float64))
     )
     return Series(series.steps, np.divide(sums, counts, out=np.full(count, np.nan), where=counts > 0))
 
 
-def _within(
+def _range_sums(
     values: NDArray[np.float64], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Sums from each begin up to each end."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return sums[end] - sums[begin]
+    """Return the sums of ``values[begin:end]`` for each begin and end."""
+    sums: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(values)])
+    result: NDArray[np.float64] = sums[end] - sums[begin]
+    return result

@@ -25,7 +25,7 @@ from elc_bert.training.metrics import peak_memory
 from elc_bert.training.setup import length_schedule
 from elc_bert.training.step import train_step
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.machine import forget_peak
+from elc_bert.utils.machine import reset_peak_memory
 from elc_bert.utils.text import human
 
 GIB = 2**30
@@ -201,7 +201,7 @@ def full_batch(config: RunConfig, rows: int, length: int) -> MicroBatch:
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cpu":
-        forget_peak()
+        reset_peak_memory()
     else:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

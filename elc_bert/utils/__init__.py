@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models: errors, files, the machine, progress bars, text."""
+"""General helpers that know nothing about models: errors, files, the machine, progress bars, text."""

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how a command ends on one."""
+"""User errors, and how a single-process command reports them."""
 
 import errno
 import os
@@ -9,31 +9,32 @@ from elc_bert.utils.extras import explain_missing_package
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one line that names the thing, says what is wrong and what to do.
+    """A mistake in the user's input.
 
-    Entry points print the message without a traceback and exit with status 1; every other
-    exception is a bug of ours and keeps its traceback.
+    The message is one line: it names the file or key, says what is wrong and what to do. Entry points print
+    it without a traceback and exit with status 1. Any other exception is a bug and keeps its traceback.
     """
 
 
-def told(error: OSError) -> str:
-    """An error of the system in one line: the file, what is wrong, and what to do where the disk is full."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = "; make room, and run the same command again" if full else ""
-    return f"{error.filename}: {error.strerror or error}{mend}"
+def describe_os_error(error: OSError) -> str:
+    """Return one line that names the file and the problem, and says what to do if the disk is full."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "; free some space and run the same command again" if is_full else ""
+    return f"{error.filename}: {error.strerror or error}{advice}"
 
 
-def exit_status(command: Callable[[], int | None], program: str) -> int:
-    """Run a command of one process and turn its end into an exit status.
+def run_single_process(command: Callable[[], int | None], program: str) -> int:
+    """Run a single-process command and return the exit status of the program.
 
-    Programs of several processes have ``training.distributed.run_command``.
+    Commands that run in several processes use ``run_command`` of ``elc_bert.engine`` instead.
 
     Args:
-        command: returns an exit status, or None for 0; raises UserError for a mistake of the user's.
-        program: name that the line on standard error begins with.
+        command: Function to run. It returns an exit status, or None for 0, and raises UserError for mistakes
+            of the user.
+        program: Program name at the beginning of the error line on standard error.
 
     Returns:
-        That of the command; 1 after a line about a mistake or an unreadable file; 130 after Ctrl-C.
+        That of the command, 1 after a user error or an OSError, 130 after Ctrl-C.
     """
     try:
         return command() or 0
@@ -41,10 +42,14 @@ def exit_status(command: Callable[[], int | None], program: str) -> int:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; unfinished files were removed, finished ones stay", file=sys.stderr)
+        print(
+            f"{program}: interrupted; unfinished files were removed, finished files were kept",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough; Python must not flush to it again.
+        # The process that reads our output, such as `head`, has exited. Without this, Python would fail again
+        # when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
@@ -54,5 +59,5 @@ def exit_status(command: Callable[[], int | None], program: str) -> int:
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{program}: error: {told(error)}", file=sys.stderr)
+        print(f"{program}: error: {describe_os_error(error)}", file=sys.stderr)
         return 1

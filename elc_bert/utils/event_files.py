@@ -1,4 +1,4 @@
-"""What a run has logged, read back from TensorBoard's files."""
+"""Scalars that a run has logged, read from its TensorBoard event files."""
 
 import json
 from collections import defaultdict
@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 EVENT_FILES = "events.out.tfevents.*"
+"""Glob pattern of TensorBoard's event files."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A scalar over the steps of a run; at least one entry."""
+    """A scalar over the steps of a run, with at least one entry."""
 
     steps: NDArray[np.int64]
-    """Steps taken when each was logged, int64 [n], rising."""
+    """Training step of each entry, int64 ``[n]``, increasing."""
     values: NDArray[np.float64]
-    """Float64 [n]."""
+    """Value of each entry, float64 ``[n]``."""
 
     @property
     def last(self) -> float:
@@ -27,29 +28,29 @@ class Series:
 
 
 def all_scalars(run: Path, up_to: int | None = None) -> dict[str, Series]:
-    """Every scalar that a run has logged, by name; empty where nothing was logged.
+    """Return every scalar that a run has logged, by name; empty if nothing was logged.
 
-    What a run logged and then, stopped and resumed from an earlier step, logged again counts once, the later.
+    A run that was stopped and resumed from an earlier step logs some steps twice; the later entry counts.
 
     Args:
-        run: the run's ``elc_bert.training.output_dir``.
-        up_to: step that entries may not be younger than.
+        run: The run's ``elc_bert.training.output_dir``.
+        up_to: Last step to include; None for all.
     """
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for folder in _folders(log_folder(run)):
-        for name, entries in _entries(folder).items():
+    for folder in _event_folders(log_folder(run)):
+        for name, entries in _read_entries(folder).items():
             found[name] += entries
-    series = {name: _in_effect(entries, up_to) for name, entries in found.items()}
-    return {name: each for name, each in series.items() if len(each.steps)}
+    all_series = {name: _without_superseded(entries, up_to) for name, entries in found.items()}
+    return {name: series for name, series in all_series.items() if len(series.steps)}
 
 
 def last_scalars(run: Path, up_to: int | None = None) -> dict[str, float]:
-    """The newest value of every scalar, by name; see ``all_scalars``."""
+    """Return the newest value of every scalar, by name; see ``all_scalars``."""
     return {name: series.last for name, series in all_scalars(run, up_to).items()}
 
 
 def log_folder(run: Path) -> Path:
-    """Where a run's event files are: where its configuration sends them, or else the run itself."""
+    """Return the folder of a run's event files: the one in its configuration, or else the run's own."""
     try:
         settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["tensorboard"]
         folder = Path(settings["output_path"]) / settings.get("job_name", "tensorboard")
@@ -59,16 +60,17 @@ def log_folder(run: Path) -> Path:
     return folder if has_logs and settings["output_path"] else run
 
 
-def _folders(root: Path) -> list[Path]:
-    """Those with event files, the oldest first: the names of the files begin with the time."""
+def _event_folders(root: Path) -> list[Path]:
+    """Return the folders that hold event files, oldest first."""
+    # The names of event files begin with the time of their creation.
     first: dict[Path, str] = {}
     for path in root.rglob(EVENT_FILES):
         first[path.parent] = min(path.name, first.get(path.parent, path.name))
     return sorted(first, key=lambda folder: (first[folder], folder))
 
 
-def _entries(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar in a folder's files, as they were written."""
+def _read_entries(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the (step, value) entries of every scalar in a folder, in the order of writing."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
@@ -79,11 +81,11 @@ def _entries(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def _in_effect(entries: list[tuple[int, float]], up_to: int | None) -> Series:
-    """Entries that none of the same or an earlier step was written after.
+def _without_superseded(entries: list[tuple[int, float]], up_to: int | None) -> Series:
+    """Drop entries that are followed by an entry of the same or an earlier step.
 
-    TensorBoard drops those too, but only where the resumed run told it to: one that was stopped before its
-    first checkpoint began anew without a word, and so does one that logs to another folder.
+    TensorBoard drops them too, but only if the resumed run wrote a session log that says so. A run that was
+    stopped before its first checkpoint restarts without one, and so does a run that logs to another folder.
     """
     steps = np.array([step for step, _ in entries], dtype=np.int64)
     values = np.array([value for _, value in entries], dtype=np.float64)

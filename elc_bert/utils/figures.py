@@ -1,13 +1,20 @@
-"""Pictures of a model."""
+"""Figures that show a model's learned parameters."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def draw_layer_weights(weights: dict[str, Tensor]) -> Any:
-    """Heat map (a matplotlib figure) of the layer mixtures: each row a layer, each column a source."""
+
+def draw_layer_weights(weights: dict[str, Tensor]) -> "Figure":
+    """Draw a heat map of the layer weights with one row per layer and one column per source.
+
+    Args:
+        weights: Softmax-normalized weights of each layer's inputs, by layer name.
+    """
     from matplotlib.figure import Figure
 
     columns = max(len(shares) for shares in weights.values())
@@ -16,13 +23,13 @@ def draw_layer_weights(weights: dict[str, Tensor]) -> Any:
         table[row, : len(shares)] = shares.cpu()
     width, height = 1.5 + 0.38 * columns, 1.2 + 0.34 * len(weights)
     figure = Figure(figsize=(width, height))
-    # Margins in inches: to have them worked out takes longer than all the rest.
+    # The margins are set in inches: an automatic layout takes longer than everything else here.
     axes = figure.add_axes((0.6 / width, 0.6 / height, 0.36 * columns / width, 1 - 0.8 / height))
     image = axes.imshow(table.numpy(), vmin=0.0, vmax=1.0, cmap="magma_r", aspect="auto")
     axes.set_xticks(range(columns), ["emb", *(str(layer) for layer in range(1, columns))])
     axes.set_yticks(range(len(weights)), [name.removeprefix("layer_").lstrip("0") for name in weights])
-    axes.set_xlabel("takes its input from layer")
+    axes.set_xlabel("input from layer")
     axes.set_ylabel("layer")
-    beside = figure.add_axes((1 - 0.75 / width, 0.6 / height, 0.15 / width, 1 - 0.8 / height))
-    figure.colorbar(image, cax=beside, label="share")
+    color_axes = figure.add_axes((1 - 0.75 / width, 0.6 / height, 0.15 / width, 1 - 0.8 / height))
+    figure.colorbar(image, cax=color_axes, label="share")
     return figure

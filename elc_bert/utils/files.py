@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writing files so that they appear either complete or not at all."""
 
 import contextlib
 import hashlib
@@ -10,14 +10,14 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a temporary file in the directory of `path` and moves it there on success.
+    """Open a temporary file next to ``path`` and rename it to ``path`` on success.
 
-    The data and the directory entry are on disk when the block ends. If the block raises, the
-    temporary file is removed and whatever stood at `path` before stays as it was.
+    The data and the directory entry are on disk when the block ends. If the block raises, the temporary file
+    is removed and an existing file at ``path`` stays unchanged.
 
     Args:
-        path: the final name; its directory must exist.
-        mode: `"wb"`, or `"w"` for UTF-8 text.
+        path: Final file name; its directory must exist.
+        mode: ``"wb"``, or ``"w"`` for UTF-8 text.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -31,17 +31,18 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = os.fspath(path)  # writing to an open file does not tell
+            # Errors while writing to an open file do not carry its name.
+            error.filename = os.fspath(path)
         raise
 
 
 def temporary_name(path: Path) -> Path:
-    """The hidden name beside `path` under which this process writes it."""
+    """Return the hidden name, in the directory of ``path``, that this process writes to first."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable: without it a rename can be lost in a power cut."""
+    """Flush a directory to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,6 +51,6 @@ def sync_directory(directory: Path) -> None:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

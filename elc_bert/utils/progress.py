@@ -1,4 +1,4 @@
-"""Progress bars of long work."""
+"""Progress bars for long-running work."""
 
 import sys
 from typing import Any
@@ -7,14 +7,14 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int, unit: str, *, done: int = 0, title: str = "", shown: bool = True) -> Any:
-    """A tqdm bar; in a log file (no terminal) a line now and then instead of a flicker.
+    """Return a tqdm bar that, if standard error is not a terminal, updates only every few seconds.
 
     Args:
-        total: amount of work.
-        unit: of it.
-        done: what an earlier try has done.
-        title: what is being done.
-        shown: False on all processes but one.
+        total: Total number of units of work.
+        unit: Name of one unit, in the singular.
+        done: Units that were finished before, by an earlier attempt.
+        title: Description in front of the bar.
+        shown: Whether to print the bar; True on only one process.
     """
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(

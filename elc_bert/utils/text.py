@@ -1,4 +1,4 @@
-"""Text for people: tables, short numbers, near matches."""
+"""Formatting of text for people: tables, short numbers, suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from itertools import groupby
 
 
 def summary_table(rows: list[tuple[str, str]]) -> str:
-    """Two aligned columns between two rules."""
+    """Return a table of two aligned columns between two horizontal rules."""
     width = max(len(name) for name, _ in rows)
     lines = [f"  {name:<{width}}  {value}" for name, value in rows]
     rule = "-" * max(len(line) for line in lines)
@@ -14,7 +14,7 @@ def summary_table(rows: list[tuple[str, str]]) -> str:
 
 
 def human(number: float) -> str:
-    """1234567 -> 1.23M"""
+    """Return a number with three digits and a unit prefix: ``1.23M`` for 1234567."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -22,14 +22,14 @@ def human(number: float) -> str:
 
 
 def numbers_in_short(numbers: Sequence[int]) -> str:
-    """Rising numbers as ``0-2, 5``."""
+    """Return increasing integers as ranges: ``0-2, 5`` for 0, 1, 2, 5."""
     runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
     ends = [(group[0][1], group[-1][1]) for _, each in runs if (group := list(each))]
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest valid name, or all valid names."""
     near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]}?"

@@ -1,4 +1,4 @@
-"""From a checkpoint's files to the model."""
+"""Loading the model from the files of a checkpoint."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
 
 
 def save(model: ElcBertForMaskedLM, directory: Path) -> Path:
-    """The two files that a checkpoint holds for evaluation."""
+    """Write the two files of a checkpoint that are needed for evaluation."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file({name: p.detach() for name, p in model.named_parameters()}, directory / "model.safetensors")
     (directory / "model.json").write_text(model.config.model_dump_json(), encoding="utf-8")
@@ -40,7 +40,7 @@ def model() -> ElcBertForMaskedLM:
     return model.eval()
 
 
-def test_the_loaded_model_is_the_saved_one(model: ElcBertForMaskedLM, tmp_path: Path):
+def test_the_loaded_model_equals_the_saved_one(model: ElcBertForMaskedLM, tmp_path: Path):
     loaded = load_checkpoint_model(save(model, tmp_path))
     assert loaded.config == model.config
     assert not loaded.training
@@ -94,28 +94,28 @@ def config_with(change: dict):
         (truncate_weights, r"model\.safetensors: damaged"),
         (replace_weights, r"model\.safetensors: damaged"),
         (remove_config, r"model\.json: cannot be read: No such file"),
-        (break_config, r"model\.json: not JSON"),
+        (break_config, r"model\.json: not valid JSON"),
         (config_with({"hidden_sise": 3}), r"model\.json: unknown key hidden_sise; did you mean hidden_size"),
         (config_with({"num_hidden_layers": 4}), r"model\.safetensors: lacks encoder\.layers\.3"),
         (config_with({"variant": "zero"}), r"safetensors: holds, but .* encoder\.output_mixture"),
         (config_with({"vocab_size": 61}), r"has shape \[60, 16\], but model.json asks for \[61, 16\]"),
     ],
 )
-def test_damage_is_told_in_one_line(damage, message: str, model: ElcBertForMaskedLM, tmp_path: Path):
+def test_damage_is_reported_in_one_line(damage, message: str, model: ElcBertForMaskedLM, tmp_path: Path):
     damage(save(model, tmp_path))
     with pytest.raises(UserError, match=message) as caught:
         load_checkpoint_model(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_the_newest_checkpoint_is_the_one_that_latest_names(tmp_path: Path):
+def test_the_newest_checkpoint_is_named_by_latest(tmp_path: Path):
     checkpoints = tmp_path / "checkpoints"
     for step in (200, 400):
         (checkpoints / f"step-{step:06d}").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds no checkpoint yet"):
+    with pytest.raises(UserError, match="checkpoints: no checkpoint"):
         newest_checkpoint(tmp_path)
     (checkpoints / "latest").write_text("step-000200\n", encoding="utf-8")
     assert newest_checkpoint(tmp_path) == checkpoints / "step-000200"
     (checkpoints / "latest").write_text("step-000600", encoding="utf-8")
-    with pytest.raises(UserError, match=r"step-000600: named by .* but missing"):
+    with pytest.raises(UserError, match=r"step-000600: missing, .*latest"):
         newest_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Files of minimal pairs, and what comes of them."""
+"""Minimal pairs: files, scores and the command."""
 
 import csv
 import json
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
-from elc_bert.evaluation.accuracy import Results, compare
+from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
-from elc_bert.evaluation.run_pairs import folder_in_run, scores_of_checkpoint
+from elc_bert.evaluation.run_pairs import default_results_folder, saved_results
 from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.utils.errors import UserError
 from tests.support.launching import REPOSITORY, run, scalars
@@ -22,7 +22,7 @@ EVALUATE = REPOSITORY / "launch" / "evaluate.py"
 
 
 def write_pairs(folder: Path, texts: list[str]) -> Path:
-    """Three paradigms of two phenomena: good sentences, and the same with two words exchanged."""
+    """Write three paradigms of two phenomena; the bad sentences have two words exchanged."""
     folder.mkdir()
     for name, phenomenon in (("island", "syntax"), ("binding", "syntax"), ("agreement", "morphology")):
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
@@ -59,37 +59,37 @@ def test_pairs_and_contexts(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"sentence_good": "A."}', r"x\.jsonl:2: lacks sentence_bad"),
+        ('{"sentence_good": "A."}', r"x\.jsonl:2: sentence_bad is missing"),
         ('{"sentence_good": "A.", "sentence_bad": " "}', r"x\.jsonl:2: sentence_bad is empty"),
-        ("{", r"x\.jsonl:2: not JSON"),
-        ("[1]", r"x\.jsonl:2: no JSON object"),
+        ("{", r"x\.jsonl:2: not valid JSON"),
+        ("[1]", r"x\.jsonl:2: not a JSON object"),
     ],
 )
-def test_bad_lines_are_named(line, message, tmp_path):
+def test_invalid_lines_are_named(line, message, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"sentence_good": "A.", "sentence_bad": "B."}\n' + line)
     with pytest.raises(UserError, match=message):
         read_paradigms(tmp_path)
 
 
 def test_no_files(tmp_path):
-    with pytest.raises(UserError, match=r"holds no \.jsonl files"):
+    with pytest.raises(UserError, match=r"contains no \.jsonl files"):
         read_paradigms(tmp_path)
 
 
-def test_ties_count_half_and_are_not_won_by_position():
+def test_ties_count_half_in_either_order():
     good, bad = np.array([-5.0, -5.0, -7.0, -5.0]), np.array([-6.0, -5.0, -5.0, -5.0 - 1e-9])
-    result = compare("x", "syntax", good, bad, skipped=1)
+    result = compare_scores("x", "syntax", good, bad, skipped=1)
     assert (result.right, result.ties, result.pairs) == (1, 2, 4)
     assert result.accuracy == 0.5
-    turned = compare("x", "syntax", bad, good, skipped=1)
-    assert turned.accuracy == 0.5
-    results = Results([result, compare("y", "morphology", good[:1], bad[:1], 0)])
+    swapped = compare_scores("x", "syntax", bad, good, skipped=1)
+    assert swapped.accuracy == 0.5
+    results = Results([result, compare_scores("y", "morphology", good[:1], bad[:1], 0)])
     assert results.overall == 0.75
     assert results.by_phenomenon() == {"morphology": 1.0, "syntax": 0.5}
 
 
 @pytest.mark.launcher
-def test_two_ranks_score_resume_and_agree_with_one(tiny_run, texts, tmp_path):
+def test_two_ranks_agree_with_one_and_resume(tiny_run, texts, tmp_path):
     pairs = write_pairs(tmp_path / "pairs", texts)
     arguments = ["pairs", tiny_run.directory, pairs, "--output"]
     alone = run("forked", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
@@ -114,29 +114,30 @@ def test_two_ranks_score_resume_and_agree_with_one(tiny_run, texts, tmp_path):
     assert json.loads((tmp_path / "alone/results.json").read_text()) == content
     other = run("forked", 1, [*arguments, tmp_path / "alone", "--limit", 2], script=EVALUATE)
     assert other.status == 0, other.output
-    assert kept.stat().st_mtime_ns != before, "scores of other settings are not taken for these"
+    assert kept.stat().st_mtime_ns != before, "scores of other settings are not reused"
 
 
 @pytest.mark.launcher
-def test_mistakes_are_one_line(tiny_run, tmp_path):
+def test_user_errors_are_one_line(tiny_run, tmp_path):
     result = run("forked", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
     assert result.status == 1
-    assert result.errors == ["the text has 0 [MASK]; give it one"]
+    assert len(result.errors) == 1
+    assert "[MASK] 0 times" in result.errors[0]
     nowhere = ["loss", tiny_run.directory, "--output", tmp_path / "nowhere" / "loss.json"]
     result = run("forked", 1, nowhere, script=EVALUATE)
     assert (result.status, len(result.errors)) == (1, 1)
-    assert "nowhere/loss.json: must be a file in a folder that is there" in result.errors[0]
+    assert "nowhere/loss.json: must be a file" in result.errors[0]
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/x.jsonl").write_text("{}")
     output = ["--output", tmp_path / "results"]
     result = run("forked", 2, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
     assert result.status != 0
     assert len(result.errors) == 1
-    assert "x.jsonl:1: lacks sentence_good" in result.errors[0]
+    assert "x.jsonl:1: sentence_good is missing" in result.errors[0]
 
 
 @pytest.mark.launcher
-def test_a_blank_is_filled(tiny_run):
+def test_a_masked_word_is_predicted(tiny_run):
     result = run("forked", 1, ["fill", tiny_run.directory, "Baden [MASK] fi."], script=EVALUATE)
     assert result.status == 0, result.output
     shares = [float(line.split("%")[0]) for line in result.stdout.splitlines() if "%" in line]
@@ -146,7 +147,7 @@ def test_a_blank_is_filled(tiny_run):
 
 
 @pytest.mark.launcher
-def test_held_out_loss_is_that_of_the_run_on_any_number_of_ranks(tiny_run, tiny_dataset, tmp_path):
+def test_held_out_loss_equals_that_of_the_run_with_any_number_of_ranks(tiny_run, tiny_dataset, tmp_path):
     arguments = ["loss", tiny_run.directory, "--output", tmp_path / "loss.json"]
     two = run("forked", 2, arguments, script=EVALUATE)
     assert two.status == 0, two.output
@@ -168,14 +169,14 @@ def test_held_out_loss_is_that_of_the_run_on_any_number_of_ranks(tiny_run, tiny_
     assert "8 sequences" in one.stdout
 
 
-def test_results_of_a_run_are_found_again(tiny_run):
+def test_saved_results_of_a_run_are_found(tiny_run):
     checkpoint = newest_checkpoint(tiny_run.directory)
-    folder = folder_in_run(checkpoint, Path("somewhere/blimp/data"))
+    folder = default_results_folder(checkpoint, Path("somewhere/blimp/data"))
     assert folder == tiny_run.directory / "minimal_pairs" / f"blimp-{checkpoint.name}"
     folder.mkdir(parents=True)
-    Results([compare("x", "syntax", np.array([1.0]), np.array([0.0]), 0)]).save(folder)
+    Results([compare_scores("x", "syntax", np.array([1.0]), np.array([0.0]), 0)]).save(folder)
     try:
-        assert scores_of_checkpoint(checkpoint)["blimp"]["overall"] == 1.0
-        assert facts_of_checkpoint(checkpoint)["blimp"] == "100.0% of 1 minimal pairs"
+        assert saved_results(checkpoint)["blimp"]["overall"] == 1.0
+        assert facts_of_checkpoint(checkpoint)["blimp"] == "100.0% accuracy on 1 minimal pairs"
     finally:
         shutil.rmtree(folder.parent)

@@ -1,4 +1,4 @@
-"""Pseudo-log-likelihoods against their definition, one masked token at a time."""
+"""Pseudo-log-likelihoods compared with their definition, one masked token at a time."""
 
 import numpy as np
 import pytest
@@ -28,26 +28,26 @@ def sentences(tiny_text) -> list[str]:
 
 
 def one_at_a_time(model, encoded, method) -> float:
-    """The definition: a forward pass for each token."""
+    """Compute the score by the definition, with one forward pass per token."""
     total = 0.0
-    for copy, place in zip(masked_copies(encoded, method), encoded.scored, strict=True):
+    for copy, position in zip(masked_copies(encoded, method), encoded.scored, strict=True):
         ids = torch.from_numpy(copy)[None]
         with torch.no_grad():
-            logits = model(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([place]))
-        total += torch.log_softmax(logits[0], dim=-1)[encoded.ids[place]].item()
+            logits = model(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([position]))
+        total += torch.log_softmax(logits[0], dim=-1)[encoded.ids[position]].item()
     return total
 
 
 @pytest.mark.parametrize("method", ["plain", "within-word"])
-@pytest.mark.parametrize("tokens_at_once", [1, 300, 8192])
+@pytest.mark.parametrize("max_batch_tokens", [1, 300, 8192])
 def test_batches_give_the_scores_of_one_sentence_at_a_time(
-    tokens_at_once, method, model, tokenizer, tiny_text
+    max_batch_tokens, method, model, tokenizer, tiny_text
 ):
     encoded = [encode(tokenizer, Sentence(text)) for text in sentences(tiny_text)]
     encoded.append(encoded[3])
     done: list[int] = []
 
-    scores = score_sentences(model, encoded, method, tokens_at_once, done.append)
+    scores = score_sentences(model, encoded, method, max_batch_tokens, done.append)
 
     expected = [one_at_a_time(model, each, method) for each in encoded]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
@@ -55,19 +55,19 @@ def test_batches_give_the_scores_of_one_sentence_at_a_time(
     assert sum(done) == len(encoded)
 
 
-def test_what_is_masked_along_with_a_token(tokenizer):
+def test_tokens_masked_together(tokenizer):
     sentence = encode(tokenizer, Sentence("Zyxqv zyxqv."))
     first_word = np.flatnonzero(sentence.words == 0)
-    assert len(first_word) > 2, "the made-up word is to have several subwords"
+    assert len(first_word) > 2, "the invented word must have several subwords"
 
-    for copy, place in zip(masked_copies(sentence, "plain"), sentence.scored, strict=True):
-        assert np.flatnonzero(copy == MASK).tolist() == [place]
-    for copy, place in zip(masked_copies(sentence, "within-word"), sentence.scored, strict=True):
-        word = np.flatnonzero(sentence.words == sentence.words[place])
-        assert np.flatnonzero(copy == MASK).tolist() == [each for each in word if each >= place]
+    for copy, position in zip(masked_copies(sentence, "plain"), sentence.scored, strict=True):
+        assert np.flatnonzero(copy == MASK).tolist() == [position]
+    for copy, position in zip(masked_copies(sentence, "within-word"), sentence.scored, strict=True):
+        word = np.flatnonzero(sentence.words == sentence.words[position])
+        assert np.flatnonzero(copy == MASK).tolist() == [each for each in word if each >= position]
 
 
-def test_a_context_is_read_but_not_scored(model, tokenizer):
+def test_the_context_is_not_scored(model, tokenizer):
     whole = encode(tokenizer, Sentence("Baden fi gor. Tu baden."))
     target = encode(tokenizer, Sentence("Baden fi gor. Tu baden.", len("Baden fi gor.")))
     assert np.array_equal(target.ids, whole.ids)

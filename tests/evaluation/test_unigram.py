@@ -1,4 +1,4 @@
-"""What guessing without context can reach."""
+"""The best loss and accuracy without context."""
 
 import math
 
@@ -6,41 +6,43 @@ import numpy as np
 import pytest
 
 from elc_bert.evaluation import unigram as module
-from elc_bert.evaluation.unigram import unigram
+from elc_bert.evaluation.unigram import unigram_baseline
 
 
-def test_entropy_of_a_text_worked_out_by_hand():
-    # Of 8 tokens that count, shares 1/2, 1/4, 1/8 and 1/8: 1.75 bits.
-    result = unigram(np.array([10, 11, 10, 12, 10, 11, 13, 10], dtype=np.uint16))
+def test_entropy_computed_by_hand():
+    # Eight tokens with shares 1/2, 1/4, 1/8 and 1/8 have an entropy of 1.75 bits.
+    result = unigram_baseline(np.array([10, 11, 10, 12, 10, 11, 13, 10], dtype=np.uint16))
     assert result.entropy == pytest.approx(1.75 * math.log(2))
     assert (result.top_token, result.top_share) == (10, 0.5)
 
 
-def test_special_tokens_do_not_count():
+def test_special_tokens_are_ignored():
     text = np.array([7, 8, 8, 9])
     with_special_tokens = np.array([1, 7, 8, 5, 8, 5, 9, 5, 2, 3, 3, 3])
-    assert unigram(with_special_tokens) == unigram(text)
+    assert unigram_baseline(with_special_tokens) == unigram_baseline(text)
 
 
-def test_one_token_alone_leaves_nothing_to_guess():
-    result = unigram(np.full(5, 20))
+def test_a_single_distinct_token_has_no_entropy():
+    result = unigram_baseline(np.full(5, 20))
     assert result.entropy == 0.0
     assert result.top_share == 1.0
 
 
-def test_it_is_the_lowest_loss_of_any_fixed_guess():
+def test_entropy_is_the_lowest_loss_of_any_fixed_distribution():
     draw = np.random.default_rng(3)
     tokens = draw.zipf(1.5, 2000).clip(1, 80) + 5
-    entropy = unigram(tokens).entropy
+    entropy = unigram_baseline(tokens).entropy
     counts = np.bincount(tokens, minlength=86)[6:]
-    own = counts / counts.sum()
-    for guess in (draw.dirichlet(np.ones(80)), np.full(80, 1 / 80), 0.9 * own + 0.1 / 80):
-        assert -(own * np.log(guess)).sum() > entropy
-    np.testing.assert_allclose(-(own[own > 0] * np.log(own[own > 0])).sum(), entropy, rtol=1e-12)
+    optimum = counts / counts.sum()
+    for distribution in (draw.dirichlet(np.ones(80)), np.full(80, 1 / 80), 0.9 * optimum + 0.1 / 80):
+        assert -(optimum * np.log(distribution)).sum() > entropy
+    np.testing.assert_allclose(
+        -(optimum[optimum > 0] * np.log(optimum[optimum > 0])).sum(), entropy, rtol=1e-12
+    )
 
 
-def test_reading_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_counting_in_chunks_gives_the_same_result(monkeypatch: pytest.MonkeyPatch):
     tokens = np.random.default_rng(4).integers(0, 300, 1000).astype(np.uint16)
-    expected = unigram(tokens)
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 17)
-    assert unigram(tokens) == expected
+    expected = unigram_baseline(tokens)
+    monkeypatch.setattr(module, "CHUNK_TOKENS", 17)
+    assert unigram_baseline(tokens) == expected

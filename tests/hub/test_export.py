@@ -1,4 +1,4 @@
-"""Exports, as transformers loads them."""
+"""Exported models, as loaded by transformers."""
 
 import json
 import os
@@ -18,18 +18,22 @@ from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS
 from elc_bert.hub.export import export
-from elc_bert.hub.loading import Loaded, load_model
+from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from tests.support.golden_model import GOLDEN, VARIANTS, GoldenModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: Put there by `make setup`: transformers of the major version before, apart from everything else.
 OLDER = REPOSITORY / ".venv" / "transformers-4"
+"""Folder in which `make setup` installs transformers 4, separate from everything else."""
 VERSIONS = [
     "pinned",
     pytest.param(
-        "4", marks=pytest.mark.skipif(not OLDER.is_dir(), reason="make setup brings transformers 4")
+        "4",
+        marks=pytest.mark.skipif(
+            not OLDER.is_dir(), reason="needs transformers 4, which make setup installs"
+        ),
     ),
 ]
 SIZES = {
@@ -41,7 +45,6 @@ SIZES = {
     "max_position_embeddings": 64,
     "position_bucket_size": 8,
 }
-#: Loads exports, one in each folder, and saves what they compute beside them.
 COMPUTE = """
 import sys, torch, transformers
 from pathlib import Path
@@ -67,6 +70,7 @@ def compute(place):
 for place in map(Path, sys.argv[1:]):
     compute(place)
 """
+"""Program that loads the export in each folder and saves its outputs there."""
 
 
 def random_model(variant: str, **changes) -> ElcBertForMaskedLM:
@@ -79,7 +83,7 @@ def random_model(variant: str, **changes) -> ElcBertForMaskedLM:
 
 
 def in_transformers(version: str, code: str, *arguments) -> subprocess.CompletedProcess[str]:
-    """Run code with a version of transformers, without a network and without this project."""
+    """Run code with a version of transformers, without network access and without this project."""
     path = str(OLDER) if version == "4" else ""
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_MODULES_CACHE"] = str(Path(arguments[0]).parent / f"modules-{version}")
@@ -92,19 +96,19 @@ def in_transformers(version: str, code: str, *arguments) -> subprocess.Completed
 
 
 def computed(version: str, places: list[Path]) -> list[dict[str, torch.Tensor]]:
-    """What the exports in folders compute; starting transformers takes longer, so it is done once for all."""
+    """Return the outputs of several exports, computed in one process because its start is slow."""
     in_transformers(version, COMPUTE, *places)
     return [load_file(place / "outputs.safetensors") for place in places]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_same_logits_as_the_training_model(version, tiny_tokenizer, tmp_path):
-    ids = torch.randint(7, 512, (3, 90))  # longer than the positions that are told apart
+def test_logits_equal_those_of_the_training_model(version, tiny_tokenizer, tmp_path):
+    ids = torch.randint(7, 512, (3, 90))  # longer than max_position_embeddings
     lengths = torch.tensor([50, 90, 7])
     mask = torch.arange(90) < lengths[:, None]
     models = {variant: random_model(variant) for variant in VARIANTS}
     for variant, model in models.items():
-        export(Loaded(model, None), tiny_tokenizer, tmp_path / variant / "export")
+        export(LoadedModel(model, None), tiny_tokenizer, tmp_path / variant / "export")
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         save_file(inputs, tmp_path / variant / "inputs.safetensors")
 
@@ -122,7 +126,7 @@ def test_the_same_logits_as_the_training_model(version, tiny_tokenizer, tmp_path
 
 
 def reference_parameters(variant: str) -> tuple[dict[str, torch.Tensor], dict]:
-    """The golden model's parameters and sizes under the reference's names."""
+    """Return the golden model's parameters under the reference's names, and its configuration."""
     with safe_open(GOLDEN / f"model_{variant}.safetensors", "pt") as file:
         names = [name for name in file.keys() if name.startswith("param.")]  # noqa: SIM118
         parameters = {name.removeprefix("param."): file.get_tensor(name) for name in names}
@@ -130,7 +134,7 @@ def reference_parameters(variant: str) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def word_tokenizer(path: Path, size: int) -> Path:
-    """A tokenizer of so many words, smaller than any of bytes can be."""
+    """Save a tokenizer with this number of words, which may be smaller than a byte-level vocabulary."""
     vocabulary = [*SPECIAL_TOKENS, *(f"w{number}" for number in range(size - len(SPECIAL_TOKENS)))]
     model = WordLevel({word: number for number, word in enumerate(vocabulary)}, unk_token="[UNK]")
     Tokenizer(model).save(str(path))
@@ -138,7 +142,7 @@ def word_tokenizer(path: Path, size: int) -> Path:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_reference_figures_through_import_and_export(version, tmp_path):
+def test_golden_values_survive_import_and_export(version, tmp_path):
     tokenizer = word_tokenizer(tmp_path / "tokenizer.json", 96)
     for variant in VARIANTS:
         golden, place = GoldenModel(variant), tmp_path / variant
@@ -161,7 +165,6 @@ def test_reference_figures_through_import_and_export(version, tmp_path):
         assert (found["logits"].flatten(0, 1)[golden.positions] - golden.logits).abs().max() <= 2e-5, variant
 
 
-#: What people do with an export, each with assertions of its own.
 USES = """
 import sys, torch
 from pathlib import Path
@@ -240,12 +243,13 @@ check(AutoModelForQuestionAnswering, batch, (2, length), start_positions=torch.t
 choices = {name: tensor[None] for name, tensor in batch.items()}
 check(AutoModelForMultipleChoice, choices, (1, 2), labels=torch.tensor([1]))
 """
+"""Program that uses an export in typical ways, with assertions."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_people_do_with_an_export(version, tiny_tokenizer, tmp_path):
-    # The variant with all the parts that there are.
-    export(Loaded(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
+def test_typical_uses_of_an_export(version, tiny_tokenizer, tmp_path):
+    # This variant has every kind of parameter.
+    export(LoadedModel(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
     in_transformers(version, USES, tmp_path / "export")
 
 
@@ -283,22 +287,22 @@ print(sum(losses[:5]) / 5, sum(losses[-5:]) / 5, right)
 
 
 def test_the_trainer_fine_tunes_a_classifier(tiny_tokenizer, tmp_path):
-    export(Loaded(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
+    export(LoadedModel(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
     in_transformers("pinned", FINE_TUNE, tmp_path / "export")
 
 
-def test_half_the_size_in_bfloat16(tiny_tokenizer, tmp_path):
+def test_export_in_bfloat16(tiny_tokenizer, tmp_path):
     model = random_model("zero")
-    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export", dtype="bf16")
+    export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export", dtype="bf16")
     for name, tensor in load_file(tmp_path / "export/model.safetensors").items():
         ours = model.get_parameter("head.decoder.bias" if name == "head.bias" else name)
         assert torch.equal(tensor, ours.bfloat16()), name
     assert json.loads((tmp_path / "export/config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-def test_an_export_is_read_back(tiny_tokenizer, tmp_path):
+def test_an_export_can_be_loaded_again(tiny_tokenizer, tmp_path):
     model = random_model("weighted_output")
-    export(Loaded(model, None), tiny_tokenizer, tmp_path / "export")
+    export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export")
     loaded = load_model(tmp_path / "export")
     assert loaded.model.config == model.config
     assert loaded.tokenizer == tmp_path / "export/tokenizer.json"
@@ -306,22 +310,22 @@ def test_an_export_is_read_back(tiny_tokenizer, tmp_path):
         assert torch.equal(parameter, model.get_parameter(name)), name
 
 
-def test_nothing_is_overwritten_without_being_told(tiny_tokenizer, tmp_path):
-    loaded = Loaded(random_model("zero"), None)
+def test_existing_folders_are_only_replaced_with_force(tiny_tokenizer, tmp_path):
+    loaded = LoadedModel(random_model("zero"), None)
     export(loaded, tiny_tokenizer, tmp_path / "export")
-    with pytest.raises(UserError, match="exists; choose another name, or replace it by --force"):
+    with pytest.raises(UserError, match=r"export: exists; .*--force"):
         export(loaded, tiny_tokenizer, tmp_path / "export")
     (tmp_path / "export/old").touch()
     export(loaded, tiny_tokenizer, tmp_path / "export", force=True)
     assert not (tmp_path / "export/old").exists()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/letter").touch()
-    with pytest.raises(UserError, match="exists and is no earlier export"):
+    with pytest.raises(UserError, match="letters: exists and is not an earlier export"):
         export(loaded, tiny_tokenizer, tmp_path / "letters", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "letters"]
 
 
-def test_a_real_run_from_its_checkpoint_to_a_folder_with_a_card(tiny_run, tmp_path):
+def test_export_of_a_real_run_has_a_card(tiny_run, tmp_path):
     command = [sys.executable, "launch/export.py", tiny_run.directory, tmp_path / "export"]
     result = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -329,7 +333,7 @@ def test_a_real_run_from_its_checkpoint_to_a_folder_with_a_card(tiny_run, tmp_pa
     record = json.loads((newest_checkpoint(tiny_run.directory) / "run.json").read_text())
     words = record["progress"]["words_seen"]
     assert words > 4 * 8
-    for fact in ("| steps |", "| tokens seen |", "| held-out loss |", f"| words seen | {words:,}, repeats"):
+    for fact in ("| steps |", "| tokens seen |", "| held-out loss |", f"| words seen | {words:,}"):
         assert fact in card
     assert matplotlib.image.imread(tmp_path / "export/layer_weights.png").std() > 0
     again = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation, and files that only look like them."""
+"""Checkpoints of the reference implementation, and invalid files."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from tests.support.golden_model import VARIANTS, GoldenModel
 
 
 def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -> Path:
-    """What the reference's training script saves; heads of 8 need the configuration beside it."""
+    """Write a checkpoint as the reference does, and a file of its sizes (the head size is 8, not 64)."""
     parameters, config = reference_parameters(variant)
     parameters["classifier.nonlinearity.5.weight"] = parameters["embedding.word_embedding.weight"]
     for layer in range(4):
@@ -39,8 +39,8 @@ def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_checkpoint(variant, prefix, tmp_path):
     path = training_checkpoint(variant, tmp_path / "model.bin", prefix)
-    said = None if variant == "weighted_output" else variant
-    loaded = load_model(path, said, tmp_path / "sizes.json")
+    given = None if variant == "weighted_output" else variant
+    loaded = load_model(path, given, tmp_path / "sizes.json")
     golden = GoldenModel(variant)
     assert loaded.model.config == golden.config
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_training_checkpoint(variant, prefix, tmp_path):
     assert (logits - golden.logits).abs().max() <= 2e-5
 
 
-def test_sizes_are_read_off_the_tensors(tmp_path):
+def test_sizes_are_inferred_from_the_tensors(tmp_path):
     path = training_checkpoint("weighted_output", tmp_path / "model.bin")
     config = load_model(path).model.config
     expected = GoldenModel("weighted_output").config
@@ -58,25 +58,25 @@ def test_sizes_are_read_off_the_tensors(tmp_path):
     assert config.max_position_embeddings == expected.max_position_embeddings
 
 
-def test_variants_that_tensors_do_not_tell_apart_must_be_said(tmp_path):
+def test_ambiguous_variants_must_be_given(tmp_path):
     path = training_checkpoint("zero", tmp_path / "model.bin")
-    with pytest.raises(UserError, match=r"base, zero and normalized have the same tensors; .* --variant"):
+    with pytest.raises(UserError, match=r"model\.bin: .*base, zero and normalized .*--variant"):
         load_model(path)
-    with pytest.raises(UserError, match="has no weights for the output, so it is not of variant weighted"):
+    with pytest.raises(UserError, match=r"model\.bin: has no output layer weights.*weighted_output"):
         load_model(path, "weighted_output")
     path = training_checkpoint("weighted_output", tmp_path / "model.bin")
-    with pytest.raises(UserError, match="has weights for the output, so it is not of variant zero"):
+    with pytest.raises(UserError, match=r"model\.bin: has output layer weights.*zero"):
         load_model(path, "zero")
 
 
 class Command:
-    """Runs a command when it is unpickled."""
+    """An object that runs a shell command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_pickle_of_code_is_not_run(tmp_path):
+def test_code_in_a_pickle_is_not_run(tmp_path):
     command = Command()
     command.path = tmp_path / "ran"
     for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
@@ -88,30 +88,30 @@ def test_a_pickle_of_code_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["embedding.relative_embedding", "classifier.nonlinearity.1.bias"])
-def test_a_tensor_is_missing(missing, tmp_path):
+def test_a_missing_tensor_is_reported(missing, tmp_path):
     path = training_checkpoint("zero", tmp_path / "model.bin", **{missing: None})
     with pytest.raises(UserError, match=r"model\.bin: lacks .*; use files of the same model"):
         load_model(path, "zero", tmp_path / "sizes.json")
 
 
-def test_what_is_something_else_says_so(tmp_path):
+def test_invalid_files_are_reported(tmp_path):
     path = training_checkpoint("zero", tmp_path / "model.bin", extra=torch.zeros(2))
     with pytest.raises(UserError, match="holds, but no model of its configuration has, extra"):
         load_model(path, "zero", tmp_path / "sizes.json")
     path = training_checkpoint(
         "zero", tmp_path / "model.bin", **{"classifier.nonlinearity.5.weight": torch.zeros(96, 24)}
     )
-    with pytest.raises(UserError, match="the head's last matrix is not the word embedding"):
+    with pytest.raises(UserError, match="last matrix of the head differs from the word embedding"):
         load_model(path, "zero", tmp_path / "sizes.json")
     layers = {f"transformer.layers.{layer}.prev_layer_weights": None for layer in range(4)}
     path = training_checkpoint("zero", tmp_path / "model.bin", **layers)
     with pytest.raises(UserError, match="an LTG-BERT without layer weights"):
         load_model(path, "zero")
     torch.save({"model": {"bert.embeddings.weight": torch.zeros(3, 2)}}, tmp_path / "model.bin")
-    with pytest.raises(UserError, match="no model of the reference implementation"):
+    with pytest.raises(UserError, match="not a model of the reference implementation"):
         load_model(tmp_path / "model.bin")
     torch.save([1, 2], tmp_path / "model.bin")
-    with pytest.raises(UserError, match="neither tensors by name"):
+    with pytest.raises(UserError, match="neither a dict of tensors"):
         load_model(tmp_path / "model.bin")
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"model\.bin: "):
@@ -119,7 +119,7 @@ def test_what_is_something_else_says_so(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_model(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="contains no model"):
         load_model(tmp_path / "empty")
     whole = training_checkpoint("zero", tmp_path / "model.bin").read_bytes()
     (tmp_path / "model.bin").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""The command, and a run that it has reported on."""
+"""Fixtures: the command's entry point, and a run with a report."""
 
 import importlib.util
 import shutil
@@ -21,7 +21,7 @@ def main():
 
 @pytest.fixture(scope="session")
 def reported(tiny_run, tmp_path_factory) -> Path:
-    """A copy of a real run with minimal pairs, and the report about it."""
+    """A copy of a real run with results on minimal pairs, and the report about it."""
     from elc_bert.report.command import report
 
     run = tmp_path_factory.mktemp("reported") / "tiny"

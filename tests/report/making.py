@@ -1,4 +1,4 @@
-"""Runs of a few files, and reading pages back."""
+"""Helpers that write small runs and parse report pages."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ DRAWINGS = "const drawings = "
 
 
 def write_run(folder: Path, scalars: Mapping[str, Mapping[int, float]], **settings: Any) -> Path:
-    """A run that has logged, without data or checkpoint; ``settings`` are keys of ``elc_bert.training``."""
+    """Write a run that has logged scalars but has no data or checkpoint.
+
+    ``settings`` are keys of ``elc_bert.training``.
+    """
     folder.mkdir(parents=True)
     training = {"output_dir": str(folder), "max_steps": 100, **settings}
     data = {"train": "gone/train", "dev": "gone/dev", "tokenizer": "gone/tokenizer.json"}
@@ -23,7 +26,7 @@ def write_run(folder: Path, scalars: Mapping[str, Mapping[int, float]], **settin
 
 
 def log(folder: Path, scalars: Mapping[str, Mapping[int, float]]) -> None:
-    """One more file of events."""
+    """Write one more event file."""
     with SummaryWriter(str(folder)) as writer:
         for name, values in scalars.items():
             for step, value in values.items():
@@ -31,7 +34,7 @@ def log(folder: Path, scalars: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def write_pairs(run: Path, name: str, phenomena: Mapping[str, float]) -> None:
-    """What launch/evaluate.py leaves in a run, of one paradigm for each phenomenon."""
+    """Write results as launch/evaluate.py does, with one paradigm per phenomenon."""
     folder = run / "minimal_pairs" / name
     folder.mkdir(parents=True)
     paradigms = [{"name": f"{key}_1", "phenomenon": key, "accuracy": v} for key, v in phenomena.items()]
@@ -43,14 +46,14 @@ def write_pairs(run: Path, name: str, phenomena: Mapping[str, float]) -> None:
 
 
 class Page(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text outside of scripts."""
+    """A parsed page: elements with their attributes, scripts, and the text outside of scripts."""
 
     def __init__(self, html: str):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.titles: list[str] = []
-        """Of the charts."""
+        """Titles of the charts."""
         self._text: list[str] = []
         self._within = ""
         self.feed(html)
@@ -72,11 +75,11 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """With single spaces."""
+        """The text, with whitespace collapsed to single spaces."""
         return " ".join(" ".join(self._text).split())
 
     def drawings(self) -> list[dict[str, Any]]:
-        """Figures as plotly gets them, in the order of the page."""
+        """Return the figures that are passed to plotly, in the order of the page."""
         script = self.scripts[-1]
         start = script.index(DRAWINGS) + len(DRAWINGS)
         return json.JSONDecoder().raw_decode(script, start)[0]

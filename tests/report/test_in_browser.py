@@ -1,4 +1,4 @@
-"""The page as a browser draws it."""
+"""The page as rendered by a browser."""
 
 import html
 import json
@@ -15,7 +15,7 @@ from tests.report.making import write_pairs, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to open the page with")
-# What the page knows of itself, told to the page that frames it.
+# A script that measures the page and sends the results to the page that frames it.
 PROBE = """<script>addEventListener("load", () => setTimeout(() => parent.postMessage(JSON.stringify({
   window: innerWidth, document: document.documentElement.scrollWidth,
   columns: new Set([...document.querySelectorAll(".charts .card")].map(e => e.offsetLeft)).size,
@@ -33,7 +33,7 @@ addEventListener("securitypolicyviolation", e => window.refused.push(e.violatedD
 
 @dataclass(frozen=True)
 class Seen:
-    """What a browser of one width and theme made of the page."""
+    """The page as rendered with one width and theme."""
 
     facts: dict
     picture: bytes
@@ -41,7 +41,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A report on two runs with long names that have logged everything there is."""
+    """A report about two runs with long names that have logged many scalars."""
     folder = tmp_path_factory.mktemp("runs")
     scalars = {
         name: {step: 1.0 + 1 / step for step in range(1, 200)}
@@ -60,7 +60,7 @@ def page(tmp_path_factory) -> Path:
 
 
 def look(page: Path, folder: Path, width: int, dark: bool) -> Seen:
-    """Open the page in a frame of this width: a window of its own cannot be narrower than 500 pixels."""
+    """Open the page in a frame of this width, because a window cannot be narrower than 500 pixels."""
     probed, frame, picture = (folder / name for name in ("probed.html", "frame.html", "picture.png"))
     probed.write_text(page.read_text(encoding="utf-8").replace("<main>", f"{PROBE}<main>"), encoding="utf-8")
     frame.write_text(
@@ -93,17 +93,17 @@ def look(page: Path, folder: Path, width: int, dark: bool) -> Seen:
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1440, 2), (400, 1)])
-def test_it_is_drawn_and_fits(width, columns, page, tmp_path):
+def test_charts_are_drawn_and_fit_the_window(width, columns, page, tmp_path):
     seen = look(page, tmp_path, width, dark=False)
     assert seen.facts["window"] == width
     assert seen.facts["document"] <= width, "nothing to scroll sideways"
     assert seen.facts["excess"] <= 0, "no chart is wider than its card"
     assert seen.facts["columns"] == columns
     assert seen.facts["drawn"] == seen.facts["charts"] > 5
-    assert seen.facts["refused"] == [], "it asked for nothing that the page forbids"
+    assert seen.facts["refused"] == [], "the page requests nothing that its policy forbids"
 
 
-def test_light_and_dark_are_the_readers_choice(page, tmp_path):
+def test_light_and_dark_themes_follow_the_browser(page, tmp_path):
     pictures = []
     for dark in (False, True):
         folder = tmp_path / str(dark)
@@ -116,7 +116,7 @@ def test_light_and_dark_are_the_readers_choice(page, tmp_path):
     assert pictures[0] != pictures[1]
 
 
-def brightness(colour: str) -> float:
-    """Of ``rgb(...)``, 0 to 255."""
-    channels = re.findall(r"\d+", colour)[:3]
+def brightness(color: str) -> float:
+    """Return the mean of the channels of ``rgb(...)``, 0 to 255."""
+    channels = re.findall(r"\d+", color)[:3]
     return sum(map(int, channels)) / 3

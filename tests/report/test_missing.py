@@ -1,4 +1,4 @@
-"""launch/report.py where something is missing or wrong."""
+"""launch/report.py with missing or damaged files."""
 
 import re
 import shutil
@@ -22,27 +22,30 @@ def change_config(run: Path, pattern: str, replacement: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "note"),
     [
-        (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoint yet"),
-        (damaged_weights, "score and filled-in words: .*model.safetensors: damaged"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints: no checkpoint"),
+        (damaged_weights, "model.safetensors: damaged"),
         (lambda run: (run / "checkpoints/step-000004/run.json").unlink(), "run.json: cannot be read"),
-        (lambda run: change_config(run, '"num_hidden_layers": 2', '"num_hidden_layers": 3'), "another model"),
+        (
+            lambda run: change_config(run, '"num_hidden_layers": 2', '"num_hidden_layers": 3'),
+            "step-000004/model.json: not the model",
+        ),
         (lambda run: change_config(run, '"dev": ".*"', '"dev": "gone/dev"'), "gone/dev.idx: cannot open"),
         (lambda run: change_config(run, '"segments"', '"segmets"'), "unknown key elc_bert.data.segmets"),
-        (lambda run: shutil.rmtree(run / "tensorboard"), "no TensorBoard logs, so no curves"),
+        (lambda run: shutil.rmtree(run / "tensorboard"), "no TensorBoard logs"),
         (
             lambda run: (run / "minimal_pairs/blimp-step-000004/results.json").write_text("{"),
             "blimp-step-000004/results.json: cannot be read",
         ),
     ],
 )
-def test_what_is_missing_is_left_out_and_named(damage, note, main, reported, tmp_path, capsys):
+def test_missing_parts_are_named(damage, note, main, reported, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(reported, run)
     damage(run)
     assert main([str(run)]) == 0
-    assert re.search(f"Left out: .*{note}", capsys.readouterr().out)
+    assert re.search(f"Missing: .*{note}", capsys.readouterr().out)
     page = Page((run / "report.html").read_text(encoding="utf-8"))
-    assert re.search(f"Left out .*{note}", page.text)
+    assert re.search(f"Missing .*{note}", page.text)
     assert ("Training loss" in page.titles) == (run / "tensorboard").is_dir()
 
 
@@ -61,13 +64,13 @@ def nothing_to_show(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "no run there (config.json is missing)"),
-        (no_config, "no run there (config.json is missing)"),
+        (shutil.rmtree, "config.json is missing"),
+        (no_config, "config.json is missing"),
         (damaged_config, "config.json:1:2: not valid JSON"),
-        (nothing_to_show, "has neither logs nor a checkpoint; train with launch/pretrain.py"),
+        (nothing_to_show, "neither logs nor a checkpoint; train with launch/pretrain.py"),
     ],
 )
-def test_mistakes_get_one_line_and_status_1(damage, message: str, main, tmp_path, capsys):
+def test_errors_are_one_line_with_exit_status_1(damage, message: str, main, tmp_path, capsys):
     run = write_run(tmp_path / "run", {"train/loss": {1: 6.0}})
     damage(run)
     assert main([str(run)]) == 1
@@ -87,7 +90,7 @@ def test_mistakes_get_one_line_and_status_1(damage, message: str, main, tmp_path
         (["run", "--output", "nowhere/page.html"], "folder nowhere does not exist"),
     ],
 )
-def test_mistakes_on_the_command_line(arguments, message, main, tmp_path, monkeypatch, capsys):
+def test_errors_on_the_command_line(arguments, message, main, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("run", "other"):
         write_run(Path(name), {"train/loss": {1: 6.0}})

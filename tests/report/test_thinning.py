@@ -1,10 +1,10 @@
-"""Fewer points for a picture."""
+"""Reduction of the number of points of a curve."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elc_bert.report.thinning import smooth, stride, thin
+from elc_bert.report.thinning import smooth, subsample, thin
 from elc_bert.utils.event_files import Series
 
 
@@ -28,7 +28,7 @@ def test_a_short_series_stays_as_it_is():
     assert thin(series, 100) is series
 
 
-def test_a_single_spike_is_still_seen():
+def test_a_single_spike_is_kept():
     values = np.zeros(15_625)
     values[7_777] = 9.0
     thinned = thin(series_of(values), 1000)
@@ -37,8 +37,8 @@ def test_a_single_spike_is_still_seen():
 
 
 @given(st.integers(1, 3000), st.integers(2, 500))
-def test_strides_keep_both_ends(count, most):
-    kept = stride(series_of(range(count)), most).steps
+def test_subsampling_keeps_both_ends(count, most):
+    kept = subsample(series_of(range(count)), most).steps
     assert len(kept) <= most
     assert (kept[0], kept[-1]) == (1, count)
 
@@ -56,7 +56,7 @@ def test_smoothing_does_not_move_a_straight_line_before_its_end():
     np.testing.assert_allclose(smooth(series_of(range(100)), 21).values[:90], range(90), atol=1e-9)
 
 
-def test_an_infinite_loss_spoils_only_its_own_place():
+def test_an_infinite_loss_is_ignored():
     values = np.ones(40)
     values[20] = np.inf
     assert smooth(series_of(values), 5).values.tolist() == [1.0] * 40

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from elc_bert.config.schema import ModelConfig
-from elc_bert.hub.reference import our_name
+from elc_bert.hub.reference import convert_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VARIANTS = ("base", "zero", "normalized", "weighted_output")
@@ -41,7 +41,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
-            found[our_name(name.removeprefix(prefix))] = tensor
+            found[convert_name(name.removeprefix(prefix))] = tensor
     return found
 
 

@@ -1,4 +1,4 @@
-"""Reading back what a run has logged."""
+"""Scalars read from event files."""
 
 import json
 
@@ -15,7 +15,7 @@ def run(tmp_path):
     return write_run(tmp_path / "run", {"loss": {step: 10.0 - step for step in (1, 2, 3, 4)}})
 
 
-def test_every_scalar_over_the_steps(run):
+def test_scalars_over_the_steps(run):
     series = all_scalars(run)["loss"]
     assert series.steps.tolist() == [1, 2, 3, 4]
     assert series.values.tolist() == [9.0, 8.0, 7.0, 6.0]
@@ -25,13 +25,13 @@ def test_every_scalar_over_the_steps(run):
     assert all_scalars(run, up_to=0) == {}
 
 
-def test_steps_taken_again_supersede_what_was_logged_before_without_a_word_to_tensorboard(run):
+def test_repeated_steps_supersede_earlier_entries_without_a_session_log(run):
     log(run / "tensorboard", {"loss": {1: 5.0, 2: 4.0}})
     series = all_scalars(run)["loss"]
     assert (series.steps.tolist(), series.values.tolist()) == ([1, 2], [5.0, 4.0])
 
 
-def test_a_resumed_run_goes_on_from_its_checkpoint(run):
+def test_a_resumed_run_continues_from_its_checkpoint(run):
     log(run / "tensorboard", {"loss": {3: 1.0}, "other": {3: 0.5}})
     series = all_scalars(run)["loss"]
     assert (series.steps.tolist(), series.values.tolist()) == ([1, 2, 3], [9.0, 8.0, 1.0])
@@ -50,11 +50,11 @@ def test_the_files_of_a_real_run(tiny_run):
     assert series["held_out/loss"].steps.tolist() == [4]
 
 
-def test_logs_that_the_configuration_sends_elsewhere(run, tmp_path):
+def test_logs_in_another_folder(run, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["tensorboard"] = {"enabled": True, "output_path": str(tmp_path / "logs"), "job_name": "mine"}
     (run / "config.json").write_text(json.dumps(config))
-    assert last_scalars(run) == {"loss": 6.0}, "nothing there yet, so what lies in the run counts"
+    assert last_scalars(run) == {"loss": 6.0}, "that folder is empty, so the run's own logs count"
     log(tmp_path / "logs" / "mine", {"loss": {7: 3.0}})
     assert last_scalars(run) == {"loss": 3.0}
 

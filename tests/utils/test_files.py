@@ -1,6 +1,8 @@
+"""Atomic writing of files."""
+
 import pytest
 
-from elc_bert.utils.errors import told
+from elc_bert.utils.errors import describe_os_error
 from elc_bert.utils.files import atomic_write
 
 
@@ -31,4 +33,4 @@ def test_an_error_while_writing_names_the_file(tmp_path):
     ):
         full.write("x" * 100_000)
     assert caught.value.filename == str(path)
-    assert told(caught.value).startswith(f"{path}: No space left on device; make room")
+    assert describe_os_error(caught.value).startswith(f"{path}: No space left on device; ")

@@ -1,4 +1,4 @@
-"""What is read of this machine."""
+"""Memory and ports of this machine."""
 
 import itertools
 import random
@@ -10,9 +10,9 @@ import pytest
 
 from elc_bert.utils.machine import (
     available_memory,
-    forget_peak,
     free_port,
     peak_resident_bytes,
+    reset_peak_memory,
     resident_bytes,
 )
 
@@ -20,15 +20,15 @@ MIB = 1 << 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_a_peak_is_noticed_and_forgotten():
-    forget_peak()
+def test_peak_memory_is_recorded_and_reset():
+    reset_peak_memory()
     before = peak_resident_bytes()
     block = np.ones(256 * MIB, dtype=np.uint8)
     assert resident_bytes() >= 256 * MIB
     assert peak_resident_bytes() - before >= 250 * MIB
     del block
     assert peak_resident_bytes() - before >= 250 * MIB
-    forget_peak()
+    reset_peak_memory()
     assert peak_resident_bytes() - before < 50 * MIB
 
 
@@ -36,7 +36,7 @@ def test_some_memory_is_available():
     assert 0 < available_memory() < 1 << 50
 
 
-def test_a_port_on_which_somebody_listens_is_not_free(monkeypatch):
+def test_a_port_in_use_is_not_free(monkeypatch):
     taken = free_port()
     draws = itertools.count(taken)
     monkeypatch.setattr(random.SystemRandom, "randrange", lambda *_: next(draws))

@@ -6,24 +6,29 @@ from transformers import PretrainedConfig
 
 
 class ElcBertConfig(PretrainedConfig):
-    """What an ELC-BERT is made of.
+    """Configuration of an ELC-BERT model.
 
     Args:
-        variant: how layers mix earlier outputs, one of the four of the ELC-BERT paper (section 3): ``base``,
+        variant: Variant of the architecture, one of the four in section 3 of the ELC-BERT paper: ``base``,
             ``zero``, ``normalized`` or ``weighted_output``.
-        vocab_size: subwords.
-        hidden_size: width of every layer.
-        num_hidden_layers: layers.
-        num_attention_heads: heads, dividing ``hidden_size``.
-        intermediate_size: width of the gated feed-forward.
-        max_position_embeddings: distance in tokens up to which relative positions are told apart; longer
+        vocab_size: Number of subwords in the vocabulary.
+        hidden_size: Width of the embedding and of every layer.
+        num_hidden_layers: Number of layers.
+        num_attention_heads: Number of attention heads; must divide ``hidden_size``.
+        intermediate_size: Width of the gated feed-forward network.
+        max_position_embeddings: Distance in tokens up to which relative positions are distinguished. Longer
             input is allowed.
-        position_bucket_size: buckets to one side for relative positions.
-        hidden_dropout_prob: dropout on the outputs of the embedding, attention and feed-forward.
-        attention_probs_dropout_prob: dropout on attention probabilities.
-        classifier_dropout: dropout before the last product of a fine-tuned head; ``hidden_dropout_prob``
-            where None.
-        layer_norm_eps: added to the variance in every layer norm.
+        position_bucket_size: Number of buckets of relative positions in each direction.
+        hidden_dropout_prob: Dropout probability for the outputs of embedding, attention and feed-forward.
+        attention_probs_dropout_prob: Dropout probability for the attention probabilities.
+        classifier_dropout: Dropout probability before the last linear layer of a fine-tuning head;
+            ``hidden_dropout_prob`` if None.
+        layer_norm_eps: Constant that is added to the variance in layer normalization.
+        pad_token_id: Id of ``[PAD]``.
+        cls_token_id: Id of ``[CLS]``.
+        sep_token_id: Id of ``[SEP]``.
+        mask_token_id: Id of ``[MASK]``.
+        **kwargs: Further settings of ``PretrainedConfig``.
     """
 
     model_type = "elc-bert"
@@ -46,8 +51,8 @@ class ElcBertConfig(PretrainedConfig):
         cls_token_id: int = 1,
         sep_token_id: int = 2,
         mask_token_id: int = 4,
-        **others: Any,
-    ):
+        **kwargs: Any,
+    ) -> None:
         self.variant = variant
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
@@ -62,6 +67,6 @@ class ElcBertConfig(PretrainedConfig):
         self.layer_norm_eps = layer_norm_eps
         self.cls_token_id = cls_token_id
         self.mask_token_id = mask_token_id
-        # The head reads the embedding's own weight, so there is nothing for transformers to tie.
-        others["tie_word_embeddings"] = False
-        super().__init__(pad_token_id=pad_token_id, sep_token_id=sep_token_id, **others)
+        # The head uses the weight of the embedding directly, so transformers must not tie any weights.
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(pad_token_id=pad_token_id, sep_token_id=sep_token_id, **kwargs)

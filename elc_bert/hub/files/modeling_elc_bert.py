@@ -1,11 +1,12 @@
-"""ELC-BERT for Hugging Face transformers (4.x and 5.x), in PyTorch and nothing else.
+"""ELC-BERT for Hugging Face transformers (4.x and 5.x), in plain PyTorch.
 
-Every layer reads a learned, softmax-weighted sum of the outputs of all earlier layers (Georges Gabriel
-Charpentier and Samuel 2023, "Not all layers are equally as important: Every Layer Counts BERT"); the layer
-itself is LTG-BERT's (Samuel et al. 2023), with relative positions as in DeBERTa (He et al. 2021).
+The input of each layer is a learned, softmax-weighted sum of the outputs of all earlier layers (Georges
+Gabriel Charpentier and Samuel 2023, "Not all layers are equally as important: Every Layer Counts BERT"). The
+layers are those of LTG-BERT (Samuel et al. 2023), with relative positions as in DeBERTa (He et al. 2021).
 
-Shapes: ``B`` batch, ``T`` tokens, ``D`` hidden, ``H`` heads, ``K`` head size, ``M`` feed-forward,
-``L`` layers, ``P`` relative positions, ``V`` vocabulary, ``C`` classes, ``N`` choices.
+Shapes: ``B`` batch size, ``T`` tokens, ``D`` hidden size, ``H`` attention heads, ``K`` head size, ``M``
+feed-forward size, ``L`` layers, ``P`` relative positions, ``V`` vocabulary size, ``C`` classes, ``N``
+choices.
 """
 
 import math
@@ -28,15 +29,16 @@ from .configuration_elc_bert import ElcBertConfig
 
 
 def plain_norm(size: int, config: ElcBertConfig) -> nn.LayerNorm:
-    """A layer norm without learned scale and shift."""
+    """Return a layer normalization without learned scale and shift."""
     return nn.LayerNorm(size, eps=config.layer_norm_eps, elementwise_affine=False)
 
 
 def position_buckets(length: int, bucket_size: int, max_position: int, device: torch.device) -> Tensor:
-    """Relative position of every token (first) to every other (second), int64 ``[T, T]`` in ``[0, P - 1]``.
+    """Return the bucket of the relative position of each pair of tokens, int64 ``[T, T]`` in ``[0, P - 1]``.
 
-    Exact up to ``bucket_size / 2`` to either side, logarithmic up to ``max_position``, and the outermost
-    bucket beyond. In float32, as the models were trained.
+    Entry ``[i, j]`` is the bucket of the offset ``i - j``. Each offset up to ``bucket_size / 2`` in either
+    direction has its own bucket, larger offsets share logarithmically spaced buckets, and offsets from
+    ``max_position`` on share the outermost bucket. Computed in float32, as in pretraining.
     """
     offset = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     exact = bucket_size // 2
@@ -47,14 +49,14 @@ def position_buckets(length: int, bucket_size: int, max_position: int, device: t
 
 
 class LayerMixture(nn.Module):
-    """The weighted sum of everything earlier."""
+    """Softmax-weighted sum of the outputs of all earlier layers."""
 
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(inputs))
 
     def forward(self, earlier: list[Tensor]) -> Tensor:
-        """``len(weights)`` tensors ``[B, T, D]`` -> ``[B, T, D]``"""
+        """Return the weighted sum ``[B, T, D]`` of ``len(weights)`` tensors of the same shape."""
         shares = torch.softmax(self.weights.float(), dim=0).to(earlier[0].dtype)
         mixed = shares[0] * earlier[0]
         for share, output in zip(shares[1:], earlier[1:], strict=True):
@@ -65,7 +67,7 @@ class LayerMixture(nn.Module):
 class Attention(nn.Module):
     """Self-attention with content-to-content, content-to-position and position-to-content scores."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.heads = config.num_attention_heads
@@ -77,14 +79,16 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.probability_dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, x: Tensor, relative: Tensor, hidden: Tensor, buckets: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, T, D]`` and attention probabilities ``[B, H, T, T]``.
+    def forward(
+        self, x: Tensor, relative: Tensor, padding_mask: Tensor, buckets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output ``[B, T, D]`` and the attention probabilities ``[B, H, T, T]``.
 
         Args:
-            x: ``[B, T, D]``.
-            relative: embeddings of relative positions ``[P, D]``.
-            hidden: bool, broadcastable to ``[B, H, T, T]``, True where nothing attends.
-            buckets: int64 ``[T, T]``.
+            x: Input ``[B, T, D]``.
+            relative: Embeddings of the relative positions ``[P, D]``.
+            padding_mask: Bool, broadcastable to ``[B, H, T, T]``; True at keys that are padding.
+            buckets: Buckets of the relative positions, int64 ``[T, T]``.
         """
         z = self.pre_norm(x)
         q, k = (self.split(tensor) for tensor in self.query_key(z).chunk(2, dim=-1))
@@ -97,21 +101,21 @@ class Attention(nn.Module):
         position_to_content = (k @ position_q.mT).gather(-1, index.mT).mT
         scores = q @ k.mT + content_to_position + position_to_content
         scores = scores / math.sqrt(3 * q.shape[-1])
-        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-        probabilities = torch.softmax(scores, dim=-1).masked_fill(hidden, 0.0)
+        scores = scores.masked_fill(padding_mask, torch.finfo(scores.dtype).min)
+        probabilities = torch.softmax(scores, dim=-1).masked_fill(padding_mask, 0.0)
 
         context = (self.probability_dropout(probabilities) @ v).transpose(-3, -2).flatten(-2)
         return self.dropout(self.post_norm(self.output(context))), probabilities
 
     def split(self, x: Tensor) -> Tensor:
-        """``[..., T, D] -> [..., H, T, K]``"""
+        """Split ``[..., T, D]`` into heads ``[..., H, T, K]``."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
 class FeedForward(nn.Module):
-    """A gated feed-forward (Shazeer 2020)."""
+    """Feed-forward network with gated GELU (GeGLU, Shazeer 2020)."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__()
         d, m = config.hidden_size, config.intermediate_size
         self.pre_norm = plain_norm(d, config)
@@ -121,15 +125,15 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, D] -> [B, T, D]``"""
+        """Return the output ``[B, T, D]`` for the input ``x``, ``[B, T, D]``."""
         value, gate = self.expand(self.pre_norm(x)).chunk(2, dim=-1)
         return self.dropout(self.contract(self.inner_norm(value * F.gelu(gate, approximate="tanh"))))
 
 
 class Layer(nn.Module):
-    """Mixture of the earlier outputs, attention, feed-forward."""
+    """Weighted sum of the earlier outputs, followed by attention and feed-forward."""
 
-    def __init__(self, config: ElcBertConfig, index: int):
+    def __init__(self, config: ElcBertConfig, index: int) -> None:
         super().__init__()
         self.mixture = LayerMixture(index + 1)
         self.attention = Attention(config)
@@ -139,18 +143,18 @@ class Layer(nn.Module):
         self.norm = plain_norm(config.hidden_size, config) if normalized else nn.Identity()
 
     def forward(
-        self, relative: Tensor, hidden: Tensor, buckets: Tensor, *earlier: Tensor
+        self, relative: Tensor, padding_mask: Tensor, buckets: Tensor, *earlier: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Output ``[B, T, D]`` and attention probabilities ``[B, H, T, T]``."""
+        """Return the output ``[B, T, D]`` and the attention probabilities ``[B, H, T, T]``."""
         x = self.mixture(list(earlier))
-        y, probabilities = self.attention(x, relative, hidden, buckets)
+        y, probabilities = self.attention(x, relative, padding_mask, buckets)
         return self.norm(y + self.feed_forward(x + y if self.feed_forward_sees_input else y)), probabilities
 
 
 class Embedding(nn.Module):
-    """Word embeddings, and the embeddings of relative positions."""
+    """Word embeddings and the embeddings of the relative positions."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.word = nn.Embedding(config.vocab_size, d)
@@ -160,15 +164,15 @@ class Embedding(nn.Module):
         self.relative_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``[B, T, D]`` and ``[P, D]``"""
+        """Return the word embeddings ``[B, T, D]`` and the relative position embeddings ``[P, D]``."""
         words = self.word(input_ids) if inputs_embeds is None else inputs_embeds
         return self.dropout(self.word_norm(words)), self.relative_norm(self.relative)
 
 
 class Head(nn.Module):
-    """``LN -> linear -> GELU -> LN -> dropout``, and then to the outputs: subwords or classes."""
+    """``LN -> Linear -> GELU -> LN -> dropout -> Linear``, with one output per subword or class."""
 
-    def __init__(self, config: ElcBertConfig, outputs: int | None, dropout: float):
+    def __init__(self, config: ElcBertConfig, outputs: int | None, dropout: float) -> None:
         super().__init__()
         d = config.hidden_size
         self.pre_norm = plain_norm(d, config)
@@ -176,19 +180,24 @@ class Head(nn.Module):
         self.post_norm = plain_norm(d, config)
         self.dropout = nn.Dropout(dropout)
         if outputs is None:
-            # Of the masked language model: its weight is that of the word embedding.
+            # In masked language modeling, the weight of the last layer is that of the word embedding.
             self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         else:
             self.decoder = nn.Linear(d, outputs)
 
     def forward(self, x: Tensor, word_embeddings: Tensor | None = None) -> Tensor:
-        """``[..., D] -> [..., V or C]``; ``word_embeddings``: ``[V, D]``."""
+        """Return the logits ``[..., V or C]`` for ``x``, ``[..., D]``.
+
+        Args:
+            x: Output of the encoder ``[..., D]``.
+            word_embeddings: Weight of the last layer ``[V, D]`` in masked language modeling.
+        """
         inner = self.dropout(self.post_norm(F.gelu(self.dense(self.pre_norm(x)))))
         return self.decoder(inner) if word_embeddings is None else F.linear(inner, word_embeddings, self.bias)
 
 
 class ElcBertPreTrainedModel(PreTrainedModel):
-    """What all ELC-BERT models share."""
+    """Base class of all ELC-BERT models: configuration and initialization of weights."""
 
     config_class = ElcBertConfig
     base_model_prefix = "encoder"
@@ -196,7 +205,8 @@ class ElcBertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # By torch.nn.init only: transformers recognises these and spares what was loaded.
+        # Only functions of torch.nn.init may be used: transformers replaces them, so that they do not change
+        # weights that were loaded from a file.
         std = math.sqrt(2.0 / (5.0 * self.config.hidden_size))
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
@@ -212,15 +222,15 @@ class ElcBertPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(bias)
 
     def fine_tuning_head(self, outputs: int) -> Head:
-        """A head for ``outputs`` classes."""
+        """Return a new classification head with ``outputs`` outputs."""
         dropout = self.config.classifier_dropout
         return Head(self.config, outputs, self.config.hidden_dropout_prob if dropout is None else dropout)
 
 
 class ElcBertModel(ElcBertPreTrainedModel):
-    """The encoder."""
+    """The ELC-BERT encoder without a head."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.embedding = Embedding(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
@@ -230,9 +240,11 @@ class ElcBertModel(ElcBertPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embedding."""
         return self.embedding.word
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word embedding."""
         self.embedding.word = value
 
     def forward(
@@ -243,40 +255,43 @@ class ElcBertModel(ElcBertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **ignored: Any,
+        **kwargs: Any,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
-        """Contextual vectors.
+        """Return the contextual embeddings of the tokens.
 
         Args:
-            input_ids: int64 ``[B, T]``.
-            attention_mask: ``[B, T]``, 1 for tokens, 0 for padding; all tokens where None.
-            inputs_embeds: ``[B, T, D]``, instead of ``input_ids``.
-            output_attentions: also return each layer's probabilities, ``[B, H, T, T]``, without dropout.
-            output_hidden_states: also return the embedding's and each layer's output, ``[B, T, D]``.
-            return_dict: False for a tuple.
-            ignored: of ``token_type_ids`` and the like, which this model has no use for.
+            input_ids: Token ids, int64 ``[B, T]``.
+            attention_mask: Attention mask ``[B, T]``, 1 for tokens and 0 for padding; None if there is no
+                padding.
+            inputs_embeds: Word embeddings ``[B, T, D]``, in place of ``input_ids``.
+            output_attentions: Whether to also return the attention probabilities ``[B, H, T, T]`` of each
+                layer, before dropout.
+            output_hidden_states: Whether to also return the outputs ``[B, T, D]`` of the embedding and of
+                each layer.
+            return_dict: Whether to return a ``BaseModelOutput`` (default) or a tuple.
+            **kwargs: Further inputs such as ``token_type_ids``, which are ignored.
         """
-        given = inputs_embeds if input_ids is None else input_ids
-        if given is None or (input_ids is not None and inputs_embeds is not None):
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give either input_ids or inputs_embeds")
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         if attention_mask is None:
-            attention_mask = given.new_ones(given.shape[:2], dtype=torch.bool)
-        hidden = ~attention_mask[:, None, None, :].bool()
+            attention_mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
+        padding_mask = ~attention_mask[:, None, None, :].bool()
         buckets = position_buckets(
-            given.shape[1], config.position_bucket_size, config.max_position_embeddings, given.device
+            inputs.shape[1], config.position_bucket_size, config.max_position_embeddings, inputs.device
         )
         embedded, relative = self.embedding(input_ids, inputs_embeds)
         outputs, attentions = [embedded], []
         for layer in self.layers:
-            inputs = (relative, hidden, buckets, *outputs)
+            layer_inputs = (relative, padding_mask, buckets, *outputs)
             if self.gradient_checkpointing and self.training:
-                output, probabilities = self._gradient_checkpointing_func(layer.__call__, *inputs)
+                output, probabilities = self._gradient_checkpointing_func(layer.__call__, *layer_inputs)
             else:
-                output, probabilities = layer(*inputs)
+                output, probabilities = layer(*layer_inputs)
             outputs.append(output)
             if output_attentions:
                 attentions.append(probabilities)
@@ -289,16 +304,16 @@ class ElcBertModel(ElcBertPreTrainedModel):
 
 
 class ElcBertForMaskedLM(ElcBertPreTrainedModel):
-    """The encoder with the head it was pretrained with."""
+    """The encoder with the head for masked language modeling."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.encoder = ElcBertModel(config)
         self.head = Head(config, None, config.hidden_dropout_prob)
         self.post_init()
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As everywhere; the head's bias follows, 0 for new subwords."""
+        """Resize the word embedding and the bias of the head; the bias of new subwords is 0."""
         embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
         old = self.head.bias
         bias = old.new_zeros(embeddings.num_embeddings)
@@ -313,13 +328,18 @@ class ElcBertForMaskedLM(ElcBertPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> MaskedLMOutput | tuple[Tensor, ...]:
-        """Logits ``[B, T, V]``, and with ``labels`` (int64 ``[B, T]``, -100 = not predicted) the mean loss.
+        """Return the logits ``[B, T, V]`` and, if labels are given, the mean loss.
 
-        The other arguments are those of ``ElcBertModel.forward``.
+        Args:
+            input_ids: Token ids, int64 ``[B, T]``.
+            attention_mask: Attention mask ``[B, T]``; see ``ElcBertModel.forward``.
+            labels: Correct tokens, int64 ``[B, T]``; -100 at positions that are not predicted.
+            return_dict: Whether to return a ``MaskedLMOutput`` (default) or a tuple.
+            **kwargs: Further arguments of ``ElcBertModel.forward``.
         """
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **others)
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **kwargs)
         logits = self.head(encoded.last_hidden_state, self.encoder.embedding.word.weight)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         result = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
@@ -327,9 +347,9 @@ class ElcBertForMaskedLM(ElcBertPreTrainedModel):
 
 
 class ElcBertForSequenceClassification(ElcBertPreTrainedModel):
-    """A class, or a number, for a text or a pair of texts; read off the vector of ``[CLS]``."""
+    """The encoder with a head on ``[CLS]`` for classification or regression of a text or a pair of texts."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = ElcBertModel(config)
@@ -342,25 +362,33 @@ class ElcBertForSequenceClassification(ElcBertPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Logits ``[B, C]``, and with ``labels`` (``[B]``; ``[B, C]`` of several classes or numbers) a loss.
+        """Return the logits ``[B, C]`` and, if labels are given, the mean loss.
 
-        ``config.problem_type`` decides the loss; where it is None: squared error of one output, cross entropy
-        of labels that are whole numbers, binary cross entropy of others.
+        Args:
+            input_ids: Token ids, int64 ``[B, T]``.
+            attention_mask: Attention mask ``[B, T]``; see ``ElcBertModel.forward``.
+            labels: Classes or numbers ``[B]``, or ``[B, C]`` if there are several for each text.
+            return_dict: Whether to return a ``SequenceClassifierOutput`` (default) or a tuple.
+            **kwargs: Further arguments of ``ElcBertModel.forward``.
         """
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **others)
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **kwargs)
         logits = self.classifier(encoded.last_hidden_state[:, 0])
         loss = None if labels is None else self.loss(logits, labels)
         result = SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return result.to_tuple() if _wants_tuple(self.config, return_dict) else result
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of logits ``[B, C]``."""
+        """Return the mean loss of logits ``[B, C]``.
+
+        The loss is chosen by ``config.problem_type``. If that is None, it is the squared error for a single
+        output, cross entropy for integer labels, and binary cross entropy for floating-point labels.
+        """
         problem = self.config.problem_type
         if problem is None:
-            whole = not labels.is_floating_point()
-            problem = "single_label_classification" if whole else "multi_label_classification"
+            is_integer = not labels.is_floating_point()
+            problem = "single_label_classification" if is_integer else "multi_label_classification"
             problem = "regression" if self.num_labels == 1 else problem
         logits = logits.float()
         if problem == "regression":
@@ -371,9 +399,9 @@ class ElcBertForSequenceClassification(ElcBertPreTrainedModel):
 
 
 class ElcBertForTokenClassification(ElcBertPreTrainedModel):
-    """A class for every token."""
+    """The encoder with a head for classification of each token."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = ElcBertModel(config)
@@ -386,10 +414,18 @@ class ElcBertForTokenClassification(ElcBertPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> TokenClassifierOutput | tuple[Tensor, ...]:
-        """Logits ``[B, T, C]``, and with ``labels`` (int64 ``[B, T]``, -100 = ignored) the mean loss."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **others)
+        """Return the logits ``[B, T, C]`` and, if labels are given, the mean loss.
+
+        Args:
+            input_ids: Token ids, int64 ``[B, T]``.
+            attention_mask: Attention mask ``[B, T]``; see ``ElcBertModel.forward``.
+            labels: Classes of the tokens, int64 ``[B, T]``; -100 at positions that are ignored.
+            return_dict: Whether to return a ``TokenClassifierOutput`` (default) or a tuple.
+            **kwargs: Further arguments of ``ElcBertModel.forward``.
+        """
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **kwargs)
         logits = self.classifier(encoded.last_hidden_state)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         result = TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
@@ -397,9 +433,9 @@ class ElcBertForTokenClassification(ElcBertPreTrainedModel):
 
 
 class ElcBertForQuestionAnswering(ElcBertPreTrainedModel):
-    """The first and the last token of an answer within the text."""
+    """The encoder with a head that predicts the first and the last token of an answer in the text."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.encoder = ElcBertModel(config)
         self.qa_outputs = self.fine_tuning_head(2)
@@ -412,13 +448,20 @@ class ElcBertForQuestionAnswering(ElcBertPreTrainedModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         return_dict: bool | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> QuestionAnsweringModelOutput | tuple[Tensor, ...]:
-        """Logits ``[B, T]`` of first and last, and with positions (int64 ``[B]``) the mean loss of the two.
+        """Return the logits ``[B, T]`` of first and last token and, if positions are given, the mean loss.
 
-        Positions outside of the text count for nothing.
+        Args:
+            input_ids: Token ids, int64 ``[B, T]``.
+            attention_mask: Attention mask ``[B, T]``; see ``ElcBertModel.forward``.
+            start_positions: Positions of the first tokens, int64 ``[B]``; positions outside the input are
+                ignored.
+            end_positions: Positions of the last tokens, int64 ``[B]``, likewise.
+            return_dict: Whether to return a ``QuestionAnsweringModelOutput`` (default) or a tuple.
+            **kwargs: Further arguments of ``ElcBertModel.forward``.
         """
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **others)
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **kwargs)
         start_logits, end_logits = self.qa_outputs(encoded.last_hidden_state).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
@@ -435,9 +478,9 @@ class ElcBertForQuestionAnswering(ElcBertPreTrainedModel):
 
 
 class ElcBertForMultipleChoice(ElcBertPreTrainedModel):
-    """The best of several texts."""
+    """The encoder with a head on ``[CLS]`` that scores several texts, of which one is correct."""
 
-    def __init__(self, config: ElcBertConfig):
+    def __init__(self, config: ElcBertConfig) -> None:
         super().__init__(config)
         self.encoder = ElcBertModel(config)
         self.classifier = self.fine_tuning_head(1)
@@ -450,23 +493,33 @@ class ElcBertForMultipleChoice(ElcBertPreTrainedModel):
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> MultipleChoiceModelOutput | tuple[Tensor, ...]:
-        """Logits ``[B, N]`` of inputs ``[B, N, T]``, and with ``labels`` (int64 ``[B]``) the mean loss."""
-        given = inputs_embeds if input_ids is None else input_ids
-        if given is None:
+        """Return the logits ``[B, N]`` and, if labels are given, the mean loss.
+
+        Args:
+            input_ids: Token ids, int64 ``[B, N, T]``.
+            attention_mask: Attention mask ``[B, N, T]``; see ``ElcBertModel.forward``.
+            labels: Indices of the correct texts, int64 ``[B]``.
+            inputs_embeds: Word embeddings ``[B, N, T, D]``, in place of ``input_ids``.
+            return_dict: Whether to return a ``MultipleChoiceModelOutput`` (default) or a tuple.
+            **kwargs: Further arguments of ``ElcBertModel.forward``.
+        """
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if inputs is None:
             raise ValueError("give either input_ids or inputs_embeds")
         flat = (
             None if each is None else each.flatten(0, 1)
             for each in (input_ids, attention_mask, inputs_embeds)
         )
-        encoded = self.encoder(*flat, return_dict=True, **others)
-        logits = self.classifier(encoded.last_hidden_state[:, 0]).view(given.shape[:2])
+        encoded = self.encoder(*flat, return_dict=True, **kwargs)
+        logits = self.classifier(encoded.last_hidden_state[:, 0]).view(inputs.shape[:2])
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         result = MultipleChoiceModelOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return result.to_tuple() if _wants_tuple(self.config, return_dict) else result
 
 
 def _wants_tuple(config: ElcBertConfig, return_dict: bool | None) -> bool:
+    """Return whether the caller, or else the configuration, asks for a tuple."""
     chosen = getattr(config, "return_dict", True) if return_dict is None else return_dict
     return not chosen

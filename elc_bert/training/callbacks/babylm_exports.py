@@ -8,7 +8,7 @@ from elc_bert.distributed.collectives import agree
 from elc_bert.engine.weights import current_model
 from elc_bert.hub.card import facts_of_run
 from elc_bert.hub.export import export
-from elc_bert.hub.loading import Loaded
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.callbacks.log_entry import LogEntry
 from elc_bert.training.run import Run
@@ -63,7 +63,7 @@ class BabyLMExports(Callback):
         if not names:
             return
         progress = {**asdict(run.progress), "tokens_seen": tokens, "words_seen": words}
-        loaded = Loaded(current_model(run.engine), tokenizer=config.elc_bert.data.tokenizer)
+        loaded = LoadedModel(current_model(run.engine), tokenizer=config.elc_bert.data.tokenizer)
 
         def write() -> None:
             facts = facts_of_run(config.model_dump(mode="json"), progress)

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from elc_bert.training.run import Run
-from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.errors import UserError, describe_os_error
 from elc_bert.utils.files import atomic_write
 
 
@@ -63,4 +63,4 @@ def record_samples(run: Run, path: Path, losses: list[float], is_bad: list[bool]
         with atomic_write(path, "w") as file:
             json.dump(record, file, indent=1)
     except OSError as error:
-        raise UserError(told(error)) from None
+        raise UserError(describe_os_error(error)) from None

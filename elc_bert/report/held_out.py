@@ -1,4 +1,4 @@
-"""What the newest checkpoint of a run knows about the held-out text."""
+"""Evaluation of a run's newest checkpoint on its held-out text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,77 +11,82 @@ from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.data.sampling.from_config import held_out_from_config
 from elc_bert.data.sampling.steps import HeldOut
-from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill, sentence_with_blank, token_text
-from elc_bert.evaluation.held_out import Score, score
-from elc_bert.evaluation.unigram import Unigram, unigram
+from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill_blank, sentence_with_blank, token_text
+from elc_bert.evaluation.held_out import Score, score_held_out
+from elc_bert.evaluation.unigram import UnigramBaseline, unigram_baseline
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.utils.errors import UserError, told
+from elc_bert.utils.errors import UserError, describe_os_error
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 T = TypeVar("T")
-CLOZES = 10
-GUESSES = 3
+NUM_SENTENCES = 10
+"""Number of sentences in which a word is masked."""
+TOP_K = 3
+"""Number of predictions for each masked word."""
 
 
 @dataclass(frozen=True)
 class FillIn:
-    """A sentence with one word masked, and what the model would put there."""
+    """A sentence with one masked word, and the model's predictions for it."""
 
     sentence: str
-    """With a blank in the place of the word."""
+    """The sentence with a blank in place of the word."""
     word: str
+    """The masked word."""
     guesses: tuple[Guess, ...]
-    """The best first."""
+    """Predicted words, most probable first."""
 
     @property
     def is_right(self) -> bool:
+        """Whether the most probable prediction is correct."""
         return self.guesses[0].text == self.word
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Parts are None or empty where the model, the text or the tokenizer cannot be read."""
+class HeldOutResults:
+    """Results on held-out text; None or empty if the model, the text or the tokenizer cannot be read."""
 
     score: Score | None = None
-    """Of the checkpoint on the run's held-out set."""
+    """Loss and accuracy of the checkpoint on the run's held-out set."""
     sequences: int = 0
-    """Of that set."""
-    baseline: Unigram | None = None
-    """What guessing without context reaches on the same text."""
+    """Number of sequences in that set."""
+    baseline: UnigramBaseline | None = None
+    """The best loss and accuracy without context on the same text."""
     top_word: str = ""
     """The most frequent token of the text."""
     fill_ins: tuple[FillIn, ...] = ()
+    """Sentences with a masked word and the model's predictions."""
     notes: tuple[str, ...] = ()
-    """Why parts are missing."""
+    """Reasons why parts are missing."""
 
 
-def look(config: RunConfig | None, checkpoint: Path | None) -> Learned:
-    """Score a checkpoint and let it fill in blanks, in this process, on the CPU.
+def evaluate_checkpoint(config: RunConfig | None, checkpoint: Path | None) -> HeldOutResults:
+    """Score a checkpoint and predict masked words with it, in this process and on the CPU.
 
     Args:
-        config: of its run; None if it cannot be read.
-        checkpoint: its directory; None without one.
+        config: Configuration of the run; None if it cannot be read.
+        checkpoint: Directory of the checkpoint; None if there is none.
     """
     if config is None:
-        return Learned()
+        return HeldOutResults()
     notes: list[str] = []
-    text = _or_note("what concerns the held-out text", lambda: _load_text(config), notes)
+    text = _or_note("held-out text", lambda: _load_text(config), notes)
     scoring = None
     if checkpoint is not None:
-        what = "score and filled-in words"
+        what = "held-out score and masked words"
         scoring = _or_note(what, lambda: (_load_model(config, checkpoint), _held_out(config)), notes)
     if text is None:
-        return Learned(notes=tuple(notes))
+        return HeldOutResults(notes=tuple(notes))
     dev, tokenizer = text
-    baseline = unigram(dev.tokens)
+    baseline = unigram_baseline(dev.tokens)
     top_word = token_text(tokenizer, baseline.top_token)
     if scoring is None:
-        return Learned(baseline=baseline, top_word=top_word, notes=tuple(notes))
+        return HeldOutResults(baseline=baseline, top_word=top_word, notes=tuple(notes))
     model, held_out = scoring
-    return Learned(
-        score(model, (held_out[index] for index in range(len(held_out)))),
+    return HeldOutResults(
+        score_held_out(model, (held_out[index] for index in range(len(held_out)))),
         held_out.sequences,
         baseline,
         top_word,
@@ -98,8 +103,8 @@ def _load_model(config: RunConfig, checkpoint: Path) -> ElcBertForMaskedLM:
     model = load_checkpoint_model(checkpoint)
     if model.config != config.elc_bert.model:
         raise UserError(
-            f"{checkpoint / 'model.json'}: another model than in the run's config.json; "
-            "give the directory of one run"
+            f"{checkpoint / 'model.json'}: not the model of the run's config.json; "
+            "give the directory of a single run"
         )
     return model
 
@@ -117,19 +122,19 @@ def _fill_ins(
     return [
         FillIn(
             sentence_with_blank(tokenizer, cloze),
-            token_text(tokenizer, int(cloze.ids[cloze.place])),
-            tuple(fill(model, tokenizer, cloze, GUESSES)),
+            token_text(tokenizer, int(cloze.ids[cloze.position])),
+            tuple(fill_blank(model, tokenizer, cloze, TOP_K)),
         )
-        for cloze in choose_clozes(dev, tokenizer, CLOZES, max_tokens)
+        for cloze in choose_clozes(dev, tokenizer, NUM_SENTENCES, max_tokens)
     ]
 
 
 def _or_note(what: str, read: Callable[[], T], notes: list[str]) -> T | None:
-    """What ``read`` returns; if it cannot, None and a note of what is left out and why."""
+    """Return the result of ``read``, or None after adding a note with the error if it fails."""
     try:
         return read()
     except UserError as error:
         notes.append(f"{what}: {error}")
     except OSError as error:
-        notes.append(f"{what}: {told(error)}")
+        notes.append(f"{what}: {describe_os_error(error)}")
     return None
