@@ -5,7 +5,7 @@ zero/stage_1_and_2.py, zero/stage3.py). N parameters on W devices.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.planner.parameters import Parameters
@@ -16,14 +16,13 @@ When = Literal["always", "gradients", "backward", "reduction", "step"]
 ``backward`` passes; the ``reduction`` over devices, after them; the optimizer's ``step``."""
 ALLREDUCE_ELEMENTS = 500_000_000
 """Gradients that the engine puts into one all-reduce without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE)."""
-#: DeepSpeed's defaults of the keys of ``zero_optimization`` that are read here.
-ZERO_DEFAULTS: dict[str, Any] = {
-    "reduce_bucket_size": 500_000_000,
-    "stage3_prefetch_bucket_size": 50_000_000,
-    "stage3_max_live_parameters": 1_000_000_000,
-    "stage3_max_reuse_distance": 1_000_000_000,
-    "overlap_comm": None,
-}
+SIZES = (
+    "reduce_bucket_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+)
+"""Keys of ``zero_optimization`` that must be numbers, not ``"auto"``, for the memory to be predicted."""
 BYTES = {"fp32": 4, "bf16 autocast": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -72,38 +71,34 @@ def layout_of(config: RunConfig, devices: int) -> Layout:
     Raises:
         UserError: a value that DeepSpeed would refuse as well.
     """
-    section = config.deepspeed_extras.get("zero_optimization") or {}
-    if not isinstance(section, dict) or section.get("stage", 0) not in range(4):
-        raise UserError(f"{config.origin}zero_optimization.stage: choose 0, 1, 2 or 3")
-    zero = {key: section.get(key, default) for key, default in ZERO_DEFAULTS.items()}
-    for key, value in zero.items():
-        if key != "overlap_comm" and (not isinstance(value, int | float) or value < 0):
-            raise UserError(f"{config.origin}zero_optimization.{key} = {value!r}: give a number")
+    zero = config.deepspeed.zero_optimization
+    for key in SIZES:
+        if getattr(zero, key) == "auto":
+            raise UserError(f"{config.origin}zero_optimization.{key} = 'auto': give a number")
     weights = BYTES[config.precision]
     return Layout(
         stage=config.zero_stage,
         devices=devices,
         weight_bytes=weights,
-        sum_bytes=_type_of(
-            config, (config.deepspeed_extras.get("data_types") or {}), "grad_accum_dtype", weights
+        sum_bytes=_bytes_of(
+            config, "data_types.grad_accum_dtype", config.deepspeed.data_types.grad_accum_dtype, weights
         ),
-        wire_bytes=_type_of(
+        wire_bytes=_bytes_of(
             config,
-            config.deepspeed_extras,
             "communication_data_type",
+            config.deepspeed.communication_data_type,
             # Under autocast ZeRO sends gradients of linear layers in bf16.
             2 if config.precision == "bf16 autocast" and config.zero_stage else weights,
         ),
         autocast=config.precision == "bf16 autocast",
         offloads_optimizer=config.offloads_optimizer,
-        reduce_bucket=int(zero["reduce_bucket_size"]),
-        max_live=int(zero["stage3_max_live_parameters"]),
-        overlaps=config.zero_stage == 3 if zero["overlap_comm"] is None else bool(zero["overlap_comm"]),
+        reduce_bucket=int(zero.reduce_bucket_size),
+        max_live=int(zero.stage3_max_live_parameters),
+        overlaps=zero.overlaps_communication,
     )
 
 
-def _type_of(config: RunConfig, section: dict[str, Any], key: str, default: int) -> int:
-    name = section.get(key)
+def _bytes_of(config: RunConfig, key: str, name: str | None, default: int) -> int:
     if name is None:
         return default
     if name not in BYTES:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from elc_bert.config.deepspeed_sections import ZeroSection
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.model import ElcBertForMaskedLM, flops_per_token
@@ -14,7 +15,7 @@ from elc_bert.planner.communication import collectives
 from elc_bert.planner.devices import DEVICES, Device, find_device
 from elc_bert.planner.parameters import SMALL, Parameters, count_parameters
 from elc_bert.planner.plan import Machine, largest_micro_batch, make_plan, warnings
-from elc_bert.planner.states import ALLREDUCE_ELEMENTS, ZERO_DEFAULTS, Layout, layout_of, pieces
+from elc_bert.planner.states import ALLREDUCE_ELEMENTS, SIZES, Layout, layout_of, pieces
 from elc_bert.utils.errors import UserError
 from launch.plan import main
 from tests.support import launching
@@ -106,10 +107,12 @@ def test_defaults_are_those_of_deepspeed():
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     defaults = DeepSpeedZeroConfig(stage=3)
-    names = {key: key.removeprefix("stage3_") for key in ZERO_DEFAULTS}
-    found = {key: getattr(defaults, name) for key, name in names.items()}
-    assert found == {**ZERO_DEFAULTS, "overlap_comm": True}  # None there, too, and worked out
-    assert DeepSpeedZeroConfig(stage=2).overlap_comm is False
+    for key in SIZES:
+        assert getattr(ZeroSection(), key) == getattr(defaults, key.removeprefix("stage3_"))
+    for stage in range(4):
+        assert (
+            ZeroSection(stage=stage).overlaps_communication == DeepSpeedZeroConfig(stage=stage).overlap_comm
+        )
     assert defaults.param_persistence_threshold == SMALL
     assert engine.MEMORY_OPT_ALLREDUCE_SIZE == ALLREDUCE_ELEMENTS
 
@@ -237,16 +240,19 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--set", "zero_optimization.stage=5"], "strict.json: zero_optimization.stage: choose 0, 1, 2 or 3"),
+        (
+            ["--set", "zero_optimization.stage=5"],
+            "strict.json: zero_optimization.stage = 5: choose 0, 1, 2 or 3",
+        ),
         (
             ["--set", "zero_optimization.reduce_bucket_size=big"],
-            "strict.json: zero_optimization.reduce_bucket_size = 'big': give a number",
+            'strict.json: zero_optimization.reduce_bucket_size = "big": give a number',
         ),
         (
             ["--set", "data_types.grad_accum_dtype=fp33"],
-            "strict.json: grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
+            "strict.json: data_types.grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
         ),
-        (["--devices", "7"], "train_batch_size: 32768 sequences cannot be shared equally by 7 devices"),
+        (["--devices", "7"], "train_batch_size: 32768 sequences cannot be divided equally among 7 devices"),
         (["--device", "H10"], "--device H10: not known; did you mean H100?"),
         (["--set", "elc_bert.model.hiden_size=3"], "unknown key elc_bert.model.hiden_size; did you mean"),
     ],
