@@ -1,4 +1,4 @@
-"""What DeepSpeed keeps of weights, gradients and optimizer for each combination of stage and precision.
+"""Memory of weights, gradients and optimizer state in DeepSpeed for each ZeRO stage and precision.
 
 Read off the source of the pinned DeepSpeed (runtime/engine.py, bf16_optimizer.py, fp16/unfused_optimizer.py,
 zero/stage_1_and_2.py, zero/stage3.py). N parameters on W devices.
@@ -15,7 +15,7 @@ When = Literal["always", "gradients", "backward", "reduction", "step"]
 """Until when: ``always``; ``gradients`` grow during the first backward pass and stay until the step;
 ``backward`` passes; the ``reduction`` over devices, after them; the optimizer's ``step``."""
 ALLREDUCE_ELEMENTS = 500_000_000
-"""Gradients that the engine puts into one all-reduce without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE)."""
+"""Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
 SIZES = (
     "reduce_bucket_size",
     "stage3_prefetch_bucket_size",
@@ -38,38 +38,38 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run divides its state."""
+    """Layout of a run's training state over its devices."""
 
     stage: int
     devices: int
     weight_bytes: int
-    """Of a weight in forward and backward."""
+    """Bytes of a weight in forward and backward pass."""
     sum_bytes: int
-    """Of a number in the sum of gradients over micro-batches."""
+    """Bytes of an element of the gradients summed over micro-batches."""
     wire_bytes: int
-    """Of a gradient that travels between devices."""
+    """Bytes of an element of the gradients sent between devices."""
     autocast: bool
     offloads_optimizer: bool
     reduce_bucket: int
-    """Gradients in one reduction."""
+    """Number of gradient elements reduced at once."""
     max_live: int
-    """Parameters that ZeRO 3 has gathered at once, at most."""
+    """Largest number of parameters that ZeRO 3 keeps gathered."""
     overlaps: bool
-    """Whether gradients travel while backward goes on."""
+    """True if gradients are reduced while the backward pass continues."""
 
     @property
     def sums_bf16_in_fp32(self) -> bool:
-        """Whether DeepSpeed takes its BF16_Optimizer, which has a full set of fp32 gradients."""
+        """True if DeepSpeed uses its ``BF16_Optimizer``, which keeps a full set of fp32 gradients."""
         return (
             self.stage == 1 and (self.weight_bytes, self.sum_bytes) == (2, 4) and not self.offloads_optimizer
         )
 
 
 def layout_of(config: RunConfig, devices: int) -> Layout:
-    """What the configuration comes to.
+    """Return the layout of the training state that follows from the configuration.
 
     Raises:
-        UserError: a value that DeepSpeed would refuse as well.
+        UserError: A value is one that the planner cannot use, or that DeepSpeed would refuse.
     """
     zero = config.deepspeed.zero_optimization
     for key in SIZES:
@@ -107,13 +107,13 @@ def _bytes_of(config: RunConfig, key: str, name: str | None, default: int) -> in
 
 
 def pieces(layout: Layout, parameters: Parameters, on_cpu: bool, plain_lamb: bool = False) -> list[Piece]:
-    """Everything but activations.
+    """Return all memory except activations.
 
     Args:
-        layout: of the run.
-        parameters: N.
-        on_cpu: the device is a CPU, where of a buffer only what is used takes memory.
-        plain_lamb: LAMB steps by its definition, which keeps the whole update.
+        layout: Layout of the training state.
+        parameters: Numbers of parameters.
+        on_cpu: True on a CPU, where only the used part of a buffer takes memory.
+        plain_lamb: True if LAMB uses plain PyTorch, which keeps the whole update.
     """
     n, share = parameters.total, parameters.total / layout.devices
     kinds = {0: _without_zero, 1: _partitioned, 2: _partitioned, 3: _zero_3}

@@ -197,7 +197,7 @@ def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does():
     assert fitting.fits
     twice = load("strict", f"elc_bert.training.max_micro_batch_size={2 * largest}")
     assert not make_plan(twice, plan.machine).fits
-    assert "not even a micro-batch of 1 does" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
+    assert "not even a micro-batch of 1 fits" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
 
 
 def test_checkpointing_and_stages_lower_memory():
@@ -211,7 +211,7 @@ def test_checkpointing_and_stages_lower_memory():
 
 def test_devices_are_found_by_any_spelling_and_unknown_ones_named():
     assert find_device("a100-80") == find_device("A100 80".replace(" ", "_")) == DEVICES["A100-80"]
-    with pytest.raises(UserError, match=r"^--device H10: not known; did you mean H100\?"):
+    with pytest.raises(UserError, match=r"^--device H10: unknown device; did you mean H100\?"):
         find_device("H10")
     cpu = find_device("cpu", processes=2)
     assert cpu.is_cpu
@@ -253,7 +253,7 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
             "strict.json: data_types.grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
         ),
         (["--devices", "7"], "train_batch_size: 32768 sequences cannot be divided equally among 7 devices"),
-        (["--device", "H10"], "--device H10: not known; did you mean H100?"),
+        (["--device", "H10"], "--device H10: unknown device; did you mean H100?"),
         (["--set", "elc_bert.model.hiden_size=3"], "unknown key elc_bert.model.hiden_size; did you mean"),
     ],
 )
