@@ -41,14 +41,13 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
 def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:
     """Return the settings on which DeepSpeed's own files depend, such as the ZeRO stage."""
     stage = config.zero_stage
-    extras = config.deepspeed_extras
-    zero, types = extras.get("zero_optimization") or {}, extras.get("data_types") or {}
+    zero = config.deepspeed.zero_optimization
     return {
         "zero_stage": stage,
         "precision": config.precision,
         "devices": devices if stage > 0 else "any",
-        **{key: zero.get(key) for key in PARTITION_KEYS},
-        "grad_accum_dtype": types.get("grad_accum_dtype"),
+        **{key: getattr(zero, key) for key in PARTITION_KEYS},
+        "grad_accum_dtype": config.deepspeed.data_types.grad_accum_dtype,
     }
 
 

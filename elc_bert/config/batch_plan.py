@@ -1,4 +1,4 @@
-"""Meeting a global batch on the devices there are."""
+"""Split the global batch into micro-batches and gradient accumulation on the available devices."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,18 @@ from elc_bert.utils.errors import UserError
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """global batch = micro_batch x accumulation x world_size, in sequences."""
+    """Split of a global batch: ``global_batch = micro_batch * accumulation * world_size`` sequences."""
 
     micro_batch: int
-    """Sequences a device takes at once."""
+    """Number of sequences that a device processes at once."""
     accumulation: int
-    """Micro-batches per device and optimizer step."""
+    """Number of micro-batches per device and optimizer step."""
     world_size: int
-    """Devices."""
+    """Number of devices."""
 
     @property
     def global_batch(self) -> int:
+        """Number of sequences per optimizer step over all devices."""
         return self.micro_batch * self.accumulation * self.world_size
 
 
@@ -31,26 +32,31 @@ def plan_batch(
     accumulation: int | None = None,
     name: str = "train_batch_size",
 ) -> BatchPlan:
-    """Micro-batch and accumulation that give exactly ``global_batch`` on ``world_size`` devices.
+    """Find the micro-batch and accumulation that give exactly ``global_batch`` on ``world_size`` devices.
 
-    What is given is taken as it is; otherwise the micro-batch is the largest possible one of at most
-    ``max_micro_batch`` sequences.
+    Args:
+        global_batch: Number of sequences per optimizer step over all devices.
+        world_size: Number of devices.
+        max_micro_batch: Largest micro-batch to choose. The largest possible one up to it is taken.
+        micro_batch: Micro-batch given by the user; it may exceed ``max_micro_batch``.
+        accumulation: Gradient accumulation given by the user.
+        name: Key of the global batch, for the error message.
 
     Raises:
-        UserError: there is none; the message begins with ``name`` or the key at fault and lists
-            what is possible.
+        UserError: There is no such split. The message begins with ``name`` or the key at fault and lists the
+            possible values.
     """
     if global_batch % world_size:
         raise UserError(
-            f"{name}: {global_batch} sequences cannot be shared equally by {world_size} devices; "
-            f"possible numbers of devices: {_some(divisors(global_batch))}"
+            f"{name}: {global_batch} sequences cannot be divided equally among {world_size} devices; "
+            f"possible numbers of devices: {_listed(divisors(global_batch))}"
         )
     share = global_batch // world_size
     possible = divisors(share)
     if accumulation is not None and accumulation not in possible:
         raise UserError(
             f"gradient_accumulation_steps: {accumulation} micro-batches do not divide the {share} sequences "
-            f"of each of {world_size} devices; possible: {_some(possible)}"
+            f"of each of {world_size} devices; possible: {_listed(possible)}"
         )
     if micro_batch is None:
         micro_batch = (
@@ -61,21 +67,24 @@ def plan_batch(
     if micro_batch not in possible:
         raise UserError(
             f"train_micro_batch_size_per_gpu: {micro_batch} does not divide the {share} sequences of each "
-            f"of {world_size} devices; possible: {_some(possible)}"
+            f"of {world_size} devices; possible: {_listed(possible)}"
         )
     if accumulation is not None and micro_batch * accumulation != share:
         raise UserError(
             f"train_batch_size {global_batch} is not train_micro_batch_size_per_gpu {micro_batch} x "
-            f"gradient_accumulation_steps {accumulation} x {world_size} devices; leave one of them out"
+            f"gradient_accumulation_steps {accumulation} x {world_size} devices; remove one of these keys"
         )
     return BatchPlan(micro_batch, share // micro_batch, world_size)
 
 
 def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) -> dict[int, BatchPlan]:
-    """How each phase's global batch is met: in the later phase a device takes as many tokens at once.
+    """Plan the batch of every phase, with equally many tokens per micro-batch before and after the switch.
+
+    Returns:
+        The plans, by phase index.
 
     Raises:
-        UserError: a phase's batch cannot be met.
+        UserError: A phase's batch cannot be split that way.
     """
     plans = {
         0: plan_batch(
@@ -98,11 +107,11 @@ def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) ->
 
 
 def divisors(number: int) -> list[int]:
-    """All of them, in order."""
+    """Return all divisors of ``number`` in ascending order."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
     return sorted({*small, *(number // d for d in small)})
 
 
-def _some(numbers: list[int]) -> str:
+def _listed(numbers: list[int]) -> str:
     shown = numbers if len(numbers) <= 24 else [*numbers[:23], "..."]
     return ", ".join(map(str, shown))

@@ -1,4 +1,4 @@
-"""Reading a run configuration: the JSON file, overrides, and errors that say how to mend them."""
+"""Read a run configuration: the JSON file, overrides, and error messages that say how to fix the file."""
 
 import json
 from collections.abc import Iterable
@@ -7,16 +7,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from elc_bert.config.schema import LambParams, RunConfig, ScheduleParams
+from elc_bert.config.optimizer import LambParams, ScheduleParams
+from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.text import did_you_mean
 
-#: What these sections may hold where their type is this project's; otherwise they are DeepSpeed's.
 PARAMS: dict[tuple[str, ...], type[BaseModel]] = {
     ("optimizer", "params"): LambParams,
     ("scheduler", "params"): ScheduleParams,
 }
-# DeepSpeed tolerates unknown top-level keys, so a misspelt one would be ignored without a word.
+"""Classes of the ``params`` of this project's optimizer and schedules; others are DeepSpeed's."""
 # fmt: off
 DEEPSPEED_KEYS = frozenset((
     "activation_checkpointing", "aio", "autotuning", "bf16", "checkpoint", "comet",
@@ -29,17 +29,19 @@ DEEPSPEED_KEYS = frozenset((
     "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "zero_optimization",
 ))
 # fmt: on
+"""Top-level keys of DeepSpeed. DeepSpeed silently ignores unknown ones, so they are caught here."""
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read, override and check a run configuration.
+    """Read a run configuration, apply overrides and check it.
 
     Args:
         path: JSON file.
-        overrides: ``key.path=value`` each; the value is JSON, or text where it is not JSON.
+        overrides: Overrides of the form ``key.path=value``; the value is JSON, or a string if it is not valid
+            JSON.
 
     Raises:
-        UserError: missing or malformed file, unknown or out-of-range key.
+        UserError: The file is missing or malformed, or a key is unknown or out of range.
     """
     content = _read_json(path)
     for override in overrides:
@@ -54,7 +56,13 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def describe(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
-    """All problems of a validation in one line, each with its key and, if unknown, the nearest valid one."""
+    """Describe all problems of a validation in one line, each with its key.
+
+    Args:
+        error: Error raised by ``root``.
+        root: Class of the validated section, from which the nearest valid key is found for an unknown one.
+        prefix: Key of that section in the file.
+    """
     return "; ".join(_describe_one(dict(problem), root, prefix) for problem in error.errors())
 
 
@@ -74,7 +82,7 @@ def _describe_one(problem: dict[str, Any], root: type[BaseModel], prefix: str) -
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Valid keys of the section at ``location`` below ``model``."""
+    """Return the valid keys of the section at ``location`` below ``model``."""
     if tuple(location) in PARAMS:
         return list(PARAMS[tuple(location)].model_fields)
     for part in location:
@@ -96,17 +104,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}; mend this place"
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}; fix it there"
         ) from None
     except _DuplicateKeyError as error:
-        raise UserError(f"{path}: key {error} is given twice; keep one") from None
+        raise UserError(f"{path}: key {error} is given twice; remove one") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
+        raise UserError(f"{path}: must contain a JSON object, not a {type(content).__name__}")
     return content
 
 
 class _DuplicateKeyError(Exception):
-    pass
+    """A key that occurs twice in one JSON object; Python's parser would silently keep the last value."""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise UserError(f"--set {override}: {parent} is a value, not a section")
+            raise UserError(f"--set {override}: {parent} is a value, not a section; remove what follows it")
     section[last] = value
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from elc_bert.config.deepspeed import MONITORS
 from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.figures import draw_layer_weights
@@ -25,8 +24,7 @@ def check_monitors(config: RunConfig) -> None:
         UserError: The package of an enabled monitor is not installed.
     """
     for name, package in PACKAGES.items():
-        enabled = config.deepspeed_extras.get(name, {}).get("enabled")
-        if enabled and importlib.util.find_spec(package) is None:
+        if config.deepspeed.monitors[name].enabled and importlib.util.find_spec(package) is None:
             raise UserError(
                 f"{config.origin}{name}.enabled: the package {package} is not installed; "
                 f"pip install {package}, or set it to false"
@@ -48,7 +46,7 @@ class RunMonitor:
         from deepspeed.monitor.monitor import MonitorMaster
 
         output_dir = config.elc_bert.training.output_dir
-        sections = {name: dict(config.deepspeed_extras.get(name, {})) for name in MONITORS}
+        sections = {name: section.as_given() for name, section in config.deepspeed.monitors.items()}
         for name in ("tensorboard", "csv_monitor"):
             sections[name].setdefault("output_path", str(output_dir))
             sections[name].setdefault("job_name", name)

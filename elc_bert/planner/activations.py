@@ -1,4 +1,4 @@
-"""What a micro-batch leaves in memory between forward and backward.
+"""Memory of a micro-batch's activations between forward and backward pass.
 
 The tables below list every tensor that is kept for the backward pass, in the order of the forward pass; a
 test compares them with what autograd really keeps. Change them together with the model and its kernels.
@@ -21,7 +21,7 @@ number of that type on a CPU, a byte on a GPU, and nothing with fused kernels.""
 
 @dataclass(frozen=True)
 class Tensor:
-    """A line of a table."""
+    """One row of a table: a tensor kept for the backward pass."""
 
     name: str
     shape: str
@@ -144,7 +144,7 @@ FUSED_GPU = replace(_FUSED, layer=(*_FUSED.layer, Tensor("logarithms of the sums
 
 
 def table_for(kernels: Kernels, on_cpu: bool) -> Table:
-    """What these kernels keep on such a device."""
+    """Return the table of the kernels on a CPU or GPU."""
     return PLAIN if kernels == "plain" else FUSED_CPU if on_cpu else FUSED_GPU
 
 
@@ -168,10 +168,11 @@ class Workload:
 
     @property
     def table(self) -> Table:
+        """Tensors that the kernels keep."""
         return table_for(self.kernels, self.on_cpu)
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
-        """Of those of the tensors that this model has."""
+        """Return the bytes of those tensors that this model has."""
         return sum(self._bytes(tensor) for tensor in tensors if self._has(tensor.needs))
 
     def _bytes(self, tensor: Tensor) -> int:
@@ -228,11 +229,12 @@ class Activations:
 
     @property
     def total(self) -> int:
+        """Bytes of all parts."""
         return self.layers + self.hidden + self.ends + self.logits + self.work + self.gradients
 
 
 def saved_bytes(load: Workload) -> int:
-    """Everything that is kept when the forward pass ends."""
+    """Return the bytes that are kept when the forward pass ends."""
     model, table = load.model, load.table
     layers = 0 if load.checkpointing else model.num_hidden_layers * load.bytes_of(table.layer)
     # Nothing reads the last output again, except the mixture of all outputs.
@@ -242,12 +244,12 @@ def saved_bytes(load: Workload) -> int:
 
 
 def peak_of_backward(load: Workload, layer_gradients: int, head_gradients: int) -> Activations:
-    """The worst moment of a backward pass, layer by layer from the last to the first.
+    """Return the peak of a backward pass, which goes from the last layer to the first.
 
     Args:
-        load: the micro-batch.
-        layer_gradients: bytes of the gradients of a layer's parameters that stay when it has been passed.
-        head_gradients: the same of the head, with the output matrix.
+        load: One micro-batch.
+        layer_gradients: Bytes of gradients that one layer's parameters add in the backward pass.
+        head_gradients: Bytes of gradients that the head adds, including the output matrix.
     """
     model, table = load.model, load.table
     count = model.num_hidden_layers

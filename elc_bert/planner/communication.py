@@ -1,4 +1,4 @@
-"""What devices send each other in one optimizer step."""
+"""Communication between devices in one optimizer step."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,37 @@ from elc_bert.planner.parameters import Parameters
 from elc_bert.planner.states import Layout
 
 SCALARS = 2 * 8
-"""Bytes: number of masked tokens (int64), and the gradient's norm or overflow flag."""
+"""Bytes of the number of masked tokens (int64) and of the gradient's norm or overflow flag."""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One kind of exchange in a step."""
+    """One kind of collective operation in a step."""
 
     operation: str
-    """all-reduce, reduce-scatter or all-gather."""
+    """``all-reduce``, ``reduce-scatter`` or ``all-gather``."""
     what: str
+    """Name of the communicated tensors."""
     bytes: int
-    """Of the whole tensor, over all times it is done in a step."""
+    """Bytes of the whole tensors, summed over all operations of a step."""
     devices: int
+    """Number of devices that take part."""
 
     @property
     def sent_per_device(self) -> float:
-        """Bytes that each device sends when they stand in a ring, which is the least possible."""
+        """Bytes that each device sends in a ring, which is the least possible."""
         parts = (self.devices - 1) / self.devices
         return self.bytes * parts * (2 if self.operation == "all-reduce" else 1)
 
 
 def collectives(layout: Layout, parameters: Parameters, accumulation: int, lamb: bool) -> list[Collective]:
-    """All of one step; none on a single device.
+    """Return the collective operations of one step; none on a single device.
 
     Args:
-        layout: of the run.
-        parameters: N.
-        accumulation: micro-batches of a step. ZeRO 2 and 3 exchange gradients after each of them.
-        lamb: the optimizer is Lamb, which needs norms of whole tensors.
+        layout: Partitioning of the training state.
+        parameters: Numbers of parameters.
+        accumulation: Number of micro-batches per step. ZeRO 2 and 3 reduce gradients after each of them.
+        lamb: True if the optimizer is Lamb, which needs norms of whole tensors.
     """
     if layout.devices == 1:
         return []

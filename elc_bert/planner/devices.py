@@ -1,4 +1,4 @@
-"""Known devices."""
+"""Speed, memory and links of known devices."""
 
 from dataclasses import dataclass
 
@@ -9,34 +9,35 @@ from elc_bert.utils.text import did_you_mean
 GIB = 2**30
 DEVICES_OF_A_NODE = 8
 BETWEEN_NODES = 25.0
-"""GB/s that each device can send to other nodes: one adapter of 200 Gb/s for each."""
+"""GB/s that each device can send to other nodes: one 200 Gb/s adapter per device."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What one device can do."""
+    """Speed, memory and link of one device."""
 
     name: str
     bf16_tflops: float
-    """Dense matrix products in bf16 or fp16, 10^12 operations per second."""
+    """Peak of dense matrix products in bf16 or fp16, in 10^12 operations per second."""
     fp32_tflops: float
-    """The same in fp32, without TF32, which PyTorch does not use by itself."""
+    """The same peak in fp32, without TF32, which PyTorch does not use by default."""
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
     link: float
-    """GB/s that it can send to the others of its node."""
+    """GB/s that the device can send to the others of its node."""
     is_cpu: bool = False
 
     def tflops(self, precision: str) -> float:
+        """Return the peak of matrix products in a precision, in 10^12 operations per second."""
         return self.fp32_tflops if precision == "fp32" else self.bf16_tflops
 
     def bandwidth(self, devices: int) -> float:
-        """GB/s that a device can send in a ring of so many: that of the slowest link."""
+        """Return the GB/s that a device can send in a ring of ``devices``: those of the slowest link."""
         return self.link if devices <= DEVICES_OF_A_NODE else min(self.link, BETWEEN_NODES)
 
 
 def _of_data_sheet(name: str, bf16: float, fp32: float, gigabytes: float, link: float) -> Device:
-    # Taken as 10^9 bytes: what is missing to 2^30 stays free for the driver and for fragmentation.
+    # A GB counts as 10^9 bytes; the difference to 2^30 is left for the driver and for fragmentation.
     return Device(name, bf16, fp32, gigabytes * 1e9, link)
 
 
@@ -59,17 +60,17 @@ DEVICES = {
 
 
 def find_device(name: str, processes: int = 1) -> Device:
-    """A device by name, of whatever case; ``cpu`` is a share of this machine, measured now.
+    """Find a device by its name in any case; ``cpu`` is measured and divided among ``processes``.
 
     Raises:
-        UserError: nothing is known of it.
+        UserError: The device is unknown.
     """
     if name.lower() == "cpu":
         return _measured_cpu(processes)
     plain = name.upper().replace(" ", "").replace("_", "-")
     if plain not in DEVICES:
         near = did_you_mean(plain, [*DEVICES, "cpu"])
-        raise UserError(f"--device {name}: not known{near} (or give --peak and --memory)")
+        raise UserError(f"--device {name}: unknown device{near} (or give --peak and --memory)")
     return DEVICES[plain]
 
 

@@ -1,4 +1,4 @@
-"""The most memory that a device needs at any moment of a run."""
+"""Peak memory of a device during a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,25 +21,26 @@ class Memory:
     moment: Literal["backward", "reduction", "step"]
     baseline: int
     pieces: dict[str, float]
-    """Weights, gradients, optimizer and buffers."""
+    """Bytes of weights, gradients, optimizer state and buffers, by name."""
     activations: Activations | None
-    """None at the moments that have none."""
+    """Activations; None outside of the backward pass."""
     host: float
-    """In the host's memory, for this device, besides."""
+    """Bytes of the host's memory used in addition for this device."""
 
     @property
     def total(self) -> float:
+        """Bytes on the device, activations included."""
         activations = self.activations.total if self.activations else 0
         return self.baseline + sum(self.pieces.values()) + activations
 
 
 def kernels_of(config: RunConfig) -> Kernels:
-    """What the run computes with, where fast paths can be used."""
+    """Return the kernels that the run uses if fused ones are available."""
     return "plain" if config.elc_bert.training.kernels == "plain" else "fused"
 
 
 def workload(config: RunConfig, sequences: int, tokens: int, kernels: Kernels, on_cpu: bool) -> Workload:
-    """A micro-batch of full sequences, of which the expected share is masked."""
+    """Return a micro-batch of full sequences with the expected number of masked tokens."""
     # Under autocast some activations are bf16, but those that layer norms read and give are fp32.
     return Workload(
         model=config.elc_bert.model,
@@ -56,15 +57,15 @@ def workload(config: RunConfig, sequences: int, tokens: int, kernels: Kernels, o
 def peak_memory(
     config: RunConfig, parameters: Parameters, load: Workload, accumulation: int, devices: int, on_cpu: bool
 ) -> Memory:
-    """The worst of backward pass, reduction of gradients and optimizer step.
+    """Return the largest memory of backward pass, gradient reduction and optimizer step.
 
     Args:
-        config: the run.
-        parameters: of its model.
-        load: a micro-batch.
-        accumulation: micro-batches of a step.
-        devices: W.
-        on_cpu: whether they are CPU processes.
+        config: Configuration of the run.
+        parameters: Numbers of parameters of its model.
+        load: One micro-batch.
+        accumulation: Number of micro-batches per step.
+        devices: Number of devices.
+        on_cpu: True if the devices are CPU processes.
 
     Raises:
         UserError: DeepSpeed would refuse the configuration.
@@ -93,7 +94,7 @@ def peak_memory(
 def _activations(
     load: Workload, parameters: Parameters, growing: float, are_there_already: bool
 ) -> Activations:
-    """With the gradients that this pass leaves, unless those of earlier micro-batches are there already."""
+    """Return the activations at their peak, with the gradients that this pass adds."""
     per_parameter = 0.0 if are_there_already else growing / parameters.total
     layers = load.model.num_hidden_layers
     head = parameters.head + load.model.vocab_size * load.model.hidden_size

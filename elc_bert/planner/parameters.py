@@ -1,6 +1,8 @@
-"""Counting the model's parameters without making room for them."""
+"""Count the model's parameters without allocating them."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -10,38 +12,40 @@ from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import parameter_groups
 
 SMALL = 100_000
-"""ZeRO 3 keeps tensors of fewer numbers whole on all devices: stage3_param_persistence_threshold."""
+"""Number of elements below which ZeRO 3 keeps a tensor whole on all devices (DeepSpeed's default of
+``stage3_param_persistence_threshold``)."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of trainable numbers."""
+    """Numbers of trainable parameters."""
 
     embedding: int
-    """Word embeddings, which are the output matrix too, and relative positions with their norm."""
+    """Word embeddings, tied to the output matrix, and relative-position embeddings with their norm."""
     layers: int
     """Attention and feed-forward of all layers."""
     mixing: int
-    """What each layer takes of every earlier output."""
+    """Layer weights: the share of every earlier output in each layer's input."""
     head: int
-    """Without the tied output matrix."""
+    """Prediction head, without the tied output matrix."""
     groups: tuple[int, int]
-    """The optimizer's groups: with and without weight decay."""
+    """Parameters with and without weight decay, the optimizer's two groups."""
     decaying_tensors: int
-    """Tensors that have a trust ratio."""
+    """Number of tensors with weight decay, which have a trust ratio."""
     largest: int
-    """The largest tensor."""
+    """Number of elements of the largest tensor."""
     small: int
-    """In tensors of fewer than ``SMALL`` numbers."""
+    """Parameters in tensors of fewer than ``SMALL`` elements."""
 
     @property
     def total(self) -> int:
+        """Number of all parameters."""
         return self.embedding + self.layers + self.mixing + self.head
 
 
 def count_parameters(config: ModelConfig) -> Parameters:
-    """Counts of the real model, which is built on PyTorch's device without memory."""
-    with torch.device("meta"), _Uninitialised():
+    """Count the parameters of the model, which is built on PyTorch's meta device."""
+    with torch.device("meta"), _SkipInitialization():
         model = ElcBertForMaskedLM(config)
     sizes = [parameter.numel() for parameter in model.parameters()]
     parts = dict.fromkeys(("embedding", "layers", "mixing", "head"), 0)
@@ -57,12 +61,18 @@ def count_parameters(config: ModelConfig) -> Parameters:
     )
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Within this block tensors are not initialised: on the device without memory that loads a compiler."""
+class _SkipInitialization(TorchFunctionMode):
+    """Skip the initialization of tensors, which on the meta device would load a compiler."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if getattr(function, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]
+            return (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
 
 

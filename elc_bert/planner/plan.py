@@ -1,4 +1,4 @@
-"""The plan of a run: its figures put together, as a table and as JSON."""
+"""Plan of a run: parameters, batch, memory, communication and time, as a table and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,14 +19,14 @@ from elc_bert.utils.text import human, summary_table
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the run is to take place."""
+    """Devices on which the run is planned."""
 
     device: Device
     devices: int
     interconnect: float
     """GB/s that each device sends."""
     mfu: float
-    """Share of the peak that training is assumed to reach."""
+    """Fraction of the peak that training is assumed to reach."""
     kernels: Kernels
 
 
@@ -44,12 +44,13 @@ class PhasePlan:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all steps of the phase."""
         return self.steps * self.time.seconds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that can be said of a run before it starts."""
+    """Prediction for a run before it starts."""
 
     config: RunConfig
     machine: Machine
@@ -63,10 +64,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """True if every phase fits into a device's memory."""
         return self.worst.memory.total <= self.machine.device.memory
 
     @property
     def seconds(self) -> float:
+        """Seconds of the whole run."""
         return sum(phase.seconds for phase in self.phases)
 
 
@@ -74,13 +77,13 @@ def make_plan(config: RunConfig, machine: Machine) -> Plan:
     """Plan a run.
 
     Raises:
-        UserError: the batch cannot be met on so many devices, or DeepSpeed would refuse the configuration.
+        UserError: The batch cannot be divided among the devices, or DeepSpeed would refuse the configuration.
     """
     return _plan(config, machine, count_parameters(config.elc_bert.model))
 
 
 def largest_micro_batch(plan: Plan) -> int | None:
-    """The largest micro-batch that fits and gives the batch of both phases; None if not even 1 does."""
+    """Return the largest micro-batch that fits in both phases; None if not even 1 fits."""
     share = plan.config.train_batch_size // plan.machine.devices
     for size in reversed(divisors(share)):
         changes = {"train_micro_batch_size_per_gpu": size, "gradient_accumulation_steps": None}
@@ -128,14 +131,14 @@ def _schedule(config: RunConfig) -> LengthSchedule:
 
 
 def _lengths(schedule: LengthSchedule) -> Iterator[tuple[Phase, int]]:
-    """Phases and their numbers of steps."""
+    """Yield the phases and their numbers of steps."""
     ends = [phase.first_step for phase in schedule.phases[1:]] + [schedule.max_steps]
     for phase, end in zip(schedule.phases, ends, strict=True):
         yield phase, end - phase.first_step
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """All figures; bytes, seconds and numbers as they are."""
+    """Return all figures in bytes, seconds and plain numbers."""
     return {
         "fits": plan.fits,
         "seconds": plan.seconds,
@@ -157,7 +160,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def as_text(plan: Plan) -> str:
-    """A table for people."""
+    """Format the plan as a table."""
     rows = [*_about_the_run(plan)]
     for phase in plan.phases:
         rows += [("", ""), *_about(phase, plan)]
@@ -168,21 +171,21 @@ def as_text(plan: Plan) -> str:
 
 
 def warnings(plan: Plan) -> list[str]:
-    """What the user should change, one line each."""
+    """Return what the user should change, one line each."""
     if plan.fits:
         return []
     needed, there = plan.worst.memory.total, plan.machine.device.memory
     largest = largest_micro_batch(plan)
-    mend = (
-        f"the largest micro-batch that does is {largest}: "
+    advice = (
+        f"the largest micro-batch that fits is {largest}: "
         f"--set elc_bert.training.max_micro_batch_size={largest}"
         if largest
-        else "not even a micro-batch of 1 does: use more devices, a higher zero_optimization.stage, "
+        else "not even a micro-batch of 1 fits: use more devices, a higher zero_optimization.stage, "
         "zero_optimization.offload_optimizer or elc_bert.training.activation_checkpointing"
     )
     return [
         f"does not fit: sequences of {plan.worst.sequence_length} need {_size(needed)} of {_size(there)}; "
-        f"{mend}"
+        f"{advice}"
     ]
 
 

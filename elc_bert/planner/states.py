@@ -1,11 +1,11 @@
-"""What DeepSpeed keeps of weights, gradients and optimizer for each combination of stage and precision.
+"""Memory of weights, gradients and optimizer state in DeepSpeed for each ZeRO stage and precision.
 
 Read off the source of the pinned DeepSpeed (runtime/engine.py, bf16_optimizer.py, fp16/unfused_optimizer.py,
 zero/stage_1_and_2.py, zero/stage3.py). N parameters on W devices.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from elc_bert.config.schema import RunConfig
 from elc_bert.planner.parameters import Parameters
@@ -15,15 +15,14 @@ When = Literal["always", "gradients", "backward", "reduction", "step"]
 """Until when: ``always``; ``gradients`` grow during the first backward pass and stay until the step;
 ``backward`` passes; the ``reduction`` over devices, after them; the optimizer's ``step``."""
 ALLREDUCE_ELEMENTS = 500_000_000
-"""Gradients that the engine puts into one all-reduce without ZeRO (MEMORY_OPT_ALLREDUCE_SIZE)."""
-#: DeepSpeed's defaults of the keys of ``zero_optimization`` that are read here.
-ZERO_DEFAULTS: dict[str, Any] = {
-    "reduce_bucket_size": 500_000_000,
-    "stage3_prefetch_bucket_size": 50_000_000,
-    "stage3_max_live_parameters": 1_000_000_000,
-    "stage3_max_reuse_distance": 1_000_000_000,
-    "overlap_comm": None,
-}
+"""Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
+SIZES = (
+    "reduce_bucket_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+)
+"""Keys of ``zero_optimization`` that must be numbers, not ``"auto"``, for the memory to be predicted."""
 BYTES = {"fp32": 4, "bf16 autocast": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -39,71 +38,67 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run divides its state."""
+    """Layout of a run's training state over its devices."""
 
     stage: int
     devices: int
     weight_bytes: int
-    """Of a weight in forward and backward."""
+    """Bytes of a weight in forward and backward pass."""
     sum_bytes: int
-    """Of a number in the sum of gradients over micro-batches."""
+    """Bytes of an element of the gradients summed over micro-batches."""
     wire_bytes: int
-    """Of a gradient that travels between devices."""
+    """Bytes of an element of the gradients sent between devices."""
     autocast: bool
     offloads_optimizer: bool
     reduce_bucket: int
-    """Gradients in one reduction."""
+    """Number of gradient elements reduced at once."""
     max_live: int
-    """Parameters that ZeRO 3 has gathered at once, at most."""
+    """Largest number of parameters that ZeRO 3 keeps gathered."""
     overlaps: bool
-    """Whether gradients travel while backward goes on."""
+    """True if gradients are reduced while the backward pass continues."""
 
     @property
     def sums_bf16_in_fp32(self) -> bool:
-        """Whether DeepSpeed takes its BF16_Optimizer, which has a full set of fp32 gradients."""
+        """True if DeepSpeed uses its ``BF16_Optimizer``, which keeps a full set of fp32 gradients."""
         return (
             self.stage == 1 and (self.weight_bytes, self.sum_bytes) == (2, 4) and not self.offloads_optimizer
         )
 
 
 def layout_of(config: RunConfig, devices: int) -> Layout:
-    """What the configuration comes to.
+    """Return the layout of the training state that follows from the configuration.
 
     Raises:
-        UserError: a value that DeepSpeed would refuse as well.
+        UserError: A value is one that the planner cannot use, or that DeepSpeed would refuse.
     """
-    section = config.deepspeed_extras.get("zero_optimization") or {}
-    if not isinstance(section, dict) or section.get("stage", 0) not in range(4):
-        raise UserError(f"{config.origin}zero_optimization.stage: choose 0, 1, 2 or 3")
-    zero = {key: section.get(key, default) for key, default in ZERO_DEFAULTS.items()}
-    for key, value in zero.items():
-        if key != "overlap_comm" and (not isinstance(value, int | float) or value < 0):
-            raise UserError(f"{config.origin}zero_optimization.{key} = {value!r}: give a number")
+    zero = config.deepspeed.zero_optimization
+    for key in SIZES:
+        if getattr(zero, key) == "auto":
+            raise UserError(f"{config.origin}zero_optimization.{key} = 'auto': give a number")
     weights = BYTES[config.precision]
     return Layout(
         stage=config.zero_stage,
         devices=devices,
         weight_bytes=weights,
-        sum_bytes=_type_of(
-            config, (config.deepspeed_extras.get("data_types") or {}), "grad_accum_dtype", weights
+        sum_bytes=_bytes_of(
+            config, "data_types.grad_accum_dtype", config.deepspeed.data_types.grad_accum_dtype, weights
         ),
-        wire_bytes=_type_of(
+        wire_bytes=_bytes_of(
             config,
-            config.deepspeed_extras,
             "communication_data_type",
+            config.deepspeed.communication_data_type,
             # Under autocast ZeRO sends gradients of linear layers in bf16.
             2 if config.precision == "bf16 autocast" and config.zero_stage else weights,
         ),
         autocast=config.precision == "bf16 autocast",
         offloads_optimizer=config.offloads_optimizer,
-        reduce_bucket=int(zero["reduce_bucket_size"]),
-        max_live=int(zero["stage3_max_live_parameters"]),
-        overlaps=config.zero_stage == 3 if zero["overlap_comm"] is None else bool(zero["overlap_comm"]),
+        reduce_bucket=int(zero.reduce_bucket_size),
+        max_live=int(zero.stage3_max_live_parameters),
+        overlaps=zero.overlaps_communication,
     )
 
 
-def _type_of(config: RunConfig, section: dict[str, Any], key: str, default: int) -> int:
-    name = section.get(key)
+def _bytes_of(config: RunConfig, key: str, name: str | None, default: int) -> int:
     if name is None:
         return default
     if name not in BYTES:
@@ -112,13 +107,13 @@ def _type_of(config: RunConfig, section: dict[str, Any], key: str, default: int)
 
 
 def pieces(layout: Layout, parameters: Parameters, on_cpu: bool, plain_lamb: bool = False) -> list[Piece]:
-    """Everything but activations.
+    """Return all memory except activations.
 
     Args:
-        layout: of the run.
-        parameters: N.
-        on_cpu: the device is a CPU, where of a buffer only what is used takes memory.
-        plain_lamb: LAMB steps by its definition, which keeps the whole update.
+        layout: Layout of the training state.
+        parameters: Numbers of parameters.
+        on_cpu: True on a CPU, where only the used part of a buffer takes memory.
+        plain_lamb: True if LAMB uses plain PyTorch, which keeps the whole update.
     """
     n, share = parameters.total, parameters.total / layout.devices
     kinds = {0: _without_zero, 1: _partitioned, 2: _partitioned, 3: _zero_3}

@@ -1,4 +1,4 @@
-"""How long a step takes, as far as arithmetic and links decide it."""
+"""Time of a step, as far as arithmetic and communication determine it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,27 +9,31 @@ from elc_bert.planner.communication import Collective
 from elc_bert.planner.devices import Device
 
 ASSUMED_MFU = 0.4
-"""Share of the device's peak that training reaches, if the user does not know better."""
+"""Fraction of the device's peak that training reaches, unless the user gives another."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step."""
+    """Time of one step, in seconds."""
 
     compute: float
+    """Seconds of arithmetic."""
     communication: float
+    """Seconds of communication."""
     overlapped: bool
-    """Whether the devices exchange while they compute; otherwise after it."""
+    """True if communication overlaps with arithmetic; otherwise it follows it."""
     tokens: int
-    """Of a step, over all devices."""
+    """Number of tokens per step, over all devices."""
 
     @property
     def seconds(self) -> float:
+        """Seconds of the whole step."""
         parts = (self.compute, self.communication)
         return max(parts) if self.overlapped else sum(parts)
 
     @property
     def tokens_per_second(self) -> float:
+        """Throughput over all devices."""
         return self.tokens / self.seconds
 
 
@@ -44,10 +48,10 @@ def step_time(
     exchanged: Sequence[Collective],
     overlapped: bool,
 ) -> StepTime:
-    """Time of a step of so many tokens, all of them counted as real.
+    """Estimate the time of a step of ``tokens`` tokens, none of which is padding.
 
-    MFU is of the model's arithmetic alone; what activation checkpointing computes again, the layers' forward
-    pass, a third of forward and backward, takes time besides.
+    The MFU refers to the model's arithmetic alone. Activation checkpointing repeats the forward pass of the
+    layers, which adds a third to the time of the arithmetic.
     """
     ours = config.elc_bert
     operations = flops_per_token(ours.model, sequence_length, ours.data.mask_probability) * tokens

@@ -61,7 +61,7 @@ def check_proposals(message: str, total: int, world: int) -> None:
             assert plan_batch(total, world, 256, micro_batch=number).micro_batch == number
         else:
             assert plan_batch(total, number, 256).world_size == number
-    assert proposals or "leave one of them out" in message
+    assert proposals or "remove one of these keys" in message
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def check_proposals(message: str, total: int, world: int) -> None:
     [
         (
             {"global_batch": 12, "world_size": 5},
-            "train_batch_size: 12 sequences cannot be shared equally by 5 devices; "
+            "train_batch_size: 12 sequences cannot be divided equally among 5 devices; "
             "possible numbers of devices: 1, 2, 3, 4, 6, 12",
         ),
         (
@@ -85,7 +85,7 @@ def check_proposals(message: str, total: int, world: int) -> None:
         (
             {"global_batch": 12, "world_size": 2, "micro_batch": 3, "accumulation": 3},
             "train_batch_size 12 is not train_micro_batch_size_per_gpu 3 x gradient_accumulation_steps 3 x "
-            "2 devices; leave one of them out",
+            "2 devices; remove one of these keys",
         ),
     ],
 )

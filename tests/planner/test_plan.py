@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from elc_bert.config.deepspeed_sections import ZeroSection
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.model import ElcBertForMaskedLM, flops_per_token
@@ -14,7 +15,7 @@ from elc_bert.planner.communication import collectives
 from elc_bert.planner.devices import DEVICES, Device, find_device
 from elc_bert.planner.parameters import SMALL, Parameters, count_parameters
 from elc_bert.planner.plan import Machine, largest_micro_batch, make_plan, warnings
-from elc_bert.planner.states import ALLREDUCE_ELEMENTS, ZERO_DEFAULTS, Layout, layout_of, pieces
+from elc_bert.planner.states import ALLREDUCE_ELEMENTS, SIZES, Layout, layout_of, pieces
 from elc_bert.utils.errors import UserError
 from elc_bert_launch.plan import main
 from tests.support import launching
@@ -106,10 +107,12 @@ def test_defaults_are_those_of_deepspeed():
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     defaults = DeepSpeedZeroConfig(stage=3)
-    names = {key: key.removeprefix("stage3_") for key in ZERO_DEFAULTS}
-    found = {key: getattr(defaults, name) for key, name in names.items()}
-    assert found == {**ZERO_DEFAULTS, "overlap_comm": True}  # None there, too, and worked out
-    assert DeepSpeedZeroConfig(stage=2).overlap_comm is False
+    for key in SIZES:
+        assert getattr(ZeroSection(), key) == getattr(defaults, key.removeprefix("stage3_"))
+    for stage in range(4):
+        assert (
+            ZeroSection(stage=stage).overlaps_communication == DeepSpeedZeroConfig(stage=stage).overlap_comm
+        )
     assert defaults.param_persistence_threshold == SMALL
     assert engine.MEMORY_OPT_ALLREDUCE_SIZE == ALLREDUCE_ELEMENTS
 
@@ -194,7 +197,7 @@ def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does():
     assert fitting.fits
     twice = load("strict", f"elc_bert.training.max_micro_batch_size={2 * largest}")
     assert not make_plan(twice, plan.machine).fits
-    assert "not even a micro-batch of 1 does" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
+    assert "not even a micro-batch of 1 fits" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
 
 
 def test_checkpointing_and_stages_lower_memory():
@@ -208,7 +211,7 @@ def test_checkpointing_and_stages_lower_memory():
 
 def test_devices_are_found_by_any_spelling_and_unknown_ones_named():
     assert find_device("a100-80") == find_device("A100 80".replace(" ", "_")) == DEVICES["A100-80"]
-    with pytest.raises(UserError, match=r"^--device H10: not known; did you mean H100\?"):
+    with pytest.raises(UserError, match=r"^--device H10: unknown device; did you mean H100\?"):
         find_device("H10")
     cpu = find_device("cpu", processes=2)
     assert cpu.is_cpu
@@ -237,17 +240,20 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--set", "zero_optimization.stage=5"], "strict.json: zero_optimization.stage: choose 0, 1, 2 or 3"),
+        (
+            ["--set", "zero_optimization.stage=5"],
+            "strict.json: zero_optimization.stage = 5: choose 0, 1, 2 or 3",
+        ),
         (
             ["--set", "zero_optimization.reduce_bucket_size=big"],
-            "strict.json: zero_optimization.reduce_bucket_size = 'big': give a number",
+            'strict.json: zero_optimization.reduce_bucket_size = "big": give a number',
         ),
         (
             ["--set", "data_types.grad_accum_dtype=fp33"],
-            "strict.json: grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
+            "strict.json: data_types.grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
         ),
-        (["--devices", "7"], "train_batch_size: 32768 sequences cannot be shared equally by 7 devices"),
-        (["--device", "H10"], "--device H10: not known; did you mean H100?"),
+        (["--devices", "7"], "train_batch_size: 32768 sequences cannot be divided equally among 7 devices"),
+        (["--device", "H10"], "--device H10: unknown device; did you mean H100?"),
         (["--set", "elc_bert.model.hiden_size=3"], "unknown key elc_bert.model.hiden_size; did you mean"),
     ],
 )

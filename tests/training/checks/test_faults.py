@@ -167,6 +167,6 @@ def test_another_dataset_on_one_rank_is_named(launch):
 
 def test_a_run_without_room_is_refused_with_what_would_fit(launch):
     assert re.search(
-        r"does not fit: sequences of 32 need [\d.]+ GiB of [\d.]+ GiB; the largest micro-batch that does is",
+        r"does not fit: sequences of 32 need [\d.]+ GiB of [\d.]+ GiB; the largest micro-batch that fits is",
         message(launch, "no room"),
     )

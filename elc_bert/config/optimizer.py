@@ -1,0 +1,82 @@
+"""The sections ``optimizer`` and ``scheduler``, shared between this project and DeepSpeed."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from elc_bert.config.section import Probability, Section
+
+OUR_SCHEDULES = ("Cosine", "Linear", "Constant")
+"""Values of ``scheduler.type`` that this project implements; all others are DeepSpeed's."""
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LambParams(Section):
+    """Parameters of the optimizer ``Lamb`` (section ``optimizer.params``)."""
+
+    lr: float = Field(0.01, ge=0.0)
+    """Peak learning rate."""
+    betas: tuple[_Decay, _Decay] = (0.9, 0.98)
+    """Decay rates of the running averages of the gradient and of its square."""
+    eps: float = Field(1e-6, gt=0)
+    """Small constant added to the square root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0.0)
+    """Decoupled weight decay of the weight matrices. Biases, layer norms, embeddings and layer weights never
+    decay."""
+    fused: bool | None = None
+    """Choice of kernels: true requires the fused kernels, false uses plain PyTorch, null uses fused kernels
+    where possible."""
+
+
+class OptimizerConfig(Section):
+    """Optimizer: ``Lamb`` is this project's; every other type is DeepSpeed's."""
+
+    type: str = "Lamb"
+    """Name of the optimizer: ``Lamb``, or any optimizer that DeepSpeed knows, such as ``AdamW``."""
+    params: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    """Parameters of the optimizer: those of ``LambParams`` for ``Lamb``; others are passed to DeepSpeed
+    unchanged."""
+
+    @field_validator("params")
+    @classmethod
+    def _check_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        # The defaults are filled in so that the saved configuration is complete.
+        return LambParams(**params).model_dump() if _is_lamb(info.data.get("type")) else params
+
+    @property
+    def is_lamb(self) -> bool:
+        """True for this project's LAMB, in any capitalization of the name."""
+        return _is_lamb(self.type)
+
+
+def _is_lamb(name: str | None) -> bool:
+    return name is not None and name.lower() == "lamb"
+
+
+class ScheduleParams(Section):
+    """Parameters of the schedules ``Cosine``, ``Linear`` and ``Constant`` (section ``scheduler.params``)."""
+
+    warmup_proportion: Probability = 0.016
+    """Fraction of the run during which the learning rate rises linearly from 0 to its peak."""
+    min_factor: Probability = 0.1
+    """Learning rate at the end of the run, as a fraction of the peak (no effect with Constant)."""
+
+
+class SchedulerConfig(Section):
+    """Learning-rate schedule: ``Cosine``, ``Linear``, ``Constant`` are this project's, others DeepSpeed's."""
+
+    type: str = "Cosine"
+    """Name of the schedule: ``Cosine``, ``Linear``, ``Constant``, or any schedule that DeepSpeed knows."""
+    params: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    """Parameters of the schedule: those of ``ScheduleParams`` for this project's schedules; others are
+    passed to DeepSpeed unchanged."""
+
+    @field_validator("params")
+    @classmethod
+    def _check_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return ScheduleParams(**params).model_dump() if info.data.get("type") in OUR_SCHEDULES else params
+
+    @property
+    def is_ours(self) -> bool:
+        """True for the schedules that this project implements."""
+        return self.type in OUR_SCHEDULES
