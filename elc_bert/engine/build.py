@@ -15,9 +15,9 @@ from elc_bert.distributed.world import World
 from elc_bert.engine.processes import raise_collective_timeouts
 from elc_bert.engine.zero_layout import full_precision_weights, shard_lamb
 from elc_bert.kernels import Choice, Kernels, kernels_for
-from elc_bert.kernels.compiled import check_compiler, compiled
-from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.from_tensors import model_of
+from elc_bert.kernels.compiled import check_compiler, compile_kernels
+from elc_bert.model import ElcBertForMaskedLM, use_kernels
+from elc_bert.model.from_tensors import model_from_tensors
 from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
 from elc_bert.utils.errors import UserError
 
@@ -43,7 +43,7 @@ def build_engine(
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
-    model.encoder.kernels = kernels
+    use_kernels(model, kernels)
     settings = deepspeed_config(config, plan)
     if not config.optimizer.is_lamb:
         groups = parameter_groups(model, config.optimizer.params.get("weight_decay", 0.0))
@@ -58,7 +58,8 @@ def build_engine(
 
 def current_model(engine: Any) -> ElcBertForMaskedLM:
     """A copy of the model as it is now, float32 on the CPU of every rank, in evaluation mode. Collective."""
-    return model_of(engine.module.config, full_precision_weights(engine), Path("the engine"), "its model")
+    weights = full_precision_weights(engine)
+    return model_from_tensors(engine.module.config, weights, Path("the engine"), "its model")
 
 
 def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
@@ -75,7 +76,7 @@ def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
         check_compiler(device)
     except UserError as error:
         raise UserError(f"{config.origin}{error}") from None
-    return compiled(kernels)
+    return compile_kernels(kernels)
 
 
 def missing_kernels(config: RunConfig, device: torch.device) -> str:

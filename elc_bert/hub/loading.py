@@ -12,7 +12,7 @@ from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
 from elc_bert.hub.reference import config_of_tensors, our_parameters, read_tensors, variant_of
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.from_tensors import model_of
+from elc_bert.model.from_tensors import model_from_tensors
 from elc_bert.utils.errors import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.bin")
@@ -73,7 +73,7 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
         tied = parameters.pop("head.decoder.weight", None)
         if tied is not None and not tied.equal(parameters["encoder.embedding.word.weight"]):
             raise UserError(f"{weights}: the head's last matrix is not the word embedding; it must be")
-    model = model_of(model_config, parameters, weights, "its configuration")
+    model = model_from_tensors(model_config, parameters, weights, "its configuration")
     return Loaded(model, tokenizer if tokenizer.is_file() else None)
 
 

@@ -8,7 +8,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
 from elc_bert.engine.zero_layout import whole_numel
 from elc_bert.kernels import Kernels
-from elc_bert.kernels.compiled import left_plain
+from elc_bert.kernels.compiled import methods_without_fast_path
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.training.callbacks.babylm_exports import MILLION, over_the_limit
 from elc_bert.training.data import RunData
@@ -45,7 +45,7 @@ def introduce(run: "Run", origin: Path | None, missing_kernels: str, memory: str
         ("devices", describe_devices(run.world)),
         ("precision", describe_precision(config)),
         ("memory", memory),
-        ("kernels", describe_kernels(config, run.engine.module.encoder.kernels)),
+        ("kernels", describe_kernels(config, run.engine.module.kernels)),
         *lines,
         ("packing", _packing(config, data)),
         ("in total", f"{human(total_tokens)} tokens at most"),
@@ -124,7 +124,7 @@ def describe_kernels(config: RunConfig, kernels: Kernels) -> str:
     kind = "plain definitions" if type(kernels) is Kernels else f"fused ({type(kernels).__name__})"
     if not config.elc_bert.training.compile:
         return kind
-    rest = ", ".join(left_plain(kernels)).replace("_", " ")
+    rest = ", ".join(methods_without_fast_path(kernels)).replace("_", " ")
     return f"{kind}; torch.compile of {rest or 'nothing, since no definition is left to compile'}"
 
 

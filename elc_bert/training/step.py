@@ -13,7 +13,7 @@ from torch import Tensor
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.distributed.world import World
 from elc_bert.engine.zero_layout import whole
-from elc_bert.model.encoder import LayerMixture
+from elc_bert.model.layers import LayerMixture
 from elc_bert.model.loss import masked_lm_loss
 from elc_bert.training.metrics import Totals
 
@@ -79,7 +79,7 @@ def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iter
 def _forward(engine: Any, batch: MicroBatch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Summed loss and number of right predictions."""
     logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
-    return masked_lm_loss(logits, batch.targets, label_smoothing, engine.module.encoder.kernels)
+    return masked_lm_loss(logits, batch.targets, label_smoothing, engine.module.kernels)
 
 
 def _loss_scale_left_to_us(engine: Any) -> float:
