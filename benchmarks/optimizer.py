@@ -22,8 +22,8 @@ from tqdm import tqdm
 from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups
+from elc_bert.optim.fragments import Fragment
 from elc_bert.optim.lamb import Partition
-from elc_bert.optim.passes import Fragment
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import free_port
 

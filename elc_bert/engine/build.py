@@ -18,7 +18,8 @@ from elc_bert.kernels import Choice, Kernels, kernels_for
 from elc_bert.kernels.compiled import check_compiler, compile_kernels
 from elc_bert.model import ElcBertForMaskedLM, use_kernels
 from elc_bert.model.from_tensors import model_from_tensors
-from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
+from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.optim.dispatch import fused_lamb_kernels
 from elc_bert.utils.errors import UserError
 
 
@@ -89,7 +90,7 @@ def missing_kernels(config: RunConfig, device: torch.device) -> str:
     if not config.optimizer.is_lamb or fused is False:
         return ""
     try:
-        passes.kernels_for("cpu" if config.offloads_optimizer else device.type)
+        fused_lamb_kernels("cpu" if config.offloads_optimizer else device.type)
     except UserError as error:
         if fused:
             raise

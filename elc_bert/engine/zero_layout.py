@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elc_bert.optim.fragments import Fragment
 from elc_bert.optim.lamb import Lamb, Partition
-from elc_bert.optim.passes import Fragment
 from elc_bert.utils.errors import UserError
 
 

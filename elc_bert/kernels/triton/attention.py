@@ -223,7 +223,7 @@ def _attention_backward(
 
     Scores are symmetric in queries and keys, so one kernel serves both.
 
-    ``a`` and ``a2`` are the program's own tokens, either queries and the output's gradient, or keys and values;
+    ``a`` and ``a2`` are the program's own tokens: queries and the output's gradient, or keys and values.
     ``b`` and ``b2`` are the others. ``a_table`` and ``b_table``, ``[H, B, T, P]``, are the products of ``a``
     and ``b`` with relative positions; ``a`` is multiplied with ``position [H, P, K]``. ``deltas``, fp32
     ``[H, B, T]``, is the product of the output and its gradient: the launch for queries writes it, the one
@@ -253,10 +253,10 @@ def _attention_backward(
     gradient = tl.zeros((ROWS, K_PADDED), tl.float32)
     gradient2 = tl.zeros((ROWS, K_PADDED), tl.float32)
     # The gradient of table [T, P] is, for each row and bucket, the sum of the gradients of the row's scores
-    # in that bucket. Rotating row r of a tile by r aligns the tile by distance: column c then holds the entries
-    # with distance c modulo COLUMNS. As a tile has twice as many rows as columns, the entries of one distance
-    # spread over three consecutive tiles. Selecting them from the three (`aligned`) gives all entries of
-    # COLUMNS consecutive distances, which a product with the one-hot matrix of buckets sums up.
+    # in that bucket. Rotating row r of a tile by r aligns the tile by distance: column c then holds the
+    # entries with distance c modulo COLUMNS. As a tile has twice as many rows as columns, the entries of one
+    # distance spread over three consecutive tiles. Selecting them from the three (`aligned`) gives all
+    # entries of COLUMNS consecutive distances, which a product with the one-hot matrix of buckets sums up.
     table_gradient = tl.zeros((ROWS, P), tl.float32)
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     rotation = (r - c) & (COLUMNS - 1)
@@ -345,7 +345,7 @@ class _Attention(torch.autograd.Function):
         seed: Tensor | None,
         dropout: float,
     ) -> Tensor:
-        """Compute attention; ``position_q`` and ``position_k`` are ``[H, P, K]``, ``seed`` is int64 ``[1]``."""
+        """Compute attention; positions are ``[H, P, K]``, and ``seed`` is int64 ``[1]`` or None."""
         batch, length, heads, size = q.shape
         output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         log_sums = torch.empty(heads, batch, length, dtype=torch.float32, device=q.device)
