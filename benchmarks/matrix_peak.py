@@ -23,7 +23,9 @@ class Peak:
         precision: on a CPU fp32 is measured too.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, predicted: int, precision: str, device: torch.device):
+    def __init__(
+        self, config: ModelConfig, rows: int, predicted: int, precision: str, device: torch.device
+    ) -> None:
         self.device = device
         self.burst = 0.0
         """The fastest single product of all, operations per second."""
@@ -40,6 +42,7 @@ class Peak:
 
     @property
     def best(self) -> tuple[str, float]:
+        """Name and speed of the fastest product."""
         return max(self.flops.items(), key=lambda item: item[1])
 
     def measure(self) -> None:

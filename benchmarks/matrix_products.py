@@ -26,6 +26,7 @@ class Report:
     pytorch: dict[str, float]
 
     def lines(self) -> list[str]:
+        """Return the lines of the report."""
         lines = [f"{'GFLOP/s':32}{'fast path':>10}{'PyTorch':>10}{'ratio':>8}"]
         return lines + [
             f"{name:32}{self.ours[name] / 1e9:10.1f}{self.pytorch[name] / 1e9:10.1f}"
@@ -53,6 +54,7 @@ def products(size: str, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def operations_per_second(a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Return the floating-point operations per second of a product of two matrices."""
     repeats = 5
     product(a, b)
     start = time.perf_counter()
@@ -62,6 +64,7 @@ def operations_per_second(a: Tensor, b: Tensor, product: Callable[[Tensor, Tenso
 
 
 def benchmark(arguments: argparse.Namespace) -> Report:
+    """Measure both ways of multiplying, in turn."""
     if sgemm_address() is None:
         raise UserError("this processor's fast path is PyTorch's own product; there is nothing to compare")
     keep_freed_memory()
@@ -79,6 +82,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="matrix_products.py",
         description="Compare matrix products on a CPU, in turn: medians over the rounds.",

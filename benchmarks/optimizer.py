@@ -22,8 +22,8 @@ from tqdm import tqdm
 from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups
+from elc_bert.optim.fragments import Fragment
 from elc_bert.optim.lamb import Partition
-from elc_bert.optim.passes import Fragment
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import free_port
 from elc_bert.utils.options import positive_int
@@ -71,6 +71,7 @@ class Group:
 
     @property
     def lengths(self) -> list[int]:
+        """Number of elements of each tensor."""
         return [shape.numel() for shape in self.shapes]
 
     def tensors(self) -> list[nn.Parameter]:
@@ -101,6 +102,7 @@ class Group:
 
 
 def build_groups(size: str, device: str) -> list[Group]:
+    """Return the parameter groups of a model of a size, with random weights and gradients."""
     with torch.device("meta"):
         model = ElcBertForMaskedLM(SIZES[size])
     groups = []
@@ -233,6 +235,7 @@ class Report:
     seconds_per_step: dict[str, float]
 
     def lines(self) -> list[str]:
+        """Return the lines of the report."""
         plain = self.seconds_per_step[PLAIN]
         lines = [
             f"{self.size} model: {self.elements:,} weights in {self.tensors} tensors, on "
@@ -260,6 +263,7 @@ class Report:
 
 
 def benchmark(arguments: argparse.Namespace) -> Report:
+    """Time one step of each optimizer, in turn."""
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -293,6 +297,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="optimizer.py",
         description="Time steps of LAMB and of other optimizers against what the speed of memory allows.",

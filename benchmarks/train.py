@@ -38,7 +38,7 @@ from elc_bert.data.sampling.blend import Portion
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 from elc_bert.kernels import kernels_for
-from elc_bert.kernels.compiled import check_compiler, compiled
+from elc_bert.kernels.compiled import check_compiler, compile_kernels
 from elc_bert.model import flops_per_token
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores, keep_freed_memory
@@ -117,10 +117,12 @@ def read_dataset(arguments: argparse.Namespace, pack: bool) -> Reader:
 
 
 def model_config(arguments: argparse.Namespace) -> ModelConfig:
+    """Return the configuration of the model that the options describe."""
     return SIZES[arguments.size].model_copy(update={"num_hidden_layers": arguments.layers})
 
 
 def build(arguments: argparse.Namespace, candidate: Candidate, device: torch.device) -> Training:
+    """Build a model, its optimizer and its input for a candidate."""
     config = model_config(arguments)
     kernels = kernels_for(device.type, candidate.kernels)
     if candidate.pack is None:
@@ -128,11 +130,12 @@ def build(arguments: argparse.Namespace, candidate: Candidate, device: torch.dev
     else:
         read = read_dataset(arguments, candidate.pack)
     return Training(
-        config, compiled(kernels) if candidate.compile else kernels, arguments.precision, device, read
+        config, compile_kernels(kernels) if candidate.compile else kernels, arguments.precision, device, read
     )
 
 
 def memory_of(arguments: argparse.Namespace, candidate: Candidate, device: torch.device) -> Memory:
+    """Measure the memory of one step of a candidate."""
     torch.set_num_threads(arguments.threads)
     return measure_memory(build(arguments, candidate, device))
 
@@ -176,6 +179,11 @@ def take_turns(
 
 
 def time_step(training: Training, seed: int) -> tuple[float, tuple[int, int]]:
+    """Time a step.
+
+    Returns:
+        Seconds, and the numbers of real and of all tokens in the step.
+    """
     counts = [0, 0]
     read = training.read
 
@@ -197,6 +205,7 @@ def time_step(training: Training, seed: int) -> tuple[float, tuple[int, int]]:
 
 
 def parts_of_step(training: Training, seed: int) -> Counter[str]:
+    """Time each part of a step, in seconds."""
     watch = Watch(training.device)
     torch.manual_seed(seed)
     synchronize(training.device)
@@ -211,6 +220,7 @@ def parts_of_step(training: Training, seed: int) -> Counter[str]:
 
 
 def benchmark(arguments: argparse.Namespace) -> Report:
+    """Measure speed and memory of all candidates, in turn."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.device == "cpu":
         device = torch.device("cpu")
@@ -268,6 +278,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
 def measure_speed(
     arguments: argparse.Namespace, candidates: Sequence[Candidate], peak: Peak, device: torch.device
 ) -> dict[str, Speed]:
+    """Measure the speed of each candidate, in turn, and where the time is spent."""
     if device.type == "cpu":
         keep_freed_memory()  # as training does
     trainings = {str(each): build(arguments, each, device) for each in candidates}
@@ -289,6 +300,7 @@ def measure_speed(
 
 
 def measure_and_draw(arguments: argparse.Namespace) -> Report:
+    """Measure, and draw the picture that --picture asks for."""
     if arguments.picture and arguments.memory_only:
         raise UserError("--picture shows times, which --memory-only does not measure; drop one of them")
     report = benchmark(arguments)
@@ -298,6 +310,7 @@ def measure_and_draw(arguments: argparse.Namespace) -> Report:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="train.py",
         description="Time training steps and their parts against what the device's matrix products allow, "

@@ -51,6 +51,7 @@ class Report:
     """Without the optimizer's step in ``activations``."""
 
     def lines(self) -> list[str]:
+        """Return the lines of the report."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [", ".join(f"{name} {value}" for name, value in self.machine.items()), settings]
         if self.speed:

@@ -41,7 +41,7 @@ class Training:
 
     def __init__(
         self, config: ModelConfig, kernels: Kernels, precision: str, device: torch.device, read: Reader
-    ):
+    ) -> None:
         torch.manual_seed(0)
         self.device = device
         self.read = read
@@ -85,6 +85,7 @@ class Training:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Take an optimizer step, through fp32 master weights if there are any."""
         if self._masters:
             for weight, master in zip(self._weights, self._masters, strict=True):
                 assert weight.grad is not None
@@ -103,7 +104,7 @@ class Watch:
     autograd's graph is timed, and belongs to the part during which it was made, by its sequence number.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self._is_on = False
         self._spans: list[tuple[str, Any, Any]] = []
@@ -112,6 +113,7 @@ class Watch:
 
     @contextmanager
     def instrument(self, model: ElcBertForMaskedLM) -> Iterator[None]:
+        """Time the parts of the model within this block."""
         modules: dict[str, list[nn.Module]] = {part: [] for part in PARTS}
         modules["embedding"] = [model.encoder.embedding]
         modules["head + loss"] = [model.head]
@@ -142,6 +144,7 @@ class Watch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Add the time of this block to a part."""
         begun = self._now() if self._is_on else None
         yield
         if self._is_on:
@@ -193,6 +196,7 @@ class Watch:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.from_tensors import model_of
+from elc_bert.model.from_tensors import model_from_tensors
 from elc_bert.utils.errors import UserError
 
 _ADVICE = "give the directory of a complete checkpoint, such as RUN_DIR/checkpoints/step-000500"
@@ -51,7 +51,7 @@ def load_checkpoint_model(directory: Path) -> ElcBertForMaskedLM:
         UserError: A file is missing or damaged, or the files do not match.
     """
     config, weights = directory / "model.json", directory / "model.safetensors"
-    return model_of(_read_config(config), _read_weights(weights), weights, config.name)
+    return model_from_tensors(_read_config(config), _read_weights(weights), weights, config.name)
 
 
 def _read_config(path: Path) -> ModelConfig:

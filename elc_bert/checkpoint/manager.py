@@ -72,7 +72,7 @@ class Checkpoints:
         identity: Result of ``run_identity``.
     """
 
-    def __init__(self, config: RunConfig, world: World, identity: dict[str, Any]):
+    def __init__(self, config: RunConfig, world: World, identity: dict[str, Any]) -> None:
         self.directory = config.elc_bert.training.output_dir / "checkpoints"
         self._config = config
         self._world = world

@@ -30,7 +30,7 @@ class SavedState:
         UserError: The records do not say which pieces of tensors the files hold.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._files: list[OptimizerFile] = []
         self._pieces: dict[str, list[tuple[OptimizerFile, Piece]]] = defaultdict(list)

@@ -17,9 +17,10 @@ from elc_bert.engine.processes import raise_collective_timeouts
 from elc_bert.engine.protocol import Engine
 from elc_bert.engine.zero_layout import shard_lamb
 from elc_bert.kernels import Choice, Kernels, kernels_for
-from elc_bert.kernels.compiled import check_compiler, compiled
-from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.optim import Lamb, parameter_groups, passes, schedule_factor
+from elc_bert.kernels.compiled import check_compiler, compile_kernels
+from elc_bert.model import ElcBertForMaskedLM, use_kernels
+from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.optim.dispatch import fused_lamb_kernels
 from elc_bert.utils.errors import UserError
 
 
@@ -47,7 +48,7 @@ def build_engine(
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model.encoder.activation_checkpointing = config.elc_bert.training.activation_checkpointing
-    model.encoder.kernels = kernels
+    use_kernels(model, kernels)
     settings = deepspeed_config(config, plan)
     if not config.optimizer.is_lamb:
         groups = parameter_groups(model, config.optimizer.params.get("weight_decay", 0.0))
@@ -74,7 +75,7 @@ def choose_kernels(config: RunConfig, device: torch.device) -> Kernels:
         check_compiler(device)
     except UserError as error:
         raise UserError(f"{config.origin}{error}") from None
-    return compiled(kernels)
+    return compile_kernels(kernels)
 
 
 def reason_for_plain_lamb(config: RunConfig, device: torch.device) -> str:
@@ -90,7 +91,7 @@ def reason_for_plain_lamb(config: RunConfig, device: torch.device) -> str:
     if not config.optimizer.is_lamb or fused is False:
         return ""
     try:
-        passes.kernels_for("cpu" if config.offloads_optimizer else device.type)
+        fused_lamb_kernels("cpu" if config.offloads_optimizer else device.type)
     except UserError as error:
         if fused:
             raise

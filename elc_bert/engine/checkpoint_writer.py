@@ -97,7 +97,7 @@ def write_hashed(path: Path, write: Callable[[Any], object]) -> str:
 class _HashingFile:
     """An open file that computes the checksum of what is written to it."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.hash = hashlib.sha256()
         self.error: OSError | None = None

@@ -41,7 +41,7 @@ class RunMonitor:
         start_step: Steps already taken. Entries that a killed run logged after them are superseded.
     """
 
-    def __init__(self, config: RunConfig, start_step: int):
+    def __init__(self, config: RunConfig, start_step: int) -> None:
         from deepspeed.monitor.config import get_monitor_config
         from deepspeed.monitor.monitor import MonitorMaster
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from elc_bert.engine.protocol import Engine
 from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.encoder import LayerMixture
-from elc_bert.model.from_tensors import model_of
+from elc_bert.model.from_tensors import model_from_tensors
+from elc_bert.model.layers import LayerMixture
 
 
 def full_numel(parameter: Tensor) -> int:
@@ -67,7 +67,9 @@ def full_precision_weights(engine: Engine) -> dict[str, Tensor]:
 
 def current_model(engine: Engine) -> ElcBertForMaskedLM:
     """Return a copy of the model as it is now, float32 on the CPU of every rank, in eval mode. Collective."""
-    return model_of(engine.module.config, full_precision_weights(engine), Path("the engine"), "its model")
+    return model_from_tensors(
+        engine.module.config, full_precision_weights(engine), Path("the engine"), "its model"
+    )
 
 
 def copy_masters_to_model(engine: Engine) -> None:

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from elc_bert.engine.protocol import Engine
 from elc_bert.engine.weights import full_numel
+from elc_bert.optim.fragments import Fragment
 from elc_bert.optim.lamb import Lamb, Partition
-from elc_bert.optim.passes import Fragment
 from elc_bert.utils.errors import UserError
 
 

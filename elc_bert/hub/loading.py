@@ -10,7 +10,7 @@ from elc_bert.checkpoint.load_model import load_checkpoint_model, newest_checkpo
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
 from elc_bert.hub.reference import convert_parameters, infer_config, infer_variant, read_tensors
-from elc_bert.model.from_tensors import model_of
+from elc_bert.model.from_tensors import model_from_tensors
 from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 
@@ -73,7 +73,7 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
                 f"{weights}: the last matrix of the head differs from the word embedding; give a model whose "
                 "head shares the embedding"
             )
-    model = model_of(model_config, parameters, weights, "its configuration")
+    model = model_from_tensors(model_config, parameters, weights, "its configuration")
     return LoadedModel(model, tokenizer if tokenizer.is_file() else None)
 
 

@@ -1,4 +1,4 @@
-"""Which kernels a device gets."""
+"""Choice of the kernels for a device."""
 
 import functools
 from typing import Literal
@@ -11,15 +11,15 @@ Choice = Literal["auto", "plain", "fused"]
 
 @functools.cache
 def kernels_for(device_type: str, choice: Choice | Kernels = "auto") -> Kernels:
-    """The kernels of a type of device, "cpu" or "cuda" (of which ROCm is one to PyTorch).
+    """Return the kernels for a type of device.
 
     Args:
-        device_type: where the model runs.
-        choice: ``plain`` for the definitions, ``fused`` for fast paths, ``auto`` for fast paths where there
-            are any; or kernels, which are returned.
+        device_type: Type of the device that the model runs on: "cpu", or "cuda" for CUDA and ROCm.
+        choice: ``plain`` for the definitions, ``fused`` for the fast paths, ``auto`` for the fast paths if
+            there are any and else the definitions; or kernels, which are returned as they are.
 
     Raises:
-        UserError: ``fused`` where there are none.
+        UserError: The choice is ``fused``, and there are no fast paths for this device.
     """
     if isinstance(choice, Kernels):
         return choice
@@ -34,7 +34,7 @@ def kernels_for(device_type: str, choice: Choice | Kernels = "auto") -> Kernels:
 
 
 def _fused(device_type: str) -> Kernels:
-    # Imported here because Triton comes with torch's GPU builds only.
+    # The imports are here because Triton comes only with PyTorch's GPU builds.
     if device_type == "cpu":
         from elc_bert.kernels.cpu.kernels import CpuKernels
 
@@ -45,10 +45,10 @@ def _fused(device_type: str) -> Kernels:
         except ImportError as error:
             raise UserError(
                 "elc_bert.training.kernels: the GPU kernels need the package triton, which comes with "
-                "torch's GPU builds: install one, or set it to plain"
+                "PyTorch's GPU builds; install such a build, or set the key to plain"
             ) from error
         return TritonKernels()
     raise UserError(
-        f"elc_bert.training.kernels: there are no fast paths for a device of type {device_type}: "
-        "set it to auto or plain"
+        f"elc_bert.training.kernels: there are no fast paths for devices of type {device_type}; "
+        "set the key to auto or plain"
     )

@@ -1,61 +1,70 @@
-"""Layer mixing in one pass over the earlier outputs, forward and backward."""
+"""Layer mixing that reads the earlier outputs once, forward and backward."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from elc_bert.kernels.autograd import apply
 from elc_bert.kernels.reference import Mixing
 
 
-class Sums(Protocol):
-    """What mixing computes with. Tensors are contiguous and alike; shares and products float32."""
+class MixingKernels(Protocol):
+    """Operations that ``FusedMixing`` is built from.
+
+    Tensors are contiguous and have the same shape and type; shares and inner products are float32.
+    """
 
     def combine(self, shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """``sum_j shares_j t_j``, ``shares [n]``."""
+        """Return ``sum_j shares_j t_j`` for ``shares [n]``."""
 
     def inner_products(self, gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """``<gradient, t_j>`` for all j, ``[n]``."""
+        """Return ``<gradient, t_j>`` for all j, ``[n]``."""
 
 
 class FusedMixing(Mixing):
-    """Mixtures that leave no intermediate sums behind.
+    """Mixing without intermediate sums.
 
-    Backward, plain mixing hands ``share * gradient`` to every earlier output, where autograd adds them up
-    one by one. Here the gradients ``g_i`` of the mixtures themselves are kept, and the gradient of ``h_j``,
-    the sum of ``share_ij g_i`` over all mixtures ``i >= j``, is taken in one pass when mixture j, the first
-    to have read ``h_j``, is reached. All later ones have been by then: what they read came out of this one.
+    In the backward pass, plain mixing passes ``share * gradient`` to every earlier output, and autograd adds
+    these up one by one. This class keeps the gradients ``g_i`` of the mixtures instead. The gradient of
+    ``h_j`` is the sum of ``share_ij g_i`` over all mixtures ``i >= j``, and is computed in one pass when the
+    backward pass reaches mixture j, the first one that read ``h_j``. By then it has reached all later
+    mixtures, because their inputs depend on this one.
     """
 
-    def __init__(self, sums: Sums):
+    def __init__(self, kernels: MixingKernels) -> None:
         super().__init__()
-        self.sums = sums
+        self.kernels = kernels
         self._gradients: dict[int, tuple[Tensor, Tensor]] = {}
-        """By number of the mixture: its shares, and its gradient."""
+        """Shares and gradient of each mixture, by the mixture's number."""
 
+    @override
     def mix(self, last: Tensor, shares: Tensor) -> Tensor:
-        # Under autocast outputs may be of different types; adding them up plainly gives the widest.
-        wide = torch.is_autocast_enabled(last.device.type)
-        return _Mix.apply(last.float() if wide else last, shares, self)
+        # Under autocast, outputs may have different types; the plain sum has the widest of them.
+        is_autocast = torch.is_autocast_enabled(last.device.type)
+        mixed: Tensor = apply(_Mix, last.float() if is_autocast else last, shares, self)
+        return mixed
 
     def forward(self, last: Tensor, shares: Tensor) -> Tensor:
-        # Detached: otherwise the graph, which refers to this object, would be referred to by it.
+        """Store the newest output, and return the mixture."""
+        # The output is detached because the graph refers to this object: a reference back would be a cycle.
         self._hidden[len(shares) - 1 :] = [last.detach().contiguous()]
-        return self.sums.combine(shares, self._hidden)
+        return self.kernels.combine(shares, self._hidden)
 
     def backward(self, gradient: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the newest output that a mixture read, and of its shares."""
+        """Return the gradients of the newest output that a mixture read, and of its shares."""
         number, gradient = len(shares) - 1, gradient.contiguous()
         self._gradients[number] = shares, gradient
         later = [self._gradients[i] for i in sorted(self._gradients) if i >= number]
-        of_last = self.sums.combine(
+        last_gradient = self.kernels.combine(
             torch.stack([shares[number] for shares, _ in later]), [gradient for _, gradient in later]
         )
-        of_shares = self.sums.inner_products(gradient, self._hidden[: number + 1])
+        shares_gradient = self.kernels.inner_products(gradient, self._hidden[: number + 1])
         if number == 0:
             self._gradients.clear()
-        return of_last, of_shares
+        return last_gradient, shares_gradient
 
 
 class _Mix(torch.autograd.Function):

@@ -4,14 +4,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elc_bert.config.schema import ModelConfig
-from elc_bert.kernels import Kernels
-from elc_bert.model.linear import Linear
+from elc_bert.kernels import AttentionInputs
+from elc_bert.model.layers import KernelUser, Linear
 
 
-class DisentangledAttention(nn.Module):
+class DisentangledAttention(KernelUser, nn.Module):
     """``LN -> attention with relative positions -> projection -> LN* -> dropout`` (no residual)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.heads = (config.num_attention_heads, d // config.num_attention_heads)
@@ -23,24 +23,27 @@ class DisentangledAttention(nn.Module):
         self.hidden_dropout = config.hidden_dropout_prob
         self.probability_dropout = config.attention_probs_dropout_prob
 
-    def forward(
-        self, x: Tensor, relative: Tensor, attention_mask: Tensor, buckets: Tensor, kernels: Kernels
-    ) -> Tensor:
-        """``[B, T, D] -> [B, T, D]``; the other arguments as in ``Layer.forward``."""
+    def forward(self, x: Tensor, relative: Tensor, attention_mask: Tensor, buckets: Tensor) -> Tensor:
+        """Map ``[B, T, D]`` to ``[B, T, D]``; the other arguments are those of ``Layer.forward``."""
+        kernels = self.kernels_for_input(x)
         z = self.pre_norm(x)
-        q, k = (tensor.unflatten(-1, self.heads) for tensor in self.query_key(z, kernels).chunk(2, dim=-1))
-        v = self.value(z, kernels).unflatten(-1, self.heads)
-        positions = self.query_key(F.dropout(relative, self.hidden_dropout, self.training), kernels)
-        position_q, position_k = (tensor.unflatten(-1, self.heads) for tensor in positions.chunk(2, dim=-1))
-        context = kernels.attention(
-            q,
-            k,
-            v,
-            position_q,
-            position_k,
-            buckets,
-            attention_mask,
-            self.probability_dropout if self.training else 0.0,
+        query, key = (tensor.unflatten(-1, self.heads) for tensor in self.query_key(z).chunk(2, dim=-1))
+        value = self.value(z).unflatten(-1, self.heads)
+        positions = self.query_key(F.dropout(relative, self.hidden_dropout, self.training))
+        position_query, position_key = (
+            tensor.unflatten(-1, self.heads) for tensor in positions.chunk(2, dim=-1)
         )
-        output = self.post_norm(self.output(context.flatten(-2), kernels))
+        context = kernels.attention(
+            AttentionInputs(
+                query,
+                key,
+                value,
+                position_query,
+                position_key,
+                distance_buckets=buckets,
+                attention_mask=attention_mask,
+                dropout=self.probability_dropout if self.training else 0.0,
+            )
+        )
+        output = self.post_norm(self.output(context.flatten(-2)))
         return kernels.dropout(output, self.hidden_dropout if self.training else 0.0)

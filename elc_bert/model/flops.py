@@ -1,14 +1,14 @@
-"""The arithmetic a training step must do, for throughput figures."""
+"""Number of floating-point operations of a training step, for throughput figures."""
 
 from elc_bert.config.schema import ModelConfig
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int, masked_share: float) -> float:
-    """Floating-point operations per token, forward and backward together.
+    """Return the number of floating-point operations per token, forward and backward together.
 
-    Counts the matrix products only: per layer the four attention projections and the three
-    feed-forward matrices, the attention scores and their relative-position terms, and the head at
-    the ``masked_share`` (0 to 1) of positions it is applied to.
+    Only matrix products count: in each layer the four attention projections, the three feed-forward
+    matrices, the attention scores and their relative-position terms; and the head, which is applied to a
+    fraction ``masked_share`` (0 to 1) of the positions.
     """
     d, m = config.hidden_size, config.intermediate_size
     layers, vocabulary = config.num_hidden_layers, config.vocab_size

@@ -1,4 +1,4 @@
-"""A model built from named tensors."""
+"""Construction of a model from named tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +11,28 @@ from elc_bert.model.masked_lm import ElcBertForMaskedLM
 from elc_bert.utils.errors import UserError
 
 
-def model_of(
+def model_from_tensors(
     config: ModelConfig, weights: Mapping[str, Tensor], origin: Path, config_name: str
 ) -> ElcBertForMaskedLM:
-    """A model with these weights, float32 on the CPU, in evaluation mode.
+    """Build a model with these weights, float32 on the CPU, in evaluation mode.
 
     Args:
-        weights: by the names of its parameters.
-        origin: file that they come from.
-        config_name: what the configuration is called in messages.
+        config: Configuration of the model.
+        weights: Weights by parameter name.
+        origin: File that the weights come from, for messages.
+        config_name: Name of the configuration in messages.
 
     Raises:
-        UserError: they do not fit the configuration.
+        UserError: The weights do not fit the configuration.
     """
     model = ElcBertForMaskedLM(config)
     parameters = dict(model.named_parameters())
-    if odd := sorted(parameters.keys() ^ weights.keys()):
-        what = "lacks" if odd[0] in parameters else f"holds, but no model of {config_name} has,"
-        raise UserError(f"{origin}: {what} {odd[0]}; use files of the same model")
+    if unmatched := sorted(parameters.keys() ^ weights.keys()):
+        name = unmatched[0]
+        problem = (
+            f"lacks {name}" if name in parameters else f"holds {name}, which {config_name} does not define"
+        )
+        raise UserError(f"{origin}: {problem}; use files of the same model")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if weights[name].shape != parameter.shape:

@@ -1,4 +1,4 @@
-"""Relative positions in logarithmic buckets (DeBERTa, He et al. 2021, section 3)."""
+"""Logarithmic buckets of relative positions (DeBERTa, He et al. 2021, section 3)."""
 
 import math
 from functools import lru_cache
@@ -9,18 +9,27 @@ from torch import Tensor
 
 @lru_cache(maxsize=16)
 def distance_buckets(length: int, bucket_size: int, max_position: int, device: torch.device) -> Tensor:
-    """Row of the relative embedding for every distance ``i - j`` of two positions below ``length`` (T).
+    """Return the bucket of every distance ``i - j`` between two positions of a sequence.
 
-    Entry ``i - j + T - 1`` of the result, int64 ``[2 T - 1]``, lies in ``[0, 2B - 2]`` and rises with the
-    distance: exact up to ``B / 2`` to either side, logarithmic up to ``max_position``, and the outermost
-    bucket for everything beyond.
+    The bucket is the row of the relative-position embedding. It lies in ``[0, 2 * bucket_size - 2]`` and
+    increases with the distance: distances up to ``bucket_size / 2`` to either side have a bucket each, those
+    up to ``max_position`` share logarithmically growing ones, and all beyond fall into the outermost bucket.
 
-    The logarithm is taken in float32: at a few boundaries float64 would round to the other bucket,
-    and published checkpoints were trained with these.
+    The logarithm is taken in float32. At a few boundaries float64 would round to the neighboring bucket, and
+    published checkpoints were trained with the buckets of float32.
+
+    Args:
+        length: Number of positions, T.
+        bucket_size: Half the number of buckets, ``position_bucket_size`` of the configuration.
+        max_position: ``max_position_embeddings`` of the configuration.
+        device: Device of the result.
+
+    Returns:
+        Buckets, int64 ``[2 T - 1]``; entry ``i - j + T - 1`` is that of distance ``i - j``.
     """
     offset = torch.arange(1 - length, length, device=device)
     exact_limit = bucket_size // 2
-    # Distances inside the exact range are raised to it so that the logarithm below stays finite.
+    # Clamping from below keeps the logarithm finite; the result is not used for these distances.
     distance = offset.abs().clamp(min=exact_limit - 1, max=max_position - 1)
     octaves = torch.log(distance / exact_limit) / math.log((max_position - 1) / exact_limit)
     logarithmic = exact_limit + torch.ceil(octaves * (exact_limit - 1)).long()

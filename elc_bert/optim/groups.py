@@ -1,4 +1,4 @@
-"""Which parameters decay."""
+"""Parameter groups with and without weight decay."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two optimizer groups: matrices of linear layers decay, everything else does not.
+    """Return two parameter groups: the matrices of linear layers, with decay, and all others, without.
 
-    "Everything else" are biases, layer norms, embeddings (with the output matrix that is tied to them)
-    and layer-mixing weights, as in the published recipe.
+    The others are biases, layer norms, embeddings (with the output matrix that is tied to them) and
+    layer-mixing weights, as in the published recipe.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)} - embeddings

@@ -1,64 +1,76 @@
-"""LAMB's passes on a CPU: one walk over memory each, by the kernels of lamb_cpu.c."""
+"""LAMB's kernels on a CPU, in lamb_cpu.c; each method is one pass over memory."""
 
 import ctypes
 import functools
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from elc_bert.kernels.cpu.extension import load_extension
 from elc_bert.kernels.cpu.threads import run_on_threads
-from elc_bert.optim.chunks import Layout, addresses, cut, layout_of, num_tensors
-from elc_bert.optim.passes import Flat
-from elc_bert.utils.errors import UserError
+from elc_bert.optim.fragments import (
+    FlatParameter,
+    Layout,
+    data_pointers,
+    layout_of,
+    num_tensors,
+    split_into_chunks,
+)
+from elc_bert.optim.lamb_reference import LambKernels
 
 CHUNK_SIZE = 1 << 15
-"""Elements; few enough that the threads end at about the same time, enough that the table is short."""
-
+"""Number of elements per chunk: small enough to balance the threads, large enough to keep the table short."""
 UPDATE_MOMENTS, STEP, UPDATE_MOMENTS_AND_STEP = range(3)
-
-# The structures of lamb_cpu.c.
 FLAT = np.dtype(
     [(name, np.uintp) for name in ("parameter", "gradient", "moment1", "moment2")]
     + [(name, np.float32) for name in ("rate", "decay", "eps", "weight1", "beta2", "weight2")]
     + [(name, np.float32) for name in ("scale1", "scale2")]
 )
+"""``struct flat`` of lamb_cpu.c."""
 CHUNK = np.dtype([(name, np.int64) for name in ("flat", "tensor", "start", "end")])
+"""``struct chunk`` of lamb_cpu.c."""
 
 
 class _Pass(ctypes.Structure):
+    """``struct pass`` of lamb_cpu.c."""
+
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("next", "chunks", "kind")),
         *((name, ctypes.c_void_p) for name in ("flats", "chunk", "ratios", "squares")),
     )
 
 
-class CpuPasses:
-    """The same arithmetic as ``PlainPasses``, by as many threads as PyTorch uses.
+class CpuLambKernels(LambKernels):
+    """Fused kernels that run on as many threads as PyTorch uses.
 
-    Parameters, gradients and moments are contiguous and fp32. Results are the same to the last bit for any
-    number of threads: squares are summed within chunks, which do not depend on it, and then in their order.
+    Parameters, gradients and moments are contiguous and fp32. Results are bit-identical for any number of
+    threads, because squares are summed within chunks, which do not depend on it, and then in a fixed order.
 
     Raises:
-        UserError: the kernels were not built when the package was installed.
+        UserError: The C library was not built when the package was installed.
     """
 
     def __init__(self) -> None:
         self._pass = _library().lamb_pass
 
-    def update_moments(self, flats: Sequence[Flat]) -> Tensor:
+    @override
+    def update_moments(self, flats: Sequence[FlatParameter]) -> Tensor:
         return self._run(UPDATE_MOMENTS, flats)
 
-    def step(self, flats: Sequence[Flat], trust_ratios: Tensor) -> None:
+    @override
+    def step(self, flats: Sequence[FlatParameter], trust_ratios: Tensor) -> None:
         self._run(STEP, flats, trust_ratios)
 
-    def update_moments_and_step(self, flats: Sequence[Flat]) -> Tensor:
+    @override
+    def update_moments_and_step(self, flats: Sequence[FlatParameter]) -> Tensor:
         return self._run(UPDATE_MOMENTS_AND_STEP, flats)
 
-    def _run(self, which: int, flats: Sequence[Flat], trust_ratios: Tensor | None = None) -> Tensor:
-        """One pass; the sums of squares, fp32 [tensors of all flats, 2]."""
+    def _run(self, kind: int, flats: Sequence[FlatParameter], trust_ratios: Tensor | None = None) -> Tensor:
+        """Do one pass, and return the sums of squares, fp32 [tensors of all flat parameters, 2]."""
         layout = layout_of(flats)
         chunks = _chunk_table(layout)
         table = np.array([_record(flat) for flat in flats], dtype=FLAT)
@@ -67,7 +79,7 @@ class CpuPasses:
         arguments = _Pass(
             0,
             len(chunks),
-            which,
+            kind,
             table.ctypes.data,
             chunks.ctypes.data,
             None if ratios is None else ratios.data_ptr(),
@@ -80,28 +92,19 @@ class CpuPasses:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    spec = find_spec("elc_bert.optim._kernels")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "optimizer.params.fused: the CPU kernels were not built (no C compiler at installation): "
-            "install one and run make clean setup, or set it to false"
-        )
-    library = ctypes.CDLL(spec.origin)
-    library.lamb_pass.argtypes = [ctypes.POINTER(_Pass)]
-    library.lamb_pass.restype = None
-    return library
+    return load_extension("elc_bert.optim._kernels", {"lamb_pass": _Pass}, "optimizer.params.fused", "false")
 
 
 @functools.lru_cache(maxsize=16)
-def _chunk_table(layout: Layout) -> np.ndarray:
-    return np.array(cut(layout, CHUNK_SIZE), dtype=CHUNK)
+def _chunk_table(layout: Layout) -> npt.NDArray[np.void]:
+    return np.array(split_into_chunks(layout, CHUNK_SIZE), dtype=CHUNK)
 
 
-def _record(flat: Flat) -> tuple[float, ...]:
-    """A row of ``FLAT``."""
+def _record(flat: FlatParameter) -> tuple[float, ...]:
+    """Return the row of a table of type ``FLAT``."""
     (beta1, beta2), (correction1, correction2) = flat.betas, flat.bias_corrections
     return (
-        *addresses(flat),
+        *data_pointers(flat),
         flat.learning_rate,
         flat.weight_decay,
         flat.eps,

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as factors of the peak."""
+"""Learning-rate schedules, as factors of the peak learning rate."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,18 @@ from collections.abc import Callable
 def schedule_factor(
     shape: str, max_steps: int, warmup_proportion: float, min_factor: float
 ) -> Callable[[int], float]:
-    """Factor of the peak learning rate at each step, counted from 0.
+    """Return the factor of the peak learning rate as a function of the step, counted from 0.
 
-    Linear from 0 over the warmup, then ``Cosine`` or ``Linear`` down to ``min_factor`` at the end, or
-    ``Constant``. The peak is reached exactly at the first step after the warmup. DeepSpeed's
-    ``WarmupCosineLR`` is not used because it starts its cosine one step early and so never gets there.
+    The factor rises linearly from 0 during the warmup. It then falls to ``min_factor`` at the last step, by a
+    ``Cosine`` or a ``Linear`` curve, or stays ``Constant``. The first step after the warmup has exactly the
+    peak. DeepSpeed's ``WarmupCosineLR`` starts its cosine one step early and never reaches the peak, so it is
+    not used.
+
+    Args:
+        shape: ``Cosine``, ``Linear`` or ``Constant``.
+        max_steps: Number of steps of the run.
+        warmup_proportion: Fraction of the steps that are warmup.
+        min_factor: Factor at the last step.
     """
     warmup_steps = round(max_steps * warmup_proportion)
 

@@ -29,7 +29,7 @@ class Totals:
         values: Sums to start from, as ``values()`` returns them.
     """
 
-    def __init__(self, device: torch.device, values: list[float] | None = None):
+    def __init__(self, device: torch.device, values: list[float] | None = None) -> None:
         self.device = device
         values = [*(values or []), *[0.0] * 6][:6]  # checkpoints of early versions have fewer
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)

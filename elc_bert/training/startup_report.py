@@ -10,7 +10,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
 from elc_bert.engine.weights import full_numel
 from elc_bert.kernels import Kernels
-from elc_bert.kernels.compiled import left_plain
+from elc_bert.kernels.compiled import methods_without_fast_path
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.training.callbacks.babylm_exports import MILLION, epochs_warning
 from elc_bert.training.data import RunData
@@ -42,7 +42,7 @@ def report_start(run: Run, origin: Path | None, plain_lamb: str, memory: str) ->
         ("devices", describe_devices(run.world)),
         ("precision", describe_precision(config)),
         ("memory", memory),
-        ("kernels", describe_kernels(config, run.engine.module.encoder.kernels)),
+        ("kernels", describe_kernels(config, run.engine.module.kernels)),
         *describe_phases(run),
         ("packing", describe_packing(config, data)),
         ("in total", f"{human(tokens)} tokens at most"),
@@ -91,7 +91,7 @@ def describe_kernels(config: RunConfig, kernels: Kernels | str) -> str:
     kind = "plain definitions" if type(kernels) is Kernels else f"fused ({type(kernels).__name__})"
     if not config.elc_bert.training.compile:
         return kind
-    rest = ", ".join(left_plain(kernels)).replace("_", " ")
+    rest = ", ".join(methods_without_fast_path(kernels)).replace("_", " ")
     return f"{kind}; torch.compile of {rest or 'nothing, since all kernels are fused'}"
 
 

@@ -105,4 +105,4 @@ def evaluate(
 def _forward(engine: Engine, batch: MicroBatch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the summed loss and the number of correct predictions."""
     logits = engine(batch.input_ids, batch.attention_mask, batch.positions)
-    return masked_lm_loss(logits, batch.targets, label_smoothing, engine.module.encoder.kernels)
+    return masked_lm_loss(logits, batch.targets, label_smoothing, engine.module.kernels)

@@ -27,7 +27,7 @@ _BUFFERED_MESSAGES = 10_000
 class LogFile(logging.FileHandler):
     """Log file that is given up, with one warning, if it cannot be written."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__(path, mode="a", encoding="utf-8", delay=True)
         self._failed = False
 
@@ -41,7 +41,7 @@ class LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):
             super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name in the base class)
         """Warn once, on the terminal."""
         self._failed = True
         error = sys.exc_info()[1]

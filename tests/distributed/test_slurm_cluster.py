@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.support.launching import REPOSITORY, last_step, losses, poll
-from tests.support.slurm_cluster import Cluster, NoSlurm, cluster
+from tests.support.slurm_cluster import Cluster, NoSlurmError, cluster
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(240)]
 
@@ -25,7 +25,7 @@ def slurm(tmp_path_factory) -> Iterator[Cluster]:
     try:
         with cluster(tmp_path_factory.mktemp("slurm")) as slurm:
             yield slurm
-    except NoSlurm as reason:
+    except NoSlurmError as reason:
         pytest.skip(str(reason))
 
 

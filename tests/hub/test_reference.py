@@ -96,7 +96,7 @@ def test_a_missing_tensor_is_reported(missing, tmp_path):
 
 def test_invalid_files_are_reported(tmp_path):
     path = training_checkpoint("zero", tmp_path / "model.bin", extra=torch.zeros(2))
-    with pytest.raises(UserError, match="holds, but no model of its configuration has, extra"):
+    with pytest.raises(UserError, match="holds extra, "):
         load_model(path, "zero", tmp_path / "sizes.json")
     path = training_checkpoint(
         "zero", tmp_path / "model.bin", **{"classifier.nonlinearity.5.weight": torch.zeros(96, 24)}

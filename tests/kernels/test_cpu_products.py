@@ -1,4 +1,4 @@
-"""Matrix products by OpenBLAS against PyTorch's own, whatever the processor."""
+"""Matrix products by OpenBLAS agree with PyTorch's own, on any processor."""
 
 import pytest
 import torch
@@ -19,10 +19,10 @@ def any_processor(monkeypatch):
     cpu_products.sgemm_address.cache_clear()
 
 
-def stored(shape: tuple[int, ...], turned: bool, padding: int) -> torch.Tensor:
-    """A random matrix, perhaps the transpose of one, and perhaps part of a wider one."""
+def stored(shape: tuple[int, ...], transposed: bool, padding: int) -> torch.Tensor:
+    """Return a random matrix, optionally stored transposed and as part of a wider one."""
     *leading, rows, columns = shape
-    if turned:
+    if transposed:
         return stored((*leading, columns, rows), False, padding).mT
     return torch.randn(*leading, rows, columns + padding)[..., :columns]
 
@@ -31,17 +31,17 @@ def stored(shape: tuple[int, ...], turned: bool, padding: int) -> torch.Tensor:
 @given(
     sizes, sizes, sizes, st.sampled_from([(), (3,), (2, 5)]), st.booleans(), st.booleans(), st.integers(0, 3)
 )
-def test_any_shape_and_layout(m, n, k, leading, a_turned, b_turned, padding):
+def test_any_shape_and_layout(m, n, k, leading, a_transposed, b_transposed, padding):
     assert cpu_products.sgemm_address() is not None
-    a, b = stored((*leading, m, k), a_turned, padding), stored((*leading, k, n), b_turned, padding)
+    a, b = stored((*leading, m, k), a_transposed, padding), stored((*leading, k, n), b_transposed, padding)
     bias = torch.randn(n)
-    room = torch.full((*leading, m, n + padding), 7.0)
+    buffer = torch.full((*leading, m, n + padding), 7.0)
 
     torch.testing.assert_close(multiply(a, b, bias=bias), a @ b + bias, rtol=1e-5, atol=1e-4)
-    multiply(a, b, out=room[..., :n])
+    multiply(a, b, out=buffer[..., :n])
 
-    torch.testing.assert_close(room[..., :n], a @ b, rtol=1e-5, atol=1e-4)
-    assert (room[..., n:] == 7.0).all()
+    torch.testing.assert_close(buffer[..., :n], a @ b, rtol=1e-5, atol=1e-4)
+    assert (buffer[..., n:] == 7.0).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0)])
@@ -50,14 +50,14 @@ def test_empty_matrices(shape):
     assert torch.equal(multiply(torch.ones(m, k), torch.ones(k, n)), torch.zeros(m, n))
 
 
-def test_a_matrix_that_repeats_one_row_or_number():
+def test_expanded_matrices():
     ones = torch.ones(()).expand(300, 40)
     assert torch.equal(multiply(ones, torch.ones(40, 5)), torch.full((300, 5), 40.0))
     row = torch.arange(40.0).expand(300, 40)
     assert torch.equal(multiply(row, torch.ones(40, 5)), torch.full((300, 5), 780.0))
 
 
-def test_the_same_to_the_bit_for_any_number_of_threads():
+def test_bit_identical_for_any_number_of_threads():
     a, b, threads = torch.randn(700, 384), torch.randn(384, 333), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -83,7 +83,7 @@ def test_linear_and_its_gradients(bias):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
-def test_other_processors_and_installations_without_the_library_multiply_by_pytorch(monkeypatch):
+def test_fall_back_to_pytorch_on_other_processors_and_without_openblas(monkeypatch):
     a, b = torch.randn(50, 30), torch.randn(30, 20)
     for name, value in (("_is_amd", lambda: False), ("_is_amd", lambda: True)):
         monkeypatch.setattr(cpu_products, name, value)

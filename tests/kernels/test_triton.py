@@ -1,6 +1,6 @@
-"""The GPU's kernels give what the definitions give; where there is no GPU, Triton interprets them."""
+"""The GPU kernels agree with the definitions; without a GPU, they run in Triton's interpreter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from elc_bert.kernels.reference import Kernels
+from elc_bert.kernels.reference import AttentionInputs, Kernels
 from elc_bert.model.positions import distance_buckets
-from tests.support.golden_model import relative_error
+from tests.support.tensors import assert_alike, outputs_and_gradients, relative_error
 
 pytest.importorskip("triton", reason="triton comes with torch's GPU builds only")
-# Whether Triton compiles or interprets is settled when it is imported: see conftest.py.
+# Triton reads at import whether to compile or to interpret kernels: see conftest.py.
 from elc_bert.kernels.triton import attention as attention_gpu
 from elc_bert.kernels.triton import kernels as fused_gpu
 from elc_bert.kernels.triton.kernels import TritonKernels, combine, inner_products
@@ -28,29 +28,13 @@ def device(request, monkeypatch) -> str:
     if request.param == "cpu":
         if torch.cuda.is_available():
             pytest.skip("the kernels run on the GPU here")
-        # Interpreted, few large tiles take the least time.
+        # The interpreter is fastest with few large tiles.
         monkeypatch.setattr(attention_gpu, "COLUMNS_WIDE", attention_gpu.COLUMNS)
     return request.param
 
 
-def outputs_and_gradients(function: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """On the CPU; of one tensor, with an arbitrary gradient coming in."""
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
-    output = function(*inputs)
-    draw = torch.Generator().manual_seed(5)
-    output.backward(torch.randn(output.shape, generator=draw).to(output))
-    return [tensor.cpu() for tensor in (output.detach(), *(tensor.grad for tensor in inputs))]
-
-
-def assert_alike(found: Sequence[Tensor], expected: Sequence[Tensor], dtype: torch.dtype) -> None:
-    for ours, exact in zip(found, expected, strict=True):
-        assert ours.dtype == dtype
-        assert ours.shape == exact.shape
-        assert relative_error(ours.float(), exact) <= TOLERANCE[dtype]
-
-
 def attention_inputs(length: int, size: int, buckets: int, batch: int = 2) -> list[Tensor]:
-    """Queries with keys, values, and the relative positions of both."""
+    """Return queries and keys in one tensor, values, and the queries and keys of relative positions."""
     torch.manual_seed(length)
     shapes = [(batch, length, 4, size), (batch, length, 2, size), *[(2 * buckets - 1, 2, size)] * 2]
     # Exact in bf16, so that only the arithmetic differs.
@@ -60,12 +44,14 @@ def attention_inputs(length: int, size: int, buckets: int, batch: int = 2) -> li
 def attention(
     kernels: Kernels, device: str, buckets: int, mask: Tensor, dropout: float = 0.0, seed: int = 0
 ) -> Callable[..., Tensor]:
-    """Of queries and keys that are parts of one tensor, as in the model."""
+    """Return attention as a function of queries and keys in one tensor, as in the model, and the others."""
     table = distance_buckets(mask.shape[1], buckets, 64, torch.device(device))
 
     def run(qk: Tensor, *others: Tensor) -> Tensor:
         torch.manual_seed(seed)
-        return kernels.attention(*qk.chunk(2, dim=2), *others, table, mask.to(device), dropout)
+        return kernels.attention(
+            AttentionInputs(*qk.chunk(2, dim=2), *others, table, mask.to(device), dropout)
+        )
 
     return run
 
@@ -105,12 +91,12 @@ def test_attention(length, size, buckets, mask, dtype, device):
     expected = outputs_and_gradients(attention(PLAIN, "cpu", buckets, numbers), inputs)
     ours = [tensor.to(device, dtype) for tensor in inputs]
     found = outputs_and_gradients(attention(FUSED, device, buckets, numbers), ours)
-    assert_alike(found, expected, dtype)
+    assert_alike(found, expected, dtype, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-def test_attention_drops_probabilities_and_their_gradients_alike(device, dtype):
-    """With unit vectors as values the output shows the probabilities, and so what was dropped."""
+def test_attention_applies_one_dropout_mask_to_probabilities_and_gradients(device, dtype):
+    """With unit vectors as values the output equals the probabilities, and so shows which were dropped."""
     length, rate = 40, 0.3
     qk, _, *positions = attention_inputs(length, length, 4)
     v = torch.eye(length)[None, :, None].expand(2, length, 2, length)
@@ -131,10 +117,10 @@ def test_attention_drops_probabilities_and_their_gradients_alike(device, dtype):
 
     exact = [tensor.float().cpu() for tensor in inputs]
     expected = outputs_and_gradients(attention(SameDropout(), "cpu", 4, mask, rate), exact)
-    assert_alike(outputs_and_gradients(dropped, inputs), expected, dtype)
+    assert_alike(outputs_and_gradients(dropped, inputs), expected, dtype, TOLERANCE[dtype])
 
 
-def test_the_seed_decides_what_attention_drops_and_the_size_of_tiles_does_not(device, monkeypatch):
+def test_the_dropout_mask_depends_on_the_seed_and_not_on_the_tile_size(device, monkeypatch):
     inputs = [tensor.to(device) for tensor in attention_inputs(33, 4, 4, batch=1)]
     mask = torch.ones(1, 33, dtype=torch.bool)
     first, other = (attention(FUSED, device, 4, mask, 0.5, seed)(*inputs) for seed in (1, 2))
@@ -144,13 +130,13 @@ def test_the_seed_decides_what_attention_drops_and_the_size_of_tiles_does_not(de
     assert_close(first, again, rtol=1e-5, atol=1e-5)
 
 
-def test_attention_computed_a_second_time_drops_the_same(device):
+def test_recomputed_attention_has_the_same_dropout_mask(device):
     inputs = [tensor.to(device) for tensor in attention_inputs(7, 4, 4)]
     mask = MASKS["full"](7).to(device)
     table = distance_buckets(7, 4, 64, torch.device(device))
 
     def run(qk, *others):
-        return FUSED.attention(*qk.chunk(2, dim=2), *others, table, mask, 0.5)
+        return FUSED.attention(AttentionInputs(*qk.chunk(2, dim=2), *others, table, mask, 0.5))
 
     torch.manual_seed(1)
     expected = outputs_and_gradients(run, inputs)
@@ -160,7 +146,7 @@ def test_attention_computed_a_second_time_drops_the_same(device):
 
 
 @pytest.mark.gpu
-def test_attention_is_the_same_to_the_bit_every_time():
+def test_attention_is_bit_identical_between_runs():
     inputs = [tensor.to("cuda") for tensor in attention_inputs(300, 64, 32)]
     run = attention(FUSED, "cuda", 32, MASKS["packed"](300), 0.1)
     assert all(map(torch.equal, outputs_and_gradients(run, inputs), outputs_and_gradients(run, inputs)))
@@ -180,7 +166,7 @@ def test_attention_under_autocast_and_without_gradients(device):
         assert torch.equal(run(*(tensor.half() for tensor in inputs)).cpu(), expected[0])
 
 
-def test_double_precision_takes_the_definition(device):
+def test_fp64_falls_back_to_the_definition(device):
     inputs = [tensor.to(device).double() for tensor in attention_inputs(7, 4, 4)]
     mask = MASKS["padded"](7)
     assert torch.equal(*(attention(kernels, device, 4, mask)(*inputs) for kernels in (FUSED, PLAIN)))
@@ -217,25 +203,30 @@ def test_mixtures(device, dtype):
 
     expected = outputs_and_gradients(lambda *x: network(PLAIN, *x), [h, *weights])
     ours = [tensor.to(device, dtype) for tensor in (h, *weights)]
-    assert_alike(outputs_and_gradients(lambda *x: network(FUSED, *x), ours), expected, dtype)
+    found = outputs_and_gradients(lambda *x: network(FUSED, *x), ours)
+    assert_alike(found, expected, dtype, TOLERANCE[dtype])
 
 
 @both_types
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("rows", "vocabulary"), [(0, 20), (1, 16), (7, 301)])
 def test_cross_entropy(device, rows, vocabulary, smoothing, dtype, monkeypatch):
-    monkeypatch.setattr(fused_gpu, "VOCABULARY_BLOCK", 128)  # so that a row has several blocks
+    monkeypatch.setattr(fused_gpu, "VOCABULARY_BLOCK", 128)  # a row then has several blocks
     torch.manual_seed(rows)
     logits = (4 * torch.randn(rows, vocabulary)).bfloat16().float()
     targets = torch.randint(vocabulary, (rows,))
     if rows > 2:
         targets[0] = logits[0].argmax()
-        logits[1:3, [3, 205]], targets[1], targets[2] = 50.0, 205, 3  # of equals the first is the guess
+        logits[1:3, [3, 205]], targets[1], targets[2] = (
+            50.0,
+            205,
+            3,
+        )  # of equal logits the first is the prediction
     expected, found = logits.clone().requires_grad_(), logits.to(device, dtype).requires_grad_()
-    exact, exactly_right = PLAIN.cross_entropy(expected, targets, smoothing)
-    loss, right = FUSED.cross_entropy(found, targets.to(device), smoothing)
-    assert right.dtype == torch.int64
-    assert right == exactly_right
+    exact, expected_correct = PLAIN.cross_entropy(expected, targets, smoothing)
+    loss, correct = FUSED.cross_entropy(found, targets.to(device), smoothing)
+    assert correct.dtype == torch.int64
+    assert correct == expected_correct
     assert_close(loss.cpu(), exact, rtol=1e-5, atol=1e-6)
     (loss * 0.5).backward()
     (exact * 0.5).backward()
@@ -244,6 +235,6 @@ def test_cross_entropy(device, rows, vocabulary, smoothing, dtype, monkeypatch):
         assert relative_error(found.grad.float().cpu(), expected.grad) <= TOLERANCE[dtype]
 
 
-def test_a_target_that_is_no_token_has_no_loss(device):
+def test_a_target_outside_of_the_vocabulary_gives_nan(device):
     logits = torch.randn(2, 5, device=device)
     assert FUSED.cross_entropy(logits, torch.tensor([0, 5], device=device))[0].isnan()

@@ -1,5 +1,7 @@
-"""The model against the reference's figures, and what the figures do not show."""
+"""The model agrees with the reference implementation's golden values; further properties of it."""
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from elc_bert.config.schema import ModelConfig
-from elc_bert.kernels import kernels_for
-from elc_bert.model import ElcBertForMaskedLM, flops_per_token
-from tests.support.golden_model import VARIANTS, GoldenModel, relative_error
+from elc_bert.kernels import Kernels, kernels_for
+from elc_bert.model import ElcBertForMaskedLM, flops_per_token, use_kernels
+from elc_bert.model.layers import KernelUser
+from tests.support.golden_model import VARIANTS, GoldenModel
+from tests.support.tensors import relative_error
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -31,10 +35,10 @@ def test_matches_the_reference_in_hidden_states_loss_and_every_gradient(
     golden = GoldenModel(variant)
     model = loaded(golden, device)
     model.encoder.activation_checkpointing = checkpointing
-    model.encoder.kernels = kernels
+    use_kernels(model, kernels)
     ids, mask = golden.input_ids.to(device), golden.attention_mask.to(device)
 
-    embedded, _ = model.encoder.embedding(ids, kernels_for(device, kernels))
+    embedded, _ = model.encoder.embedding(ids)
     hidden = model.encoder(ids, mask)
     logits = model(ids, mask, golden.positions.to(device))
     loss = F.cross_entropy(logits, golden.targets.to(device))
@@ -66,7 +70,7 @@ def test_padding_changes_nothing(variant):
     torch.testing.assert_close(alone, hidden, rtol=1e-5, atol=1e-5)
 
 
-def test_a_sequence_of_padding_only_gives_numbers_and_gradients():
+def test_a_sequence_of_padding_only_gives_finite_gradients():
     golden = GoldenModel("zero")
     model = loaded(golden)
     mask = golden.attention_mask.clone()
@@ -89,7 +93,7 @@ def test_longer_input_than_the_position_range_is_allowed():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_layers_start_with_the_variants_mixture(variant):
+def test_the_initial_mixture_is_that_of_the_variant(variant):
     model = ElcBertForMaskedLM(ModelConfig(variant=variant, num_hidden_layers=3, hidden_size=12))
     weights = model.encoder.layer_weights()
     start = torch.tensor([0.0, 0.0, 1.0 if variant == "base" else 0.0])
@@ -97,12 +101,12 @@ def test_layers_start_with_the_variants_mixture(variant):
     assert weights.get("output", torch.empty(0)).numel() == (4 if variant == "weighted_output" else 0)
 
 
-def test_initialisation():
+def test_initialization():
     config = ModelConfig(hidden_size=120, intermediate_size=160, num_hidden_layers=3, vocab_size=500)
     torch.manual_seed(0)
     model = ElcBertForMaskedLM(config)
     std = (2 / (5 * 120)) ** 0.5
-    # Cutting a normal at two standard deviations leaves 0.88 of its spread.
+    # Truncating a normal distribution at two standard deviations leaves 0.88 of its deviation.
     for layer, module in enumerate(model.encoder.layers):
         attention = module.attention.query_key
         assert attention.weight.abs().max() <= 2 * std
@@ -137,7 +141,7 @@ def test_flops_of_the_small_model():
     assert flops_per_token(ModelConfig(), 128, 0.15) == layers + head + attention
 
 
-def test_model_files_know_nothing_of_training():
+def test_model_files_import_neither_deepspeed_nor_distributed():
     from elc_bert import model
 
     sources = [m.__file__ for name, m in sys.modules.items() if name.startswith(model.__name__)]
@@ -159,3 +163,40 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
     assert (quiet - golden.final_hidden).abs().max() <= 2e-5
     noisy = model.train().encoder(golden.input_ids, golden.attention_mask)
     assert (noisy - golden.final_hidden).abs().max() > 0.1
+
+
+class TestKernels:
+    def test_a_new_model_uses_the_fast_paths_of_its_device(self):
+        model = ElcBertForMaskedLM(GoldenModel("zero").config)
+        assert model.kernels == "auto"
+        users = [module for module in model.modules() if isinstance(module, KernelUser)]
+        auto = kernels_for("cpu", "auto")
+        assert all(user.kernels_for_input(torch.zeros(1)) is auto for user in users)
+
+    def test_use_kernels_reaches_every_module_and_no_weights(self):
+        class Counting(Kernels):
+            calls = 0
+
+            def linear(self, x, weight, bias=None):
+                self.calls += 1
+                return super().linear(x, weight, bias)
+
+        golden, kernels = GoldenModel("weighted_output"), Counting()
+        model = loaded(golden)
+        names = list(model.state_dict())
+        use_kernels(model, kernels)
+        model(golden.input_ids, golden.attention_mask, golden.positions)
+        assert model.kernels is kernels
+        # Each layer has four products with the query and key matrix (also of positions), value and output
+        # matrix, and two in the feed-forward block; the head has two.
+        assert kernels.calls == 6 * golden.config.num_hidden_layers + 2
+        assert list(model.state_dict()) == names
+
+    def test_copies_and_pickles_keep_the_kernels(self):
+        golden = GoldenModel("zero")
+        model = loaded(golden)
+        use_kernels(model, "plain")
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert copied.kernels == "plain"
+            arguments = golden.input_ids, golden.attention_mask, golden.positions
+            assert torch.equal(copied(*arguments), model(*arguments))

@@ -1,3 +1,5 @@
+"""Parameter groups with and without weight decay."""
+
 from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import parameter_groups

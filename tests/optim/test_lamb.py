@@ -1,4 +1,4 @@
-"""LAMB against the reference's figures; under ZeRO it is tested through the launcher in training/."""
+"""LAMB agrees with golden values of the reference; tests/engine and tests/training cover ZeRO."""
 
 from pathlib import Path
 
@@ -7,18 +7,18 @@ import torch
 from safetensors.torch import load_file
 
 from elc_bert.optim import Lamb
+from elc_bert.optim.fragments import Fragment
 from elc_bert.optim.lamb import Partition
-from elc_bert.optim.passes import Fragment
-from tests.optim.kinds import ALL_KINDS, passes_of
+from tests.optim.lamb_kernels import ALL_KINDS, kernels_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lamb.safetensors"
 
 
 @pytest.fixture(params=ALL_KINDS)
 def device(request, monkeypatch):
-    """Where parameters lie whose steps are taken by passes of each kind."""
-    passes, device = passes_of(request.param)
-    monkeypatch.setattr("elc_bert.optim.lamb.choose_passes", lambda flats, fused: passes)
+    """Device of the parameters; LAMB uses each kind of kernels in turn."""
+    kernels, device = kernels_of(request.param)
+    monkeypatch.setattr("elc_bert.optim.lamb.choose_lamb_kernels", lambda flats, fused: kernels)
     return device
 
 
@@ -46,7 +46,7 @@ def test_matches_the_reference(golden):
             assert (p - golden[f"after.{step}.{i}"]).abs().max() <= 1e-6
 
 
-def test_goes_on_from_its_state(golden):
+def test_resumes_from_its_state(golden):
     parameters, lamb = build(golden)
     for step in range(6):
         if step == 3:
@@ -61,7 +61,7 @@ def test_goes_on_from_its_state(golden):
     assert all((p - golden[f"after.5.{i}"]).abs().max() <= 1e-6 for i, p in enumerate(parameters))
 
 
-def test_allocating_neither_moves_nor_counts(golden):
+def test_allocating_changes_neither_parameters_nor_step_counts(golden):
     parameters, lamb = build(golden)
     for p in parameters:
         p.grad = torch.zeros_like(p)
@@ -89,7 +89,7 @@ def test_a_zero_parameter_or_update_has_trust_ratio_one(device):
     assert torch.isfinite(q).all()
 
 
-def test_parameters_without_gradient_stay(golden):
+def test_parameters_without_gradient_do_not_change(golden):
     parameters, lamb = build(golden)
     parameters[0].grad = golden["grad.0.0"]
     lamb.step()
@@ -97,8 +97,8 @@ def test_parameters_without_gradient_stay(golden):
     assert all(torch.equal(p, golden[f"init.{i}"]) for i, p in enumerate(parameters) if i > 0)
 
 
-def test_notices_what_changes_between_steps(device):
-    """Another cut into tensors, and gradients and moments elsewhere in memory."""
+def test_partitions_and_buffers_may_change_between_steps(device):
+    """The division into tensors and the addresses of gradients and moments are not cached across steps."""
     p = torch.nn.Parameter(torch.linspace(1, 2, 6, device=device))
     lamb = Lamb([p], lr=0.1, weight_decay=0.1)
     for lengths in [(6,), (2, 4), (1, 2, 3)]:

@@ -1,3 +1,5 @@
+"""Learning-rate schedules."""
+
 import json
 from pathlib import Path
 
@@ -26,5 +28,5 @@ def test_linear_and_constant():
     assert [constant(s) for s in (5, 10, 109)] == [0.5, 1.0, 1.0]
 
 
-def test_no_warmup_begins_at_the_peak():
+def test_without_warmup_the_schedule_starts_at_the_peak():
     assert schedule_factor("Cosine", 100, 0.0, 0.1)(0) == 1.0

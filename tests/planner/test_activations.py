@@ -6,7 +6,7 @@ from torch import Tensor
 
 from elc_bert.config.schema import ModelConfig
 from elc_bert.kernels import Mixing, kernels_for
-from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model import ElcBertForMaskedLM, use_kernels
 from elc_bert.model.loss import masked_lm_loss
 from elc_bert.planner.activations import (
     PLAIN,
@@ -70,7 +70,7 @@ def test_the_table_is_what_autograd_keeps(variant, dropout, kernels, monkeypatch
         pytest.skip(str(error))
     config = ModelConfig(variant=variant, **SIZES, **dropout)
     model = ElcBertForMaskedLM(config)
-    model.encoder.kernels = kernels
+    use_kernels(model, kernels)
     load = Workload(config, B, T, N, compute_bytes=4, on_cpu=True, kernels=kernels)
     kept = kept_by_autograd(model, kernels, monkeypatch)
     assert saved_bytes(load) == pytest.approx(kept, rel=0.001)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -43,8 +42,3 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         if name.startswith(prefix):
             found[convert_name(name.removeprefix(prefix))] = tensor
     return found
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected entry."""
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo().tiny)).item()

@@ -50,7 +50,7 @@ A requeued job starts when its credentials have expired; ``cred_expire`` reduces
 """
 
 
-class NoSlurm(Exception):
+class NoSlurmError(Exception):
     """Slurm is not installed, or cannot run on this machine."""
 
 
@@ -90,12 +90,12 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         folder: Folder of Slurm's files.
 
     Raises:
-        NoSlurm: Slurm is not installed, or cannot run on this machine.
+        NoSlurmError: Slurm is not installed, or cannot run on this machine.
     """
     if shutil.which("slurmctld", path=_PATH) is None or shutil.which("slurmd", path=_PATH) is None:
-        raise NoSlurm("Slurm is not installed (Debian: slurm-wlm)")
+        raise NoSlurmError("Slurm is not installed (Debian: slurm-wlm)")
     if os.getuid() != 0:
-        raise NoSlurm("slurmd needs root")
+        raise NoSlurmError("slurmd needs root")
     config = folder / "slurm.conf"
     ports = [free_port() for _ in range(3)]
     config.write_text(_CONFIG.format(host=socket.gethostname(), folder=folder, ports=ports))
@@ -128,4 +128,4 @@ def _wait_for_nodes(slurm: Cluster, folder: Path) -> None:
             if slurm("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle", "idle"]:
                 return
         time.sleep(0.1)
-    raise NoSlurm(f"Slurm did not start: {(folder / 'daemons.log').read_text()[-500:]}")
+    raise NoSlurmError(f"Slurm did not start: {(folder / 'daemons.log').read_text()[-500:]}")

@@ -1,1 +1,1 @@
-"""Fused kernels for CPUs, in C and through OpenBLAS."""
+"""Fused kernels for CPUs, in C and with matrix products by OpenBLAS."""

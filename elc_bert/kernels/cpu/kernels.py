@@ -1,4 +1,4 @@
-"""Fast paths on a CPU: what is between the matrix products by the kernels of kernels.c, a walk each."""
+"""Fast paths on a CPU: each operation between the matrix products is one pass over memory in kernels.c."""
 
 import functools
 import math
@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
+from elc_bert.kernels.autograd import apply
 from elc_bert.kernels.cpu.library import (
     DROPOUT_ROW,
     GEGLU_ROWS,
@@ -21,95 +24,101 @@ from elc_bert.kernels.cpu.library import (
 )
 from elc_bert.kernels.cpu.products import linear, multiply
 from elc_bert.kernels.mixing import FusedMixing
-from elc_bert.kernels.reference import Kernels, Mixing
+from elc_bert.kernels.reference import AttentionInputs, Kernels, Mixing
 
 DTYPES = (torch.float32, torch.bfloat16)
-SCORES_AT_ONCE = 1 << 22
-"""Numbers: attention takes so many scores (16 MiB) at a time, which stay in the processor's cache."""
+SCORES_PER_CHUNK = 1 << 22
+"""Number of scores (16 MiB) that attention computes at a time, so that they stay in the processor's cache."""
 
 
 class CpuKernels(Kernels):
-    """Fast paths for tensors in float32 and bfloat16; other types take the definitions.
+    """Fast paths for float32 and bfloat16 tensors; other types fall back to the definitions.
 
-    Results are the same to the last bit for any number of threads.
+    Results are bit-identical for any number of threads.
 
     Raises:
-        UserError: the kernels were not built when the package was installed.
+        UserError: The C library was not built when the package was installed.
     """
 
     def __init__(self) -> None:
         library()
 
+    @override
     def mixing(self) -> Mixing:
         return FusedMixing(self)
 
     def combine(self, shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """``sum_j shares_j t_j``; see ``mixing.Sums``."""
+        """Return ``sum_j shares_j t_j``; see ``MixingKernels``."""
         if tensors[0].dtype not in DTYPES:
             pairs = zip(shares.to(tensors[0].dtype), tensors, strict=True)
             return torch.stack([share * tensor for share, tensor in pairs]).sum(0)
         result = torch.empty_like(tensors[0])
-        run("combine", **_mix(tensors), shares=shares.float().contiguous(), sum=result)
+        run("combine", **_mix_arguments(tensors), shares=shares.float().contiguous(), sum=result)
         return result
 
     def inner_products(self, gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """``<gradient, t_j>`` for all j; see ``mixing.Sums``."""
+        """Return ``<gradient, t_j>`` for all j; see ``MixingKernels``."""
         if gradient.dtype not in DTYPES:
             return torch.stack([(gradient.float() * tensor.float()).sum() for tensor in tensors])
-        arguments = _mix(tensors)
+        arguments = _mix_arguments(tensors)
         partial = torch.empty(arguments["tasks"], len(tensors), dtype=torch.float64)
         run("inner_products", **arguments, gradient=gradient, products=partial)
         return partial.sum(0).float()
 
+    @override
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return linear(x, weight, bias)
 
-    def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        position_q: Tensor,
-        position_k: Tensor,
-        distance_buckets: Tensor,
-        attention_mask: Tensor,
-        dropout: float,
-    ) -> Tensor:
-        tensors = (q, k, v, position_q, position_k)
-        if q.dtype not in DTYPES or any(tensor.dtype != q.dtype for tensor in tensors):
-            return super().attention(*tensors, distance_buckets, attention_mask, dropout)
-        # Buckets rise with the distance: short sequences need the middle ones alone.
-        used = slice(int(distance_buckets[0]), int(distance_buckets[-1]) + 1)
+    @override
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        q, k, v, position_q, position_k = inputs.vectors
+        if q.dtype not in DTYPES or any(tensor.dtype != q.dtype for tensor in inputs.vectors):
+            return super().attention(inputs)
+        # Buckets increase with the distance, so short sequences need only those in the middle.
+        buckets = inputs.distance_buckets
+        used = slice(int(buckets[0]), int(buckets[-1]) + 1)
         position_q, position_k = position_q[used], position_k[used]
-        plan = _AttentionPlan(q, position_q, distance_buckets, attention_mask, dropout)
-        return _Attention.apply(q, k, v, position_q, position_k, plan)
+        plan = _AttentionPlan(q, position_q, buckets, inputs.attention_mask, inputs.dropout)
+        context: Tensor = apply(_Attention, q, k, v, position_q, position_k, plan)
+        return context
 
+    @override
     def geglu_norm(self, x: Tensor, eps: float) -> Tensor:
-        return _GegluNorm.apply(x, eps) if x.dtype in DTYPES else super().geglu_norm(x, eps)
+        if x.dtype not in DTYPES:
+            return super().geglu_norm(x, eps)
+        y: Tensor = apply(_GegluNorm, x, eps)
+        return y
 
+    @override
     def dropout(self, x: Tensor, probability: float) -> Tensor:
         if not probability or x.dtype not in DTYPES:
             return super().dropout(x, probability)
-        return _Dropout.apply(x, _dropout(probability))
+        y: Tensor = apply(_Dropout, x, _dropout_key(probability))
+        return y
 
+    @override
     def cross_entropy(
         self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        # The definition says what a target outside of the vocabulary means; C would write there.
+        # The definition handles or rejects targets outside of the vocabulary; C would write out of bounds.
         is_inside = bool(((targets >= 0) & (targets < logits.shape[-1])).all())
         if logits.dtype not in DTYPES or not is_inside:
             return super().cross_entropy(logits, targets, label_smoothing)
-        return _CrossEntropy.apply(logits, targets, label_smoothing)
+        loss: Tensor
+        correct: Tensor
+        loss, correct = apply(_CrossEntropy, logits, targets, label_smoothing)
+        return loss, correct
 
 
-def _dropout(probability: float) -> DropoutKey:
-    """A mask, drawn from PyTorch's generator, so that ``torch.manual_seed`` decides it."""
+def _dropout_key(probability: float) -> DropoutKey:
+    """Draw a mask's key from PyTorch's generator, so that ``torch.manual_seed`` determines the mask."""
     seed = int(torch.randint(2**63 - 1, ())) if probability else 0
     threshold = round(probability * 2**31)
     return DropoutKey(seed, 1 / (1 - probability) if probability < 1 else 0.0, min(threshold, 2**31 - 1))
 
 
-def _mix(tensors: Sequence[Tensor]) -> dict[str, Any]:
+def _mix_arguments(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the arguments that ``combine`` and ``inner_products`` have in common."""
     assert all(tensor.is_contiguous() and tensor.dtype == tensors[0].dtype for tensor in tensors)
     elements = tensors[0].numel()
     return {
@@ -163,16 +172,16 @@ class _GegluNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, statistics = ctx.saved_tensors
-        of_x = torch.empty_like(x)
+        x_gradient = torch.empty_like(x)
         run(
             "geglu_norm_backward",
             **ctx.arguments,
             x=x,
             y=gradient.contiguous(),
-            gradient=of_x,
+            gradient=x_gradient,
             statistics=statistics,
         )
-        return of_x, None
+        return x_gradient, None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -206,60 +215,66 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, log_sums = ctx.saved_tensors
-        of_logits = torch.empty_like(logits)
+        logits_gradient = torch.empty_like(logits)
         run(
             "cross_entropy_backward",
             **ctx.arguments,
             logits=logits,
             targets=targets.contiguous(),
             log_sums=log_sums,
-            gradient=of_logits,
+            gradient=logits_gradient,
             scale=gradient.item(),
         )
-        return of_logits, None, None
+        return logits_gradient, None, None
 
 
 class _AttentionPlan:
-    """What attention knows before it sees a number, and how it cuts its work.
+    """The sizes of an attention call, its mask, and its division into chunks of sequences.
 
-    Shapes besides those of ``Kernels.attention``: ``c`` sequences of a chunk, ``E`` side of the products.
+    Shapes in addition to those of ``AttentionInputs``: ``c`` sequences per chunk, ``E`` side of the extended
+    products.
     """
 
     def __init__(
         self, q: Tensor, position_q: Tensor, distance_buckets: Tensor, attention_mask: Tensor, dropout: float
-    ):
+    ) -> None:
         self.batch, self.length, self.heads, self.head_size = q.shape
         self.positions = len(position_q)
-        # Rounded up, the products are as fast as any.
+        # Products are fastest if their sizes are multiples of 16.
         self.side = -(-(self.length + self.positions) // 16) * 16
-        self.chunk = min(self.batch, max(1, SCORES_AT_ONCE // (self.heads * self.side**2)))
+        self.chunk = min(self.batch, max(1, SCORES_PER_CHUNK // (self.heads * self.side**2)))
         self.scale = 1 / math.sqrt(3 * self.head_size)
-        self.dropout = _dropout(dropout)
+        self.dropout = _dropout_key(dropout)
         self.half = is_half(q)
         self.sequences = attention_mask.to(torch.int32).contiguous()
-        self.runs = _runs(distance_buckets)
+        self.runs = _bucket_runs(distance_buckets)
 
     def chunks(self) -> Iterator[slice]:
-        """Of the sequences."""
+        """Yield the slices of sequences that are computed together."""
         return (slice(i, min(i + self.chunk, self.batch)) for i in range(0, self.batch, self.chunk))
 
     def extended(self, positions: Tensor, scale: float = 1.0) -> Tensor:
-        """Room for queries or keys with the relative ones below: float32 [c, H, E, K], zero elsewhere."""
-        room = torch.zeros(self.chunk, self.heads, self.side, self.head_size)
-        room[:, :, self.length : self.length + self.positions] = positions.transpose(0, 1) * scale
-        return room
+        """Allocate a buffer for queries or keys, with those of the relative positions below them.
 
-    def load(self, chunk: slice, inputs: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
-        """Put queries, scaled, keys and values of a chunk where there is room for them."""
+        Returns:
+            float32 [c, H, E, K]; all other elements are 0.
+        """
+        buffer = torch.zeros(self.chunk, self.heads, self.side, self.head_size)
+        buffer[:, :, self.length : self.length + self.positions] = positions.transpose(0, 1) * scale
+        return buffer
+
+    def load(self, chunk: slice, inputs: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+        """Copy a chunk's queries (which are scaled), keys and values to their buffers."""
         n = chunk.stop - chunk.start
-        for tensor, room, scale in zip(inputs, rooms, (self.scale, 1.0, 1.0), strict=True):
-            torch.mul(tensor[chunk].transpose(1, 2), scale, out=room[:n, :, : self.length])
+        for tensor, buffer, scale in zip(inputs, buffers, (self.scale, 1.0, 1.0), strict=True):
+            torch.mul(tensor[chunk].transpose(1, 2), scale, out=buffer[:n, :, : self.length])
 
     def empty(self, *shape: int) -> Tensor:
-        """float32 [c, H, ...]"""
+        """Allocate float32 [c, H, ...]."""
         return torch.empty(self.chunk, self.heads, *shape)
 
     def run(self, name: str, chunk: slice, **tensors: Tensor | None) -> None:
+        """Call a function of the library for a chunk."""
         run(
             name,
             tasks=(chunk.stop - chunk.start) * self.heads,
@@ -277,8 +292,8 @@ class _AttentionPlan:
 
 
 @functools.lru_cache(maxsize=16)
-def _runs(distance_buckets: Tensor) -> np.ndarray:
-    """Least and greatest distance and number of every bucket that occurs, from 0, int32 [runs, 3]."""
+def _bucket_runs(distance_buckets: Tensor) -> npt.NDArray[np.int32]:
+    """Return the least and greatest distance and the bucket, counted from 0, of each run, int32 [runs, 3]."""
     buckets = distance_buckets.numpy()
     starts = np.flatnonzero(np.diff(buckets, prepend=-1))
     ends = np.append(starts[1:], len(buckets))
@@ -287,9 +302,10 @@ def _runs(distance_buckets: Tensor) -> np.ndarray:
 
 
 class _Attention(torch.autograd.Function):
-    """A few sequences at a time: their products, then one pass over them, then the products with the result.
+    """Attention, chunk by chunk: products of queries and keys, one pass over these, products with values.
 
-    The probabilities are all that is kept of size [T, T]; dropout's mask is drawn again.
+    Of all matrices of size [T, T], only the probabilities are saved for the backward pass, which computes the
+    dropout mask again.
     """
 
     @staticmethod
@@ -327,16 +343,16 @@ class _Attention(torch.autograd.Function):
         plan: _AttentionPlan = ctx.plan
         q, k, v, position_q, position_k, probabilities = ctx.saved_tensors
         length, size, side = plan.length, plan.head_size, plan.side
-        # One tensor for both, as the projection that q and k come from will want it.
-        of_queries_and_keys = torch.empty(*q.shape[:2], 2, *q.shape[2:], dtype=q.dtype)
-        of_q, of_k = of_queries_and_keys.unbind(2)
-        of_v = torch.empty(v.shape, dtype=v.dtype)
+        # One tensor holds both, as the backward pass of the projection of queries and keys needs it.
+        qk_gradient = torch.empty(*q.shape[:2], 2, *q.shape[2:], dtype=q.dtype)
+        q_gradient, k_gradient = qk_gradient.unbind(2)
+        v_gradient = torch.empty(v.shape, dtype=v.dtype)
         queries, keys = plan.extended(position_q, plan.scale), plan.extended(position_k)
         values, context = plan.empty(length, size), plan.empty(length, size)
         products, scores = plan.empty(side, side), plan.empty(length, length)
-        of_queries, of_keys = plan.empty(side, size), plan.empty(side, size)
+        queries_gradient, keys_gradient = plan.empty(side, size), plan.empty(side, size)
         below = slice(length, length + plan.positions)
-        of_position_q, of_position_k = torch.zeros(2, plan.heads, plan.positions, size).unbind()
+        position_q_gradient, position_k_gradient = torch.zeros(2, plan.heads, plan.positions, size).unbind()
         for chunk in plan.chunks():
             n = chunk.stop - chunk.start
             plan.load(chunk, (q, k, v), (queries, keys, values))
@@ -346,14 +362,16 @@ class _Attention(torch.autograd.Function):
                 "attention_backward", chunk, products=products, gradient=scores, probabilities=probabilities
             )
             multiply(scores[:n].mT, context[:n], out=values[:n])
-            of_v[chunk].transpose(1, 2).copy_(values[:n])
-            multiply(products[:n], keys[:n], out=of_queries[:n])
-            multiply(products[:n].mT, queries[:n], out=of_keys[:n])
-            torch.mul(of_queries[:n, :, :length], plan.scale, out=of_queries[:n, :, :length])
-            of_q[chunk].transpose(1, 2).copy_(of_queries[:n, :, :length])
-            of_k[chunk].transpose(1, 2).copy_(of_keys[:n, :, :length])
-            of_position_q += of_queries[:n, :, below].sum(0)
-            of_position_k += of_keys[:n, :, below].sum(0)
-        of_position_q *= plan.scale
-        positions = (tensor.transpose(0, 1).to(q.dtype) for tensor in (of_position_q, of_position_k))
-        return of_q, of_k, of_v, *positions, None
+            v_gradient[chunk].transpose(1, 2).copy_(values[:n])
+            multiply(products[:n], keys[:n], out=queries_gradient[:n])
+            multiply(products[:n].mT, queries[:n], out=keys_gradient[:n])
+            torch.mul(queries_gradient[:n, :, :length], plan.scale, out=queries_gradient[:n, :, :length])
+            q_gradient[chunk].transpose(1, 2).copy_(queries_gradient[:n, :, :length])
+            k_gradient[chunk].transpose(1, 2).copy_(keys_gradient[:n, :, :length])
+            position_q_gradient += queries_gradient[:n, :, below].sum(0)
+            position_k_gradient += keys_gradient[:n, :, below].sum(0)
+        position_q_gradient *= plan.scale
+        positions = (
+            tensor.transpose(0, 1).to(q.dtype) for tensor in (position_q_gradient, position_k_gradient)
+        )
+        return q_gradient, k_gradient, v_gradient, *positions, None

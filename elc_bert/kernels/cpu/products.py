@@ -1,9 +1,9 @@
-"""Matrix products on a CPU, by the library that is the fastest there.
+"""Matrix products on a CPU, computed by the fastest library for the processor.
 
-PyTorch multiplies by Intel's MKL. On AMD's processors OpenBLAS is faster, all the more if every thread
-multiplies a tile of its own instead of sharing one product; benchmarks/matrix_products.py compares them.
+PyTorch multiplies with Intel's MKL. On AMD's processors OpenBLAS is faster, especially if each thread
+multiplies its own tile instead of sharing one product; benchmarks/matrix_products.py compares them.
 
-Shapes: ``m``, ``n``, ``k`` of a product ``[m, k] [k, n]``, ``b`` products at once.
+Shapes: ``[m, k]`` times ``[k, n]``, in batches of ``b`` products.
 """
 
 import ctypes
@@ -17,16 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elc_bert.kernels.autograd import apply
 from elc_bert.kernels.cpu.library import run
 
-ROWS = 256
-"""Of a tile, at most; fewer where there would be less than ``TILES`` tiles."""
-TILES = 8
-LEAST_ROWS = 192
+MAX_TILE_ROWS = 256
+"""Largest number of rows of a tile; it is less if there would be fewer than ``MIN_TILES`` tiles."""
+MIN_TILES = 8
+"""Number of tiles that is enough to keep the threads busy."""
+MIN_TILE_ROWS = 192
+"""Smallest number of rows to which tiles are reduced for the sake of ``MIN_TILES``."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x weight^T + bias``; see ``Kernels.linear``."""
+    """Return ``x weight^T + bias``; see ``Kernels.linear``."""
     tensors: Any = (x, weight, bias)
     if torch.is_autocast_enabled("cpu") and lacks_bf16_products():
         dtype = torch.get_autocast_dtype("cpu")
@@ -36,42 +39,46 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     types = {tensor.dtype for tensor in tensors if tensor is not None}
     with torch.autocast("cpu", enabled=False):
         if types == {torch.bfloat16} and lacks_bf16_products():
-            return _Linear.apply(*tensors)
-        if types == {torch.float32} and sgemm_address() is not None:
-            return _Linear.apply(*tensors)
-        return F.linear(*tensors)
+            y: Tensor = apply(_Linear, *tensors)
+        elif types == {torch.float32} and sgemm_address() is not None:
+            y = apply(_Linear, *tensors)
+        else:
+            y = F.linear(*tensors)
+        return y
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """``a b + bias``, float32 ``[..., m, n]``, contiguous if ``out`` is not given.
+    """Return ``a b + bias``, float32 ``[..., m, n]``, contiguous if ``out`` is not given.
 
-    The same to the bit for any number of threads, as tiles do not depend on it.
+    Tiles do not depend on the number of threads, so results are bit-identical for any number.
 
     Args:
-        a: float32 ``[..., m, k]``, of any strides.
-        b: float32 ``[..., k, n]``; leading dimensions as of ``a``.
-        out: float32, to write to; rows are contiguous.
+        a: float32 ``[..., m, k]``, with any strides.
+        b: float32 ``[..., k, n]``, with the leading dimensions of ``a``.
+        out: float32 tensor for the result; its rows must be contiguous.
         bias: float32 ``[n]``.
     """
     leading, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
     if out is None:
         out = torch.empty(*leading, m, n)
     address, count = sgemm_address(), leading.numel()
-    # Views where they can be; results of a slice must not end up in a copy.
-    one_a, one_b, one_out = a.reshape(count, m, k), b.reshape(count, k, n), out.view(count, m, n)
+    # ``reshape`` may copy; ``out`` needs a view, since results written to a copy would be lost.
+    a3, b3, out3 = a.reshape(count, m, k), b.reshape(count, k, n), out.view(count, m, n)
     if address is None or not (m and n and k and count):
-        torch.bmm(one_a, one_b, out=one_out)
+        torch.bmm(a3, b3, out=out3)
         return out if bias is None else out.add_(bias)
-    one_a, a_row, a_turned = _layout(one_a)
-    one_b, b_row, b_turned = _layout(one_b)
-    rows = min(ROWS, m) if count >= TILES else max(LEAST_ROWS, min(ROWS, -(-m // TILES)))
+    a3, a_row, a_transposed = _blas_layout(a3)
+    b3, b_row, b_transposed = _blas_layout(b3)
+    rows = min(MAX_TILE_ROWS, m)
+    if count < MIN_TILES:
+        rows = max(MIN_TILE_ROWS, min(MAX_TILE_ROWS, -(-m // MIN_TILES)))
     tiles = -(-m // rows)
     run(
         "multiply",
         tasks=count * tiles,
         sgemm=address,
-        a=one_a.data_ptr(),
-        b=one_b.data_ptr(),
+        a=a3.data_ptr(),
+        b=b3.data_ptr(),
         bias=bias,
         c=out.data_ptr(),
         m=m,
@@ -79,20 +86,24 @@ def multiply(a: Tensor, b: Tensor, out: Tensor | None = None, bias: Tensor | Non
         k=k,
         rows=rows,
         tiles=tiles,
-        a_next=one_a.stride(0),
+        a_next=a3.stride(0),
         a_row=a_row,
-        b_next=one_b.stride(0),
+        b_next=b3.stride(0),
         b_row=b_row,
-        c_next=one_out.stride(0),
-        c_row=max(one_out.stride(1), n),
-        a_turned=a_turned,
-        b_turned=b_turned,
+        c_next=out3.stride(0),
+        c_row=max(out3.stride(1), n),
+        a_transposed=a_transposed,
+        b_transposed=b_transposed,
     )
     return out
 
 
-def _layout(x: Tensor) -> tuple[Tensor, int, int]:
-    """``x [b, m, k]`` or a copy that the library can read; from row to row as stored; if it is turned."""
+def _blas_layout(x: Tensor) -> tuple[Tensor, int, int]:
+    """Return x (copied if BLAS cannot use its strides), its leading dimension, and 1 if it is transposed.
+
+    Args:
+        x: ``[b, m, k]``.
+    """
     _, rows, columns = x.shape
     _, to_row, to_column = x.stride()
     if to_column == 1 and (rows == 1 or to_row >= columns):
@@ -103,9 +114,9 @@ def _layout(x: Tensor) -> tuple[Tensor, int, int]:
 
 
 class _Linear(torch.autograd.Function):
-    """``F.linear``; in bfloat16 through products in float32, which is what bfloat16 instructions do inside.
+    """``F.linear``, which multiplies bfloat16 in float32, as bfloat16 instructions do internally.
 
-    On a processor without them PyTorch's own way takes up to 20 times as long.
+    On a processor without these instructions PyTorch's own product takes up to 20 times as long.
     """
 
     @staticmethod
@@ -122,14 +133,14 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         wide = gradient.flatten(0, -2).float()
         rows = x.flatten(0, -2)
-        of_x = multiply(wide, weight.float()).to(x.dtype).view(x.shape) if needs_x else None
-        of_weight = multiply(wide.T, rows.float()).to(weight.dtype) if needs_weight else None
-        return of_x, of_weight, wide.sum(0).to(weight.dtype) if needs_bias else None
+        x_gradient = multiply(wide, weight.float()).to(x.dtype).view(x.shape) if needs_x else None
+        weight_gradient = multiply(wide.T, rows.float()).to(weight.dtype) if needs_weight else None
+        return x_gradient, weight_gradient, wide.sum(0).to(weight.dtype) if needs_bias else None
 
 
 @functools.cache
 def lacks_bf16_products() -> bool:
-    """Whether the processor has no instructions for products of bfloat16 matrices."""
+    """Return True if the processor has no instructions for products of bfloat16 matrices."""
     return platform.machine() in ("x86_64", "AMD64") and not (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
@@ -137,21 +148,21 @@ def lacks_bf16_products() -> bool:
 
 @functools.cache
 def sgemm_address() -> int | None:
-    """OpenBLAS's product of one thread, where it is the faster one and installed."""
+    """Return the address of OpenBLAS's single-threaded ``sgemm``; None if MKL is faster or it is missing."""
     if not _is_amd():
         return None
     try:
         import scipy_openblas32
 
         library = ctypes.CDLL(str(next(Path(scipy_openblas32.get_lib_dir()).glob("libscipy_openblas*.so"))))
-        library.scipy_openblas_set_num_threads(1)  # the threads are PyTorch's
+        library.scipy_openblas_set_num_threads(1)  # The caller distributes tiles over PyTorch's threads.
         return ctypes.cast(library.scipy_sgemm_, ctypes.c_void_p).value
     except (ImportError, OSError, AttributeError, StopIteration):
         return None
 
 
 def _is_amd() -> bool:
-    """Whether the processor is AMD's (on Linux)."""
+    """Return True on an AMD processor (detected on Linux only)."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return any(line.startswith("vendor_id") and "AuthenticAMD" in line for line in file)

@@ -1,4 +1,4 @@
-"""Running a C function on PyTorch's own threads."""
+"""Execution of C functions on PyTorch's own threads."""
 
 import ctypes
 import functools
@@ -9,11 +9,15 @@ import torch
 
 
 def run_on_threads(function: Any, arguments: ctypes.Structure) -> None:
-    """Call a C function of one pointer on as many threads as PyTorch uses, and wait for them.
+    """Call a C function on as many threads as PyTorch uses, and wait for them.
 
-    They are the threads of PyTorch's own operations where its OpenMP run-time can be found (on Linux):
-    threads of another pool would have to share the processors with them, for they spin for a while.
-    Elsewhere the function runs on the calling thread alone.
+    On Linux these are the threads of PyTorch's own OpenMP runtime, if it can be found. A second thread pool
+    would compete for the cores with PyTorch's threads, which spin for a while after each operation.
+    Otherwise the function runs on the calling thread only.
+
+    Args:
+        function: Function that takes a pointer to ``arguments``.
+        arguments: Structure that all threads share.
     """
     threads, parallel = torch.get_num_threads(), _parallel()
     if threads == 1 or parallel is None:
@@ -24,9 +28,9 @@ def run_on_threads(function: Any, arguments: ctypes.Structure) -> None:
 
 @functools.cache
 def _parallel() -> Any:
-    """The function of the OpenMP run-time in this process that starts a parallel region, or None.
+    """Return the function of the loaded OpenMP runtime that starts a parallel region, or None.
 
-    GCC's run-time and those of LLVM and Intel all have it.
+    The runtimes of GCC, LLVM and Intel all export it.
     """
     try:
         maps = Path("/proc/self/maps").read_text()

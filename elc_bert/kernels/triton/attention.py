@@ -1,9 +1,9 @@
-"""Disentangled attention on a GPU (CUDA or ROCm), in Triton; scores exist a tile at a time, not in memory.
+"""Disentangled attention on a GPU (CUDA or ROCm), in Triton; scores are computed tile by tile and not stored.
 
-Triton comes with torch's GPU builds, so this module is imported only where its kernels are wanted.
+Triton comes only with PyTorch's GPU builds, so this module is imported only if its kernels are used.
 
 Shapes: ``B`` batch, ``T`` tokens, ``H`` heads, ``K`` head size, ``P`` relative positions, padded to a power
-of two. A program works on one head of one sequence; ``row`` is which, ``h * B + b``.
+of two. Each program works on one head of one sequence; ``row`` is its number, ``h * B + b``.
 """
 
 import math
@@ -15,49 +15,47 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from elc_bert.kernels.reference import AttentionInputs
+
 LOG2_E = math.log2(math.e)
 COLUMNS = 32
-"""Keys (or queries) that a program goes on by, for twice as many queries (or keys) that it stays with.
+"""Tile size along the inner loop, a power of two. A program owns a tile of twice as many rows.
 
-A power of two; with more, registers spill. Tuned by what the compiler reports, not yet by a clock.
+With more columns registers spill. The value was chosen from the compiler's reports and has not been timed.
 """
 COLUMNS_WIDE = 16
-"""For fp32, which has no tensor cores and needs twice the room, and for heads of more than 64."""
+"""Tile size for fp32, which needs twice the registers and has no tensor cores, and for head sizes over 64."""
 WARPS = 4
 STAGES = 2
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position_q: Tensor,
-    position_k: Tensor,
-    distance_buckets: Tensor,
-    attention_mask: Tensor,
-    dropout: float,
-) -> Tensor:
-    """As ``Kernels.attention``, in fp32, bf16 or fp16.
+def attention(inputs: AttentionInputs) -> Tensor:
+    """Compute ``Kernels.attention`` in fp32, bf16 or fp16.
 
-    Which entries are dropped follows from one number of the device's generator.
+    The dropout mask is determined by one number drawn from the device's generator.
     """
+    q, k, v, position_q, position_k = inputs.vectors
     tensors = [q, k, v, _by_head(position_q), _by_head(position_k)]
     if torch.is_autocast_enabled(q.device.type):
         tensors = [tensor.to(torch.get_autocast_dtype(q.device.type)) for tensor in tensors]
-    # Made on the device, so that nobody waits for it.
-    seed = torch.randint(2**62, (1,), device=q.device) if dropout else None
-    mask = attention_mask.int().contiguous()
-    return _Attention.apply(*tensors, distance_buckets.int(), mask, seed, dropout)
+    # The seed is drawn on the device to avoid a synchronization.
+    seed = torch.randint(2**62, (1,), device=q.device) if inputs.dropout else None
+    mask = inputs.attention_mask.int().contiguous()
+    context: Tensor = _Attention.apply(*tensors, inputs.distance_buckets.int(), mask, seed, inputs.dropout)
+    return context
 
 
 def device_of(tensor: Tensor) -> torch.cuda.device:
-    """Triton launches on the current device; a tensor on the CPU, which it interprets for, has number -1."""
+    """Return a context that makes a tensor's device the current one, on which Triton launches kernels.
+
+    Triton's interpreter runs on CPU tensors, whose device index is -1; the context then does nothing.
+    """
     return torch.cuda.device(tensor.get_device())
 
 
 @triton.jit
 def _load_tile(pointer, t, stride, length, K: tl.constexpr, K_PADDED: tl.constexpr):
-    """Vectors ``t`` of the ``length`` there are, ``[t, K_PADDED]``; zeros beyond."""
+    """Load the vectors of the tokens ``t``, ``[t, K_PADDED]``; elements beyond ``length`` or ``K`` are 0."""
     k = tl.arange(0, K_PADDED)
     inside = (t[:, None] < length) & (k[None, :] < K)
     return tl.load(pointer + t[:, None] * stride + k[None, :], inside, 0.0)
@@ -72,25 +70,28 @@ def _store_tile(pointer, t, stride, length, tile, K: tl.constexpr, K_PADDED: tl.
 
 @triton.jit
 def _load_numbers(mask, t, length, ARE_QUERIES: tl.constexpr):
-    """The tokens' entries in the attention mask; beyond ``length`` what neither sees nor is seen."""
+    """Load the tokens' entries of the attention mask; beyond ``length``, a value that attends to nothing."""
     return tl.load(mask + t, t < length, -1 if ARE_QUERIES else 0).to(tl.int32)
 
 
 @triton.jit
 def _visible(query, key):
-    """``visible`` of the definition."""
+    """Return True where a query may attend to a key; see ``visibility_mask`` in reference.py."""
     return (key != 0) & ((query == key) | (query == 0))
 
 
 @triton.jit
-def _blocks_in_sight(own, mask, length, ARE_QUERIES: tl.constexpr, COLUMNS: tl.constexpr):
-    """First and last (exclusive) block of ``COLUMNS`` keys that queries may see, or of queries that see keys.
+def _visible_blocks(own, mask, length, ARE_QUERIES: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the first and last (exclusive) block of keys visible to queries, or of queries that see keys.
 
-    Scores outside are not computed. Looking for blocks costs little: it reads one number a token.
+    Scores outside of these blocks are not computed. The search is cheap: it reads one number per token.
 
     Args:
-        own: numbers of the queries, or of the keys.
-        ARE_QUERIES: which of the two.
+        own: Entries of the attention mask for the program's queries or keys.
+        mask: Attention mask of the sequence.
+        length: Number of tokens.
+        ARE_QUERIES: ``own`` belongs to queries, not to keys.
+        COLUMNS: Number of tokens in a block.
     """
     low, high = tl.min(tl.where(own > 0, own, 0x7FFFFFFF)), tl.max(own)
     sees_all = tl.max((own == 0).to(tl.int32)) > 0
@@ -98,8 +99,8 @@ def _blocks_in_sight(own, mask, length, ARE_QUERIES: tl.constexpr, COLUMNS: tl.c
     for block in range(tl.cdiv(length, COLUMNS)):
         other = _load_numbers(mask, block * COLUMNS + tl.arange(0, COLUMNS), length, not ARE_QUERIES)
         from_padding = (other > 0) & sees_all if ARE_QUERIES else (other == 0) & (high > 0)
-        in_sight = from_padding | ((other >= low) & (other <= high))
-        found = tl.max(in_sight.to(tl.int32)) > 0
+        is_visible = from_padding | ((other >= low) & (other <= high))
+        found = tl.max(is_visible.to(tl.int32)) > 0
         first = tl.where(found, tl.minimum(first, block), first)
         last = tl.where(found, block + 1, last)
     return first, last
@@ -107,7 +108,7 @@ def _blocks_in_sight(own, mask, length, ARE_QUERIES: tl.constexpr, COLUMNS: tl.c
 
 @triton.jit
 def _by_bucket(table, buckets, t, other, length, SIGN: tl.constexpr, P: tl.constexpr):
-    """Entry (t, other) is that of row ``t`` of ``table [T, P]`` for the pair's bucket, ``[t, other]``."""
+    """Load, for each pair (t, other), the entry of row ``t`` of ``table [T, P]`` in the pair's bucket."""
     inside = (t[:, None] < length) & (other[None, :] < length)
     distance = SIGN * (t[:, None] - other[None, :])
     bucket = tl.load(buckets + (length - 1 + distance), inside, 0)
@@ -116,28 +117,35 @@ def _by_bucket(table, buckets, t, other, length, SIGN: tl.constexpr, P: tl.const
 
 @triton.jit
 def _scores(a, b, a_table, b_table, buckets, i, j, length, SIGN: tl.constexpr, P: tl.constexpr):
-    """Unscaled scores of tokens ``i`` and ``j``, of which one are queries and one are keys.
+    """Compute the unscaled scores of tokens ``i`` and ``j``, one of which are queries and the other keys.
 
     Args:
-        a, b: their vectors.
-        a_table, b_table: their products with every relative position, ``[T, P]``.
+        a: Vectors of the tokens ``i``.
+        b: Vectors of the tokens ``j``.
+        a_table: Products of ``a`` with every relative position, ``[T, P]``.
+        b_table: Products of ``b`` with every relative position, ``[T, P]``.
+        buckets: Bucket of each distance.
+        i: Positions of the rows.
+        j: Positions of the columns.
+        length: Number of tokens.
         SIGN: 1 if ``i`` are the queries, -1 if ``j`` are.
+        P: Number of relative positions.
     """
     content = tl.dot(a, tl.trans(b), input_precision="ieee")
-    # Each table is read along its rows, where neighbours lie close.
+    # Each table is read along its rows, so that neighboring threads read neighboring addresses.
     a_position = _by_bucket(a_table, buckets, i, j, length, SIGN, P)
     b_position = _by_bucket(b_table, buckets, j, i, length, -SIGN, P)
     return content + a_position + tl.trans(b_position)
 
 
 @triton.jit
-def _kept(
+def _dropout_mask(
     seed, row, first_query, first_key, QUERIES: tl.constexpr, KEYS: tl.constexpr, DROPOUT: tl.constexpr
 ):  # fmt: skip
-    """Which probabilities of a tile dropout keeps, ``[QUERIES, KEYS]``.
+    """Return True for the probabilities of a tile that dropout keeps, ``[QUERIES, KEYS]``.
 
-    A call of Philox gives random numbers to four neighbouring keys; its counter is their place. Seven rounds
-    pass the tests of randomness that its authors set (Salmon et al. 2011).
+    A call of Philox yields random numbers for four neighboring keys; their position is its counter. Seven
+    rounds pass the statistical tests of its authors (Salmon et al. 2011).
     """
     i = first_query + tl.arange(0, QUERIES)
     four_keys = first_key // 4 + tl.arange(0, KEYS // 4)
@@ -154,15 +162,12 @@ def _attention_forward(
     K: tl.constexpr, K_PADDED: tl.constexpr, P: tl.constexpr, DROPOUT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries of one row per program (Dao et al. 2022).
+    """Compute the output of a block of queries per program (Dao et al. 2022).
 
-    Args:
-        c_table, p_table: ``[H, B, T, P]``, products of queries, and keys, with relative positions.
-        buckets: int32 ``[2 T - 1]``.
-        output: ``[B, T, H, K]``, contiguous.
-        log_sums: fp32 ``[H, B, T]``, logarithm to base 2 of the sum of a query's exponentials.
-        q_b, ...: strides.
-        scale: of the scores, for exponentials to base 2, which are the ones that GPUs have.
+    ``c_table`` and ``p_table`` are ``[H, B, T, P]``: products of the queries, and of the keys, with relative
+    positions. ``buckets`` is int32 ``[2 T - 1]``. The results are ``output [B, T, H, K]``, contiguous, and
+    ``log_sums``, fp32 ``[H, B, T]``: base-2 logarithms of the sums of each query's exponentials. ``q_b``
+    etc. are strides. ``scale`` includes log2(e), because GPUs have instructions for base-2 exponentials only.
     """
     blocks = tl.cdiv(length, ROWS)
     row, first_query = tl.program_id(0) // blocks, tl.program_id(0) % blocks * ROWS
@@ -177,7 +182,7 @@ def _attention_forward(
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mean = tl.zeros((ROWS, K_PADDED), tl.float32)
-    first, last = _blocks_in_sight(query_numbers, mask, length, True, COLUMNS)
+    first, last = _visible_blocks(query_numbers, mask, length, True, COLUMNS)
     for block in range(first, last):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
         keys = _load_tile(k, j, k_t, length, K, K_PADDED)
@@ -187,13 +192,13 @@ def _attention_forward(
         seen = _visible(query_numbers[:, None], key_numbers[None, :])
         scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
-        # A query that has seen nothing yet: infinities must not meet.
+        # For a query without visible keys so far, inf - inf would give a NaN.
         base = tl.where(higher == float("-inf"), 0.0, higher)
         exponentials = tl.exp2(scores - base[:, None])
         fade = tl.exp2(highest - base)
         total = total * fade + tl.sum(exponentials, 1)
         if DROPOUT > 0:
-            kept = _kept(seed, row, first_query, block * COLUMNS, ROWS, COLUMNS, DROPOUT)
+            kept = _dropout_mask(seed, row, first_query, block * COLUMNS, ROWS, COLUMNS, DROPOUT)
             exponentials = tl.where(kept, exponentials / (1 - DROPOUT), 0.0)
         mean = tl.dot(exponentials.to(values.dtype), values, mean * fade[:, None], input_precision="ieee")
         highest = higher
@@ -214,19 +219,17 @@ def _attention_backward(
     K: tl.constexpr, K_PADDED: tl.constexpr, P: tl.constexpr, DROPOUT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries, or of keys and values, of one row per program.
+    """Compute the gradients of a block of queries, or of a block of keys and values, per program.
 
-    Queries and keys play the same part in a score, so that one kernel does for both.
+    Scores are symmetric in queries and keys, so one kernel serves both.
 
-    Args:
-        a, a2: of the block's own side: queries and the output's gradient, or keys and values.
-        b, b2: the same of the other side.
-        a_table, b_table: ``[H, B, T, P]``, products of ``a`` and of ``b`` with relative positions.
-        position: ``[H, P, K]``, those that ``a`` is multiplied with.
-        deltas: fp32 ``[H, B, T]``, product of output and its gradient; queries write it, keys read it.
-        a_gradient, a2_gradient: ``[B, T, H, K]``, contiguous; the second for keys (that is, values) only.
-        position_gradients: fp32 ``[H, B, blocks, P, K]``, this program's part. Parts are added up in a fixed
-            order outside, so that runs agree to the bit.
+    ``a`` and ``a2`` are the program's own tokens: queries and the output's gradient, or keys and values.
+    ``b`` and ``b2`` are the others. ``a_table`` and ``b_table``, ``[H, B, T, P]``, are the products of ``a``
+    and ``b`` with relative positions; ``a`` is multiplied with ``position [H, P, K]``. ``deltas``, fp32
+    ``[H, B, T]``, is the product of the output and its gradient: the launch for queries writes it, the one
+    for keys reads it. ``a_gradient`` and, in the launch for keys, ``a2_gradient`` (of the values) are
+    ``[B, T, H, K]``, contiguous. ``position_gradients``, fp32 ``[H, B, blocks, P, K]``, takes the
+    contribution of each program; the caller sums these in a fixed order, so that runs are bit-identical.
     """
     SIGN: tl.constexpr = 1 if ARE_QUERIES else -1
     blocks = tl.cdiv(length, ROWS)
@@ -249,18 +252,18 @@ def _attention_backward(
         delta, log_sum = delta[:, None], tl.load(log_sums + i, i < length, 0.0)[:, None]
     gradient = tl.zeros((ROWS, K_PADDED), tl.float32)
     gradient2 = tl.zeros((ROWS, K_PADDED), tl.float32)
-    # For the gradient of the table [T, P] the gradients of a row's scores in one bucket are added up. Row r
-    # of a tile is turned by r, so that column c has distances r - s of c, give or take COLUMNS: there are
-    # twice as many rows. The distances COLUMNS less than c are those of c in the next tile, and COLUMNS more
-    # than c in the one after it. So three tiles together have all entries of certain COLUMNS distances, and
-    # a product with the matrix that says which distance is in which bucket adds them up.
+    # The gradient of table [T, P] is, for each row and bucket, the sum of the gradients of the row's scores
+    # in that bucket. Rotating row r of a tile by r aligns the tile by distance: column c then holds the
+    # entries with distance c modulo COLUMNS. As a tile has twice as many rows as columns, the entries of one
+    # distance spread over three consecutive tiles. Selecting them from the three (`aligned`) gives all
+    # entries of COLUMNS consecutive distances, which a product with the one-hot matrix of buckets sums up.
     table_gradient = tl.zeros((ROWS, P), tl.float32)
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    turn = (r - c) & (COLUMNS - 1)
+    rotation = (r - c) & (COLUMNS - 1)
     one_less, one_more = r < c, r >= c + COLUMNS
     before = tl.zeros((ROWS, COLUMNS), own.dtype)
     long_before = before
-    first, last = _blocks_in_sight(numbers, mask, length, ARE_QUERIES, COLUMNS)
+    first, last = _visible_blocks(numbers, mask, length, ARE_QUERIES, COLUMNS)
     for block in range(first, last):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
         other, other2 = (
@@ -280,29 +283,29 @@ def _attention_backward(
         remaining = probabilities
         if DROPOUT > 0:
             if ARE_QUERIES:
-                kept = _kept(seed, row, start, block * COLUMNS, ROWS, COLUMNS, DROPOUT)
+                kept = _dropout_mask(seed, row, start, block * COLUMNS, ROWS, COLUMNS, DROPOUT)
             else:
-                kept = tl.trans(_kept(seed, row, block * COLUMNS, start, COLUMNS, ROWS, DROPOUT))
+                kept = tl.trans(_dropout_mask(seed, row, block * COLUMNS, start, COLUMNS, ROWS, DROPOUT))
             products = tl.where(kept, products / (1 - DROPOUT), 0.0)
             remaining = tl.where(kept, probabilities / (1 - DROPOUT), 0.0)
         if not ARE_QUERIES:
             gradient2 = tl.dot(remaining.to(own.dtype), other2, gradient2, input_precision="ieee")
         tile = (probabilities * (products - delta)).to(own.dtype)
         gradient = tl.dot(tile, other, gradient, input_precision="ieee")
-        turned = tl.gather(tile, turn, 1)
-        together = tl.where(one_more, turned, tl.where(one_less, long_before, before))
+        rotated = tl.gather(tile, rotation, 1)
+        aligned = tl.where(one_more, rotated, tl.where(one_less, long_before, before))
         in_bucket = _in_bucket(buckets, start - (block - 1) * COLUMNS, length, own.dtype, SIGN, P, COLUMNS)
-        table_gradient = tl.dot(together, in_bucket, table_gradient, input_precision="ieee")
+        table_gradient = tl.dot(aligned, in_bucket, table_gradient, input_precision="ieee")
         long_before = before
-        before = turned
+        before = rotated
     for block in tl.static_range(2):
-        turned = tl.zeros_like(before)
-        together = tl.where(one_more, turned, tl.where(one_less, long_before, before))
+        rotated = tl.zeros_like(before)
+        aligned = tl.where(one_more, rotated, tl.where(one_less, long_before, before))
         distance = start - (last - 1 + block) * COLUMNS
         in_bucket = _in_bucket(buckets, distance, length, own.dtype, SIGN, P, COLUMNS)
-        table_gradient = tl.dot(together, in_bucket, table_gradient, input_precision="ieee")
+        table_gradient = tl.dot(aligned, in_bucket, table_gradient, input_precision="ieee")
         long_before = before
-        before = turned
+        before = rotated
 
     table_gradient = (scale * table_gradient).to(own.dtype)
     p = tl.arange(0, P)
@@ -319,7 +322,7 @@ def _attention_backward(
 
 @triton.jit
 def _in_bucket(buckets, first, length, dtype, SIGN: tl.constexpr, P: tl.constexpr, N: tl.constexpr):
-    """1 where distance ``SIGN * (first + row)`` is in bucket ``column``, else 0, ``[N, P]``."""
+    """Return the one-hot matrix of buckets, ``[N, P]``: row n is for distance ``SIGN * (first + n)``."""
     distance = SIGN * (first + tl.arange(0, N))
     inside = (distance > -length) & (distance < length)
     bucket = tl.load(buckets + (length - 1 + distance), inside, 0)
@@ -327,7 +330,7 @@ def _in_bucket(buckets, first, length, dtype, SIGN: tl.constexpr, P: tl.constexp
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps the output, one number per query and head, and what it was given."""
+    """Attention that saves its inputs, output, and one number per query and head for the backward pass."""
 
     @staticmethod
     def forward(
@@ -342,7 +345,7 @@ class _Attention(torch.autograd.Function):
         seed: Tensor | None,
         dropout: float,
     ) -> Tensor:
-        """As ``Kernels.attention``, but for ``position_q, position_k [H, P, K]`` and a seed of dropout."""
+        """Compute attention; positions are ``[H, P, K]``, and ``seed`` is int64 ``[1]`` or None."""
         batch, length, heads, size = q.shape
         output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         log_sums = torch.empty(heads, batch, length, dtype=torch.float32, device=q.device)
@@ -373,7 +376,7 @@ class _Attention(torch.autograd.Function):
             for _ in range(2)
         )
         with device_of(q):
-            # Queries first, since they write the deltas that keys read.
+            # Queries come first because they write the deltas that keys read.
             for are_queries, sides, rest in (
                 (True, (q, output_gradient, k, v), (*tables, position_k)),
                 (False, (k, v, q, output_gradient), (*reversed(tables), position_q)),
@@ -385,9 +388,19 @@ class _Attention(torch.autograd.Function):
                     batch, heads, length, _scale(size), _scale(size) * LOG2_E,
                     ARE_QUERIES=are_queries, **constants,
                 )  # fmt: skip
-        # Queries are multiplied with positions of keys, and the other way round.
-        of_position_q, of_position_k = (parts.sum(1).to(q.dtype) for parts in (k_parts, q_parts))
-        return q_gradient, k_gradient, v_gradient, of_position_q, of_position_k, None, None, None, None
+        # Queries are multiplied with the positions' keys, and keys with the positions' queries.
+        position_q_gradient, position_k_gradient = (parts.sum(1).to(q.dtype) for parts in (k_parts, q_parts))
+        return (
+            q_gradient,
+            k_gradient,
+            v_gradient,
+            position_q_gradient,
+            position_k_gradient,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _scale(head_size: int) -> float:
@@ -395,12 +408,12 @@ def _scale(head_size: int) -> float:
 
 
 def _constants(q: Tensor, position: Tensor, dropout: float) -> dict[str, Any]:
-    """What the attention kernels are compiled for."""
+    """Return the compile-time constants and launch options of the attention kernels."""
     size = q.shape[-1]
     columns = COLUMNS_WIDE if q.dtype == torch.float32 or size > 64 else COLUMNS
     return {
         "K": size,
-        # Matrix products take no fewer than 16.
+        # tl.dot requires at least 16.
         "K_PADDED": max(16, triton.next_power_of_2(size)),
         "P": position.shape[1],
         "DROPOUT": dropout,
@@ -412,11 +425,11 @@ def _constants(q: Tensor, position: Tensor, dropout: float) -> dict[str, Any]:
 
 
 def _products(x: Tensor, position: Tensor) -> Tensor:
-    """Products of ``x [B, T, H, K]`` with every relative position ``[H, P, K]``, ``[H, B * T, P]``."""
+    """Multiply ``x [B, T, H, K]`` with every relative position ``[H, P, K]``, ``[H, B * T, P]``."""
     return torch.bmm(x.permute(2, 0, 1, 3).flatten(1, 2), position.transpose(1, 2))
 
 
 def _by_head(position: Tensor) -> Tensor:
-    """``[P, H, K]`` to ``[H, P, K]``, with P padded by zeros to a power of two, no less than 16."""
+    """Transpose ``[P, H, K]`` to ``[H, P, K]`` and zero-pad P to a power of two of at least 16."""
     padding = max(16, triton.next_power_of_2(len(position))) - len(position)
     return F.pad(position.transpose(0, 1), (0, 0, 0, padding)).contiguous()

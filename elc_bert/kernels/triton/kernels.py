@@ -1,8 +1,8 @@
-"""The model's costly parts on a GPU (CUDA or ROCm), in Triton.
+"""The model's costly operations on a GPU (CUDA or ROCm), in Triton.
 
-Triton comes with torch's GPU builds, so this module is imported only where its kernels are wanted.
+Triton comes only with PyTorch's GPU builds, so this module is imported only if its kernels are used.
 
-Shapes: ``N`` predicted tokens, ``V`` vocabulary; others as in ``plain``.
+Shapes: ``N`` predicted tokens, ``V`` vocabulary; the others are those of reference.py.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from typing_extensions import override
 
 from elc_bert.kernels.mixing import FusedMixing
-from elc_bert.kernels.reference import Kernels, Mixing
+from elc_bert.kernels.reference import AttentionInputs, Kernels, Mixing
 from elc_bert.kernels.triton.attention import attention, device_of
 
 MIXING_BLOCK = 2048
-"""Elements of a mixture per program."""
+"""Number of elements of a mixture per program."""
 VOCABULARY_BLOCK = 4096
-"""Logits that a program of the loss holds at a time."""
+"""Number of logits that a program of the loss loads at a time."""
 
 
 @triton.jit
@@ -33,11 +34,11 @@ def _combine(shares, tensors, output, size, N: tl.constexpr, BLOCK: tl.constexpr
 
 
 def combine(shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """``sum_j shares_j t_j`` in one walk over memory, added up in fp32.
+    """Return ``sum_j shares_j t_j``, computed in one pass over memory and accumulated in fp32.
 
     Args:
         shares: fp32 ``[n]``.
-        tensors: n of one shape.
+        tensors: n tensors of one shape.
     """
     tensors = tuple(tensor.contiguous() for tensor in tensors)
     output = torch.empty_like(tensors[0])
@@ -58,7 +59,7 @@ def _inner_products(gradient, tensors, parts, size, N: tl.constexpr, BLOCK: tl.c
 
 
 def inner_products(gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """``<g, t_j>`` for all j in one walk over memory, fp32 ``[n]``, added up in a fixed order."""
+    """Return ``<gradient, t_j>`` for all j, fp32 ``[n]``, in one pass and with a fixed order of sums."""
     gradient = gradient.contiguous()
     tensors = tuple(tensor.contiguous() for tensor in tensors)
     programs = triton.cdiv(gradient.numel(), MIXING_BLOCK)
@@ -72,17 +73,17 @@ def inner_products(gradient: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 @triton.jit
 def _cross_entropy_forward(
-    logits, targets, losses, log_sums, right, stride, V: tl.constexpr, SMOOTHING: tl.constexpr,
+    logits, targets, losses, log_sums, correct, stride, V: tl.constexpr, SMOOTHING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row of logits per program, read once."""
+    """Compute the loss of one row of logits per program, reading the row once."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     target = tl.load(targets + row)
-    # Of a target that is no token there is no loss, and to say so waits for no GPU.
+    # For a target outside of the vocabulary the loss is NaN; raising an error would need a synchronization.
     at_target = tl.load(logits + target, (target >= 0) & (target < V), float("nan")).to(tl.float32)
     highest, total = float("-inf"), 0.0
-    beaten = tl.zeros((BLOCK,), tl.int1)
+    is_beaten = tl.zeros((BLOCK,), tl.int1)
     values_sum = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, V, BLOCK):
         column = start + tl.arange(0, BLOCK)
@@ -90,8 +91,8 @@ def _cross_entropy_forward(
         higher = tl.maximum(highest, tl.max(values))
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(values - higher))
         highest = higher
-        # Of equals the first is the prediction, as argmax has it.
-        beaten = beaten | (values > at_target) | ((values == at_target) & (column < target))
+        # Of equal logits the first one is the prediction, as for argmax.
+        is_beaten = is_beaten | (values > at_target) | ((values == at_target) & (column < target))
         if SMOOTHING > 0:
             values_sum += tl.where(column < V, values, 0.0)
     log_sum = highest + tl.log(total)
@@ -100,7 +101,7 @@ def _cross_entropy_forward(
         loss -= SMOOTHING / V * tl.sum(values_sum)
     tl.store(losses + row, loss)
     tl.store(log_sums + row, log_sum)
-    tl.store(right + row, tl.max(beaten.to(tl.int32)) == 0)
+    tl.store(correct + row, tl.max(is_beaten.to(tl.int32)) == 0)
 
 
 @triton.jit
@@ -123,7 +124,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
         rows, vocabulary = logits.shape
         losses, log_sums = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
-        right = torch.empty(rows, dtype=torch.bool, device=logits.device)
+        correct = torch.empty(rows, dtype=torch.bool, device=logits.device)
         ctx.constants = {
             "V": vocabulary,
             "SMOOTHING": label_smoothing,
@@ -133,12 +134,12 @@ class _CrossEntropy(torch.autograd.Function):
         if rows:
             with device_of(logits):
                 _cross_entropy_forward[(rows,)](
-                    logits, targets, losses, log_sums, right, logits.stride(0), **ctx.constants
+                    logits, targets, losses, log_sums, correct, logits.stride(0), **ctx.constants
                 )
-        right = right.sum()
+        correct = correct.sum()
         ctx.save_for_backward(logits, targets, log_sums)
-        ctx.mark_non_differentiable(right)
-        return losses.sum(), right
+        ctx.mark_non_differentiable(correct)
+        return losses.sum(), correct
 
     @staticmethod
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> Any:
@@ -153,33 +154,28 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class TritonKernels(Kernels):
-    """The definitions' results in fp32, bf16 and fp16; nothing waits for the GPU.
+    """Fast paths for fp32, bf16 and fp16, none of which synchronizes with the GPU.
 
-    Sums are taken in an order that depends on nothing but the shapes and the mask.
+    The order of every sum depends only on the shapes and the mask, so results are reproducible.
     """
 
     combine = staticmethod(combine)
     inner_products = staticmethod(inner_products)
 
+    @override
     def mixing(self) -> Mixing:
         return FusedMixing(self)
 
-    def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        position_q: Tensor,
-        position_k: Tensor,
-        distance_buckets: Tensor,
-        attention_mask: Tensor,
-        dropout: float,
-    ) -> Tensor:
-        arguments = q, k, v, position_q, position_k, distance_buckets, attention_mask, dropout
-        return super().attention(*arguments) if q.dtype == torch.float64 else attention(*arguments)
+    @override
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        return super().attention(inputs) if inputs.query.dtype == torch.float64 else attention(inputs)
 
+    @override
     def cross_entropy(
         self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """As defined; a target that is not in the vocabulary makes the loss not a number."""
-        return _CrossEntropy.apply(logits.contiguous(), targets.contiguous(), label_smoothing)
+        """Compute the cross entropy, which is NaN if a target is outside of the vocabulary."""
+        loss: Tensor
+        correct: Tensor
+        loss, correct = _CrossEntropy.apply(logits.contiguous(), targets.contiguous(), label_smoothing)
+        return loss, correct

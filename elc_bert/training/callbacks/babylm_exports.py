@@ -46,7 +46,7 @@ class BabyLMExports(Callback):
         log_entry: Callback that counts words, with its state restored.
     """
 
-    def __init__(self, run: Run, log_entry: LogEntry):
+    def __init__(self, run: Run, log_entry: LogEntry) -> None:
         self._log_entry = log_entry
         _, self._words = log_entry.seen(run)
 

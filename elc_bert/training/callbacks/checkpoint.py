@@ -20,7 +20,7 @@ class SaveCheckpoint(Callback):
 
     repeated_after_interruption = True
 
-    def __init__(self, callbacks: Sequence[Callback]):
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = callbacks
 
     def after_step(self, run: Run) -> None:

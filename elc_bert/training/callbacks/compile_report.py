@@ -16,7 +16,7 @@ class CompileReport(Callback):
 
     part_of_step = True
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self._due = min(run.progress.step + STEPS_TO_COMPILE, run.last_step)
 
     def after_step(self, run: Run) -> None:

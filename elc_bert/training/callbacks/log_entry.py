@@ -23,7 +23,7 @@ class LogEntry(Callback):
     name = "log"
     part_of_step = True
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self._is_main = run.world.is_main
         self._totals = Totals(run.world.device)
 

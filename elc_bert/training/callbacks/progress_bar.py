@@ -10,7 +10,7 @@ class ProgressBar(Callback):
 
     part_of_step = True
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self._bar = progress_bar(
             run.last_step, "step", done=run.progress.step, title="pretraining", shown=run.world.is_main
         )

@@ -1,4 +1,4 @@
-"""How the parameters start."""
+"""Initialization of the model's parameters."""
 
 import math
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 def truncated_normal_(tensor: Tensor, hidden_size: int) -> None:
-    """Fill in place from a normal of standard deviation sqrt(2 / (5 D)), cut at two of them."""
+    """Fill in place from a normal distribution of standard deviation sqrt(2 / (5 D)), truncated at two."""
     std = math.sqrt(2.0 / (5.0 * hidden_size))
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
 
 
-def initialise(module: nn.Module, hidden_size: int) -> None:
-    """Start one linear or embedding module; every other kind keeps PyTorch's start (norms: 1 and 0)."""
+def initialize(module: nn.Module, hidden_size: int) -> None:
+    """Initialize a linear or embedding module; others keep PyTorch's defaults (layer norms: 1 and 0)."""
     if isinstance(module, nn.Linear | nn.Embedding):
         truncated_normal_(module.weight, hidden_size)
     if isinstance(module, nn.Linear) and module.bias is not None:
