@@ -26,29 +26,33 @@ One JSON file describes a run. This page lists every key that the program itself
 python launch/pretrain.py --deepspeed_config ds_configs/demo.json --set elc_bert.training.max_steps=200
 ```
 
-- DeepSpeed's keys are at the top level and keep [DeepSpeed's meaning](https://www.deepspeed.ai/docs/config-json/).
-  Everything else is below `"elc_bert"`, in the sections `model`, `data`, `training`, `evaluation` and `checkpoint`.
-- Order of precedence: defaults, file, `--set key.path=value`. The value of `--set` is read as JSON, or as text where
-  it is not JSON. `--set` can be given several times.
+- DeepSpeed's keys are at the top level and keep
+  [DeepSpeed's meaning](https://www.deepspeed.ai/docs/config-json/). Everything else is below `"elc_bert"`,
+  in the sections `model`, `data`, `training`, `evaluation` and `checkpoint`.
+- Order of precedence: defaults, file, `--set key.path=value`. The value of `--set` is read as JSON, or as
+  text where it is not JSON. `--set` can be given several times.
 - An unknown key or a value out of range is an error that names the key, the file and the nearest valid name.
 - The resolved configuration is saved as `config.json` in the run's output directory.
-- `optimizer.type: "Lamb"` and `scheduler.type: "Cosine"`, `"Linear"` and `"Constant"` are this project's. Other types
-  go to DeepSpeed.
-- TensorBoard, wandb, CSV files and comet are DeepSpeed's monitors. The sections `tensorboard`, `wandb`, `csv_monitor`
-  and `comet` switch them on.
+- `optimizer.type: "Lamb"` and `scheduler.type: "Cosine"`, `"Linear"` and `"Constant"` are this project's.
+  Other types go to DeepSpeed.
+- TensorBoard, wandb, CSV files and comet are DeepSpeed's monitors. The sections `tensorboard`, `wandb`,
+  `csv_monitor` and `comet` switch them on.
 
-Start from a file in [`ds_configs/`](../ds_configs) and change what differs; [Recipes](recipes.md) explains their values.
+Start from a file in [`ds_configs/`](../ds_configs) and change what differs; [Recipes](recipes.md) explains
+their values.
 
 ## Precision
 
-Without any of these sections a run computes in fp32. Master weights, moments and norms are fp32 in all of them.
+Without these sections a run computes in fp32. Master weights, moments and norms are fp32 in all of them.
 
 | section | weights and activations |
 |---|---|
-| `"bf16": {{"enabled": true}}` | bfloat16. With `"data_types": {{"grad_accum_dtype": "fp32"}}` gradients are summed in fp32. |
-| `"fp16": {{"enabled": true}}` | float16 with a dynamic loss scale. A step that overflows is skipped, counted in \
-`train/skipped_steps`, and does not advance the schedule. |
-| `"torch_autocast": {{"enabled": true}}` | fp32 weights, matrix products in bfloat16. |
+| `"bf16": {{"enabled": true}}` | bfloat16; see below for how gradients are summed |
+| `"fp16": {{"enabled": true}}` | float16 with a dynamic loss scale |
+| `"torch_autocast": {{"enabled": true}}` | fp32 weights, matrix products in bfloat16 |
+
+With `"data_types": {{"grad_accum_dtype": "fp32"}}` next to `bf16`, gradients are summed in fp32. A step that
+overflows in fp16 is skipped, counted in `train/skipped_steps`, and does not advance the schedule.
 
 ## Keys
 
@@ -81,7 +85,9 @@ def render() -> str:
         summary = (model.__doc__ or "").strip().partition("\n")[0]
         title = f"### `{key}`" if key else "### Top level"
         parts.append(f"{title}\n\n{summary}\n")
-        parts.append("| key | type | default | range | description |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
+        parts.append(
+            "| key | type | default | range | description |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
     return "\n".join(parts)
 
 
@@ -144,8 +150,12 @@ def _range(entry: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Write the page, or compare it with what would be written; return the exit status."""
-    parser = argparse.ArgumentParser(description="Write docs/configuration.md from the configuration's types.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
+    parser = argparse.ArgumentParser(
+        description="Write docs/configuration.md from the configuration's types."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if the page is stale"
+    )
     arguments = parser.parse_args(argv)
     page = render()
     if arguments.check:

@@ -74,7 +74,11 @@ def run(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/demo"), help="a run's output directory")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=Path("runs/demo"), help="a run's output directory"
+    )
     arguments = parser.parse_args()
     sys.exit(exit_status(lambda: run(arguments.run), "inspect_model.py"))

@@ -18,7 +18,9 @@ from tests.docs.commands import LAUNCHERS, CommandError, check, command_lines
 from tests.docs.pages import PAGES, REPOSITORY, Block, blocks, prose
 
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
-COMMANDS = [(block, line) for block in ALL_BLOCKS if block.language == "bash" for line in command_lines(block.text)]
+COMMANDS = [
+    (block, line) for block in ALL_BLOCKS if block.language == "bash" for line in command_lines(block.text)
+]
 PROGRAMS = ("make", "python", "pip", "tensorboard", *LAUNCHERS)
 
 
@@ -32,7 +34,7 @@ def test_every_command_would_start(block: Block, command: str):
 
 
 def inline_commands() -> list[tuple[str, str]]:
-    """Commands within the text, such as `python benchmarks/memory.py`; those with an ellipsis are excerpts."""
+    """Return the commands within the text; those with an ellipsis are excerpts."""
     found = []
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", prose(page)):
@@ -85,7 +87,7 @@ def test_a_command_that_would_not_start_is_found(command: str):
 @pytest.mark.parametrize(
     "command",
     [
-        "python launch/pretrain.py --deepspeed_config ds_configs/strict.json --set elc_bert.model.varian=zero",
+        "python launch/pretrain.py --deepspeed_config ds_configs/xl.json --set elc_bert.model.varian=zero",
         "python launch/plan.py --config ds_configs/strict.json --set elc_bert.training.max_steps=0",
     ],
 )
@@ -117,7 +119,12 @@ def test_every_python_block_runs(block: Block, newcomers_folder: Path):
     done = subprocess.run(
         [sys.executable, "-c", block.text],
         cwd=newcomers_folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(newcomers_folder)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(newcomers_folder),
+        },
         capture_output=True,
         text=True,
         timeout=240,
