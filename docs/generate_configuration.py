@@ -120,7 +120,7 @@ def _default(entry: dict[str, Any]) -> str:
 
 
 def _alternatives(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    return entry.get("anyOf", [entry])
+    return list(entry.get("anyOf", [entry]))
 
 
 def _type(entry: dict[str, Any]) -> str:
@@ -135,7 +135,8 @@ def _type_of_one(entry: dict[str, Any]) -> str:
     if entry.get("type") == "array":
         members = entry.get("prefixItems") or [entry.get("items", {})]
         return "list of " + ("sections" if "$ref" in members[0] else f"{_type_of_one(members[0])}s")
-    return TYPE_NAMES.get(entry.get("type", ""), entry.get("type", "any"))
+    name = str(entry.get("type", "any"))
+    return TYPE_NAMES.get(name, name)
 
 
 def _range(entry: dict[str, Any]) -> str:

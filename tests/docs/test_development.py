@@ -1,6 +1,7 @@
-"""The worked examples of docs/development.md: applied to a copy of the code, tested, and trained with."""
+"""The worked examples of the pages docs/add-*.md: applied to a copy of the code, tested, and trained with."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import REPOSITORY, Block, blocks
+from tests.docs.commands import command_lines
+from tests.docs.pages import PAGES, REPOSITORY, Block, blocks
+from tests.support.launching import scalars
 
-PAGE = REPOSITORY / "docs" / "development.md"
-EDITS = [block for block in blocks(PAGE) if "edit" in block.marks]
-FILES = [block for block in blocks(PAGE) if "file" in block.marks]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+EDITS = [block for block in BLOCKS if "edit" in block.marks]
+FILES = [block for block in BLOCKS if "file" in block.marks]
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,7 +42,10 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("elc_bert", "data_tools", "launch", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "golden")
         shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
+    for name in ("docs", "ds_configs"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("images"))
     shutil.copy(REPOSITORY / "pyproject.toml", root)
+    shutil.copy(REPOSITORY / "README.md", root)
     for block in EDITS:
         apply(block, root)
     for block in FILES:
@@ -62,15 +68,10 @@ def run(root: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_the_page_has_all_four_examples():
-    assert {Path(block.marks["edit"]).parts[1] for block in EDITS} >= {
-        "config",
-        "model",
-        "hub",
-        "engine",
-        "data",
-    }
-    assert len(FILES) >= 4
+@pytest.mark.parametrize("page", ["add-variant", "add-optimizer", "add-callback", "add-data-policy"])
+def test_every_page_adds_code_and_edits_the_code_that_is_there(page: str):
+    assert [block for block in EDITS if block.page.stem == page]
+    assert [block for block in FILES if block.page.stem == page]
 
 
 def test_the_tests_of_the_examples_pass(edited: Path):
@@ -82,6 +83,18 @@ def test_code_of_the_examples_passes_ruff(edited: Path):
     changed = sorted({block.marks.get("edit") or block.marks["file"] for block in (*EDITS, *FILES)})
     run(edited, "-m", "ruff", "check", "--no-cache", *changed)
     run(edited, "-m", "ruff", "format", "--no-cache", "--check", *changed)
+
+
+def test_commands_of_the_examples_would_start(edited: Path):
+    examples = [block for block in BLOCKS if block.marks.get("needs") == "the edits of this page"]
+    commands = [line for block in examples for line in command_lines(block.text)]
+    assert len(commands) >= 5
+    run(
+        edited,
+        "-c",
+        "import sys, tests.docs.commands as c; [c.check(line) for line in sys.argv[1:]]",
+        *commands,
+    )
 
 
 def test_a_run_with_the_examples_trains_and_exports(
@@ -96,14 +109,17 @@ def test_a_run_with_the_examples_trains_and_exports(
         model={"variant": "residual"},
         zero_optimization={"stage": 1},
         data={"train": str(dataset), "dev": str(dataset), "segments": "documents"},
-        training={"max_steps": 4},
+        training={"max_steps": 60},
     )
     content = json.loads(config.read_text(encoding="utf-8"))
     content["optimizer"] = {"type": "Signum", "params": {"lr": 0.001, "momentum": 0.9}}
     config.write_text(json.dumps(content), encoding="utf-8")
     printed = run(edited, "launch/pretrain.py", "--deepspeed_config", config)
     assert "residual" in printed
-    (output,) = [path.parent for path in tmp_path.rglob("checkpoints")]
+    output = tmp_path / "run"
+    entropy = scalars(output, "layer_entropy/layer_02")
+    assert entropy.keys() == {50, 60}
+    assert all(0 < value <= math.log(2) for value in entropy.values())
     run(edited, "launch/export.py", output, tmp_path / "export")
     run(edited, "-c", COMPARE, output, tmp_path / "export")
 
