@@ -1,8 +1,12 @@
 """Links, lengths and languages of README.md and the pages in docs/."""
 
-import pytest
+import re
 
-from tests.docs.pages import PAGES, README, REPOSITORY, anchors, blocks, links
+import pytest
+from pydantic import BaseModel
+
+from elc_bert.config.schema import RunConfig
+from tests.docs.pages import PAGES, README, REPOSITORY, anchors, blocks, links, prose
 
 LANGUAGES = {"bash", "python", "json", "text", "diff"}
 
@@ -23,6 +27,27 @@ def test_every_relative_link_and_anchor_resolves(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_fenced_block_names_a_language_that_is_checked(page):
     assert [(str(block), block.language) for block in blocks(page) if block.language not in LANGUAGES] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_file_that_the_text_names_exists(page):
+    """Files of this repository; those that the examples in docs/add-*.md make do not count."""
+    made = {block.marks.get("file") for block in blocks(page)}
+    folders = "benchmarks|data_tools|docs|ds_configs|elc_bert|examples|launch|tests"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", prose(page))
+    assert [path for path in named if path not in made and not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_key_that_the_text_names_exists(page):
+    unknown = []
+    for key in re.findall(r"`(elc_bert\.(?:model|data|training|evaluation|checkpoint)\.\w+)", prose(page)):
+        section: type[BaseModel] = RunConfig
+        for name in key.split(".")[:-1]:
+            section = section.model_fields[name].annotation  # type: ignore[assignment]  # a section
+        if key.split(".")[-1] not in section.model_fields:
+            unknown.append(key)
+    assert unknown == []
 
 
 def test_every_page_is_in_the_index():
