@@ -8,6 +8,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -37,7 +38,7 @@ def check(command: str) -> None:
     Raises:
         CommandError: a program, script, option, value, configuration file or key that does not exist.
     """
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables before the command
         words = words[1:]
     program, arguments = words[0], words[1:]
@@ -161,8 +162,15 @@ def _check_tensorboard(arguments: list[str]) -> None:
 
 
 def _check_pip(arguments: list[str]) -> None:
-    if not re.fullmatch(r"install( -e)? \.(\[[\w,]+\])?", " ".join(arguments)):
+    words = re.fullmatch(
+        r"install (?:(?:-e|--editable) )?(?:\.|elc-bert)(?:\[([\w,]+)\])?", " ".join(arguments)
+    )
+    if not words:
         raise CommandError(f"no test knows pip {' '.join(arguments)}")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    for extra in words[1].split(",") if words[1] else []:
+        if extra not in project.get("optional-dependencies", {}):
+            raise CommandError(f"pyproject.toml has no extra {extra}")
 
 
 def _check_paths(arguments: list[str]) -> None:

@@ -53,7 +53,8 @@ def test_every_key_that_the_text_names_exists(page):
 def test_every_page_is_in_the_index():
     index = REPOSITORY / "docs" / "README.md"
     listed = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
-    assert [page.name for page in PAGES if page not in (README, index) and page not in listed] == []
+    pages = [page for page in PAGES if page.parent.name == "docs" and page != index]
+    assert [page.name for page in pages if page not in listed] == []
 
 
 def test_every_picture_is_used():
