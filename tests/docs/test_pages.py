@@ -6,12 +6,12 @@ import pytest
 from pydantic import BaseModel
 
 from elc_bert.config.schema import RunConfig
-from tests.docs.pages import PAGES, README, REPOSITORY, anchors, blocks, links, prose
+from tests.docs.pages import HISTORY, PAGES, README, REPOSITORY, anchors, blocks, links, prose
 
 LANGUAGES = {"bash", "python", "json", "text", "diff"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("page", [*PAGES, HISTORY], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_relative_link_and_anchor_resolves(page):
     broken = []
     for link in links(page):
