@@ -21,16 +21,7 @@ from optimizer import SIZES
 from reporting import add_json, report_to_user
 from tqdm import tqdm
 from training_report import COLOURS, Report, Speed, draw
-from training_step import (
-    DTYPES,
-    REST,
-    Memory,
-    Reader,
-    Training,
-    Watch,
-    measure_memory,
-    synchronize,
-)
+from training_step import DTYPES, REST, Memory, Reader, Training, Watch, measure_memory, synchronize
 
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import ModelConfig

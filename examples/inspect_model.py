@@ -16,13 +16,13 @@ from torch import Tensor
 
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
-from elc_bert.data.sampling.from_config import masking_of, portions_of
+from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.data.sampling.stream import SampleStream
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import Lamb, parameter_groups
-from elc_bert.utils.errors import exit_status
+from elc_bert.utils.errors import run_single_process
 
 
 def print_layer_weights(model: ElcBertForMaskedLM) -> None:
@@ -36,11 +36,11 @@ def first_training_samples(config: RunConfig, count: int) -> MicroBatch:
     """Return the first masked sequences that the run was trained on."""
     settings = config.elc_bert
     stream = SampleStream(
-        portions_of(settings.data),
+        portions_from_config(settings.data),
         settings.training.sequence_length,
         settings.training.seed,
         0,  # the first phase of the run, before sequences become longer
-        masking_of(settings.data),
+        masking_from_config(settings.data),
         settings.model.vocab_size,
         settings.data.segments,
     )
@@ -81,4 +81,4 @@ if __name__ == "__main__":
         "run", nargs="?", type=Path, default=Path("runs/demo"), help="a run's output directory"
     )
     arguments = parser.parse_args()
-    sys.exit(exit_status(lambda: run(arguments.run), "inspect_model.py"))
+    sys.exit(run_single_process(lambda: run(arguments.run), "inspect_model.py"))

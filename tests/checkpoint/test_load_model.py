@@ -97,7 +97,10 @@ def config_with(change: dict):
         (break_config, r"model\.json: not valid JSON"),
         (config_with({"hidden_sise": 3}), r"model\.json: unknown key hidden_sise; did you mean hidden_size"),
         (config_with({"num_hidden_layers": 4}), r"model\.safetensors: lacks encoder\.layers\.3"),
-        (config_with({"variant": "zero"}), r"safetensors: holds, but .* encoder\.output_mixture"),
+        (
+            config_with({"variant": "zero"}),
+            r"safetensors: holds encoder\.output_mixture\.weights, which model\.json",
+        ),
         (config_with({"vocab_size": 61}), r"has shape \[60, 16\], but model.json asks for \[61, 16\]"),
     ],
 )

@@ -36,6 +36,7 @@ UNPINNED = {
     "triton": "part of torch's GPU builds",
     "pydantic_core": "part of pydantic",
     "packaging": "required by deepspeed and pytest",
+    "typing_extensions": "required by torch and pydantic",
 }
 # Modules that are themselves imported inside the function that needs them.
 LAZY = {
