@@ -141,7 +141,7 @@ def lamb_with_offload_to_nvme(user):
     offload = {"device": "nvme", "nvme_path": str(user.folder)}
     return Mistake(
         user.new_run(zero_optimization={"stage": 3, "offload_optimizer": offload}),
-        ["zero_optimization.offload_optimizer.device: not with optimizer.type Lamb", "set it to cpu"],
+        ["zero_optimization.offload_optimizer.device: does not work with optimizer.type Lamb", "set it to cpu"],
     )
 
 
@@ -176,13 +176,13 @@ def missing_dataset(user):
 @mistake
 def truncated_bin(user):
     os.truncate(user.file(".bin"), user.file(".bin").stat().st_size - 2)
-    return Mistake(user.new_run(), [str(user.file(".bin")), "truncated", "build it again"])
+    return Mistake(user.new_run(), [str(user.file(".bin")), "truncated", "build the dataset again"])
 
 
 @mistake
 def truncated_idx(user):
     os.truncate(user.file(".idx"), user.file(".idx").stat().st_size - 8)
-    return Mistake(user.new_run(), [str(user.file(".idx")), "truncated", "build it again"])
+    return Mistake(user.new_run(), [str(user.file(".idx")), "truncated", "build the dataset again"])
 
 
 @mistake

@@ -19,10 +19,10 @@ from elc_bert.data.sampling.packing import Layout, best_fit, pack_rows, packed_l
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 
 WIDTH = 32
-#: Of a global batch: any lengths, or many that are alike.
 LENGTHS = st.lists(st.integers(3, WIDTH), min_size=1, max_size=200) | st.lists(
     st.sampled_from([3, 5, 16, 17, 31, 32]), min_size=1, max_size=200
 )
+"""Of a global batch: any lengths, or many that are alike."""
 SCHEDULE = LengthSchedule(max_steps=10, sequence_length=32, global_batch=48, long_after=0.5)
 
 
