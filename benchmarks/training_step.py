@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.kernels import Kernels
-from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.model import ElcBertForMaskedLM, use_kernels
 from elc_bert.model.encoder import Layer
 from elc_bert.model.loss import masked_lm_loss
 from elc_bert.optim import Lamb, parameter_groups
@@ -46,7 +46,7 @@ class Training:
         self.device = device
         self.read = read
         self.model = ElcBertForMaskedLM(config).to(device)
-        self.model.encoder.kernels = kernels
+        use_kernels(self.model, kernels)
         groups = parameter_groups(self.model, weight_decay=0.1)
         self._weights: list[Tensor] = []
         self._masters: list[Tensor] = []
@@ -78,7 +78,7 @@ class Training:
                 batch = micro.to(self.device, non_blocking=True)
             logits = self.model(batch.input_ids, batch.attention_mask, batch.positions)
             with watch.part("head + loss"):
-                loss, _ = masked_lm_loss(logits, batch.targets, kernels=self.model.encoder.kernels)
+                loss, _ = masked_lm_loss(logits, batch.targets, kernels=self.model.kernels)
                 loss = loss / max(1, predicted)
             watch.backward_of(loss)
             loss.backward()

@@ -15,8 +15,8 @@ from elc_bert.config.schema import ModelConfig
 
 Kernels = Literal["plain", "fused"]
 Size = Literal["compute", "noise", 1, 4, 8]
-"""Bytes of a number. ``compute``: of the type that activations have. ``noise``: of what dropout keeps, a
-number of that type on a CPU, a byte on a GPU, and nothing with fused kernels."""
+"""Bytes of an element. ``compute``: an element of the activations' type. ``noise``: an element of a dropout
+mask, which is of that type on a CPU, one byte on a GPU, and not stored by fused kernels."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Tensor:
 
     name: str
     shape: str
-    """Letters with spaces between them, perhaps with a factor, as in ``B T 2M``."""
+    """Dimensions separated by spaces, each with an optional factor, as in ``B T 2M``."""
     size: Size = "compute"
     needs: str = ""
-    """Kept only in models with this: ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
+    """Property of the models that keep it: ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Table:
     """One set of kernels."""
 
     layer: tuple[Tensor, ...]
-    """Kept by each layer, without its input, the newest of the ``hidden`` states."""
+    """Tensors that each layer keeps, without its input, which counts as a hidden state."""
     layer_work: tuple[Tensor, ...]
-    """Most that is in use at once in a layer's backward pass, besides what is kept."""
+    """Temporaries at the peak of a layer's backward pass."""
     loss: tuple[Tensor, ...]
-    """Kept by the loss."""
+    """Tensors that the loss keeps."""
     loss_work: tuple[Tensor, ...]
-    """In use at once between the loss's forward and backward pass."""
+    """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
-    """Whether a hidden state is given up as soon as backward has passed the mixture that read it first, and
-    has a gradient as soon as it has passed the last; otherwise the gradients of mixtures passed are kept."""
+    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds a gradient
+    of it from the mixture that read it last. Otherwise it keeps the gradients of all mixtures so far."""
 
 
 ENCODER = (
@@ -59,7 +59,7 @@ HIDDEN = Tensor("output of the embedding or of a layer", "B T D")
 HEAD = (
     Tensor("encoder's output at the predicted tokens", "N D"),
     Tensor("statistics of its norm", "2N", 4),
-    Tensor("normalised", "N D"),
+    Tensor("normalized", "N D"),
     Tensor("before GELU", "N D"),
     Tensor("after GELU", "N D"),
     Tensor("statistics of its norm", "2N", 4),
@@ -90,7 +90,7 @@ PLAIN = Table(
         Tensor("relative q and k, for every sequence", "2B P D"),
         Tensor("products with the relative ones", "2B H T P"),
         Tensor("bucket of every pair", "T T", 8),
-        Tensor("what is hidden", "B T T", 1),
+        Tensor("attention mask of every pair", "B T T", 1),
         Tensor("probabilities", "B H T T"),
         Tensor("dropout of the probabilities", "B H T T", "noise", "attention dropout"),
         Tensor("probabilities after masking and dropout", "B H T T"),
@@ -99,7 +99,7 @@ PLAIN = Table(
         Tensor("dropout", "B T D", "noise", "dropout"),
         Tensor("input of the feed-forward", "B T D"),
         Tensor("statistics of its norm", "2B T", 4),
-        Tensor("normalised, input of W_1", "B T D"),
+        Tensor("normalized, input of W_1", "B T D"),
         Tensor("output of W_1", "B T 2M"),
         Tensor("GELU of the gate", "B T M"),
         Tensor("value * GELU(gate)", "B T M"),
@@ -125,7 +125,7 @@ _FUSED = Table(
         *_FEED_FORWARD_IN,
         Tensor("input of the feed-forward", "B T D"),
         Tensor("statistics of its norm", "2B T", 4),
-        Tensor("normalised, input of W_1", "B T D"),
+        Tensor("normalized, input of W_1", "B T D"),
         Tensor("output of W_1", "B T 2M"),
         Tensor("statistics of the inner norm", "2B T", 4),
         Tensor("input of W_2", "B T M"),
@@ -160,11 +160,11 @@ class Workload:
     predicted: int
     """N"""
     compute_bytes: int
-    """Of a number of the type that activations have."""
+    """Bytes of an element of the activations."""
     on_cpu: bool
     kernels: Kernels
     checkpointing: bool = False
-    """Layers are computed a second time in the backward pass."""
+    """Whether layers are recomputed in the backward pass."""
 
     @property
     def table(self) -> Table:
@@ -215,17 +215,17 @@ class Activations:
     """Bytes of one micro-batch at the worst moment of its backward pass."""
 
     layers: int
-    """Kept by layers, without their inputs."""
+    """Tensors that layers keep, without their inputs."""
     hidden: int
-    """Outputs of the embedding and of all layers, and as many gradients of them as there are by then."""
+    """Outputs of the embedding and of all layers, and the gradients of them that exist at that moment."""
     ends: int
-    """Kept by embedding and head."""
+    """Tensors that embedding and head keep."""
     logits: int
-    """Kept by the loss, and the gradient of the logits."""
+    """Tensors that the loss keeps, and the gradient of the logits."""
     work: int
-    """What a layer needs while it is differentiated."""
+    """Temporaries of a layer's backward pass."""
     gradients: int
-    """Of those parameters whose layers have been passed."""
+    """Gradients of the parameters of all layers that the backward pass has left."""
 
     @property
     def total(self) -> int:
@@ -237,7 +237,7 @@ def saved_bytes(load: Workload) -> int:
     """Return the bytes that are kept when the forward pass ends."""
     model, table = load.model, load.table
     layers = 0 if load.checkpointing else model.num_hidden_layers * load.bytes_of(table.layer)
-    # Nothing reads the last output again, except the mixture of all outputs.
+    # Only a mixture of all outputs reads the last output again.
     hidden = model.num_hidden_layers + (model.variant == "weighted_output")
     others = load.bytes_of([*ENCODER, *HEAD, *table.loss])
     return layers + hidden * load.bytes_of([HIDDEN]) + others
@@ -267,7 +267,7 @@ def peak_of_backward(load: Workload, layer_gradients: int, head_gradients: int) 
     ]
     for number in reversed(range(count)):
         last = number == count - 1
-        # A layer that is computed a second time gives up the states that came after it.
+        # A recomputed layer has no later hidden states.
         kept = number + 1 if table.frees_hidden or load.checkpointing else count
         gradients = 1 if last else number + 1 if table.frees_hidden else count - 1 - number
         moments.append(

@@ -10,8 +10,8 @@ from elc_bert.planner.states import BYTES, layout_of, pieces
 
 MIB = 2**20
 BASELINES = {"cpu": 415 * MIB, "gpu": 1024 * MIB}
-"""What a process has besides tensors. CPU: measured, Python with PyTorch, DeepSpeed and TensorBoard, and the
-code that a training step has touched. GPU: assumed, the context, cuBLAS's workspace and NCCL's buffers."""
+"""Memory of a process without tensors. CPU: measured with PyTorch, DeepSpeed and TensorBoard loaded and one
+training step taken. GPU: assumed, for the context, the workspace of cuBLAS and the buffers of NCCL."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def kernels_of(config: RunConfig) -> Kernels:
 
 def workload(config: RunConfig, sequences: int, tokens: int, kernels: Kernels, on_cpu: bool) -> Workload:
     """Return a micro-batch of full sequences with the expected number of masked tokens."""
-    # Under autocast some activations are bf16, but those that layer norms read and give are fp32.
+    # Under autocast some activations are bf16, but inputs and outputs of layer norms are fp32.
     return Workload(
         model=config.elc_bert.model,
         sequences=sequences,

@@ -232,25 +232,25 @@ def _about(phase: PhasePlan, plan: Plan) -> Iterator[tuple[str, str]]:
             "outputs of layers, and gradients": activations.hidden,
             "embedding and head": activations.ends,
             "logits and loss": activations.logits,
-            "at work in backward": activations.work,
-            "gradients by then": activations.gradients,
+            "temporaries of the backward pass": activations.work,
+            "gradients so far": activations.gradients,
         }
         for name, size in parts.items():
             if size:
                 yield f"  {name}", _size(size)
     if memory.host:
-        yield "memory of the host", f"{_size(memory.host)} for each device"
+        yield "host memory", f"{_size(memory.host)} for each device"
     for each in phase.exchanged:
         yield (
             f"{each.operation}",
             f"{each.what}, {_size(each.bytes)} a step, {_size(each.sent_per_device)} sent by each device",
         )
     time = phase.time
-    shape = "at the same time as" if time.overlapped else "besides"
-    exchange = f", {shape} {time.communication:.3g} s of exchange" if phase.exchanged else ""
+    shape = "overlapped with" if time.overlapped else "followed by"
+    exchange = f", {shape} {time.communication:.3g} s of communication" if phase.exchanged else ""
     yield (
         "time",
-        f"{time.compute:.3g} s a step of arithmetic{exchange}; {human(time.tokens_per_second)} tokens/s, "
+        f"{time.compute:.3g} s of computation per step{exchange}; {human(time.tokens_per_second)} tokens/s, "
         f"{_days(phase.seconds / 86400)}",
     )
 

@@ -12,8 +12,9 @@ from elc_bert.planner.parameters import Parameters
 from elc_bert.utils.errors import UserError
 
 When = Literal["always", "gradients", "backward", "reduction", "step"]
-"""Until when: ``always``; ``gradients`` grow during the first backward pass and stay until the step;
-``backward`` passes; the ``reduction`` over devices, after them; the optimizer's ``step``."""
+"""Time at which memory is in use. ``gradients`` grow during the first backward pass and stay until the step is
+taken; ``backward`` is the backward passes, ``reduction`` the reduction over devices after them, and ``step``
+the optimizer's step."""
 ALLREDUCE_ELEMENTS = 500_000_000
 """Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
 SIZES = (
@@ -133,32 +134,32 @@ def _without_zero(layout: Layout, parameters: Parameters, share: float, on_cpu: 
         Piece("weights", w * n),
         Piece("gradients", w * n, "gradients"),
         Piece("moments", 8 * n),
-        # All gradients of a bucket are copied end to end, also where there is nobody to send them to.
-        Piece("gradients in a row", w * min(n, ALLREDUCE_ELEMENTS), "reduction"),
+        # All gradients of a bucket are copied to a contiguous buffer, also on a single device.
+        Piece("flat copy of the gradients", w * min(n, ALLREDUCE_ELEMENTS), "reduction"),
     ]
     if w < 4:
-        found += [Piece("masters", 4 * n), Piece("fp32 gradients", 4 * n, "step")]
+        found += [Piece("master weights", 4 * n), Piece("fp32 gradients", 4 * n, "step")]
     return found
 
 
 def _bf16_summed_in_fp32(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
     n = parameters.total
     first, second = parameters.groups
-    # The two groups travel as they are if the first fills a bucket, otherwise as a copy of both.
+    # The two groups are sent as they are if the first fills a bucket, otherwise as a copy of both.
     copied = 0 if first > ALLREDUCE_ELEMENTS else 4 * n
     sent = layout.wire_bytes * (max(first, second) if first > ALLREDUCE_ELEMENTS else n)
     return [
         Piece("weights", 2 * n),
         Piece("gradients", 2 * n, "gradients"),
-        Piece("sum of gradients", 4 * n),
-        Piece("masters", 4 * share),
+        Piece("accumulated gradients (fp32)", 4 * n),
+        Piece("master weights", 4 * share),
         Piece("moments", 8 * share),
-        Piece("gradients in a row", copied + (sent if layout.wire_bytes != 4 else 0), "reduction"),
+        Piece("flat copy of the gradients", copied + (sent if layout.wire_bytes != 4 else 0), "reduction"),
     ]
 
 
 def _partitioned(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) -> list[Piece]:
-    """ZeRO 1 and 2: flat weights, of which each device updates a share."""
+    """Return the memory at ZeRO 1 and 2: flat weights, of which each device updates a partition."""
     n, w, host = parameters.total, layout.weight_bytes, layout.offloads_optimizer
     keeps_all = layout.stage == 1
     sums_apart = layout.sum_bytes != w
@@ -168,11 +169,11 @@ def _partitioned(layout: Layout, parameters: Parameters, share: float, on_cpu: b
     used = min(n, layout.reduce_bucket)
     found = [
         Piece("weights", w * n),
-        Piece("masters", 4 * share, on_host=host),
+        Piece("master weights", 4 * share, on_host=host),
         Piece("moments", 8 * share, on_host=host),
-        # The copy has gone when the share is cut out of what came back.
+        # The copy has been freed when the partition is copied out of the result.
         Piece(
-            "copy of a bucket, then gradients of the share",
+            "copy of a bucket, then gradient partition",
             max(layout.wire_bytes * used, 0 if host or sums_apart else w * share),
             "reduction",
         ),
@@ -187,14 +188,14 @@ def _partitioned(layout: Layout, parameters: Parameters, share: float, on_cpu: b
         found.append(Piece("reduction bucket", buffers * layout.reduce_bucket, "backward"))
     if host:
         found += [
-            Piece("gradients of the share", 4 * share, on_host=True),
-            Piece("weights of the share", w * share, on_host=True),
-            Piece("room to move one gradient", w * parameters.largest),
+            Piece("gradient partition", 4 * share, on_host=True),
+            Piece("weight partition", w * share, on_host=True),
+            Piece("buffer to copy one gradient", w * parameters.largest),
         ]
     elif sums_apart:
-        found.append(Piece("sum of the share's gradients", layout.sum_bytes * share, "gradients"))
+        found.append(Piece("accumulated gradient partition", layout.sum_bytes * share, "gradients"))
     else:
-        found.append(Piece("gradients of the share, and in a row", (w + 4) * share, "step"))
+        found.append(Piece("gradient partition and its flat fp32 copy", (w + 4) * share, "step"))
     return found
 
 
@@ -204,11 +205,11 @@ def _zero_3(layout: Layout, parameters: Parameters, share: float, on_cpu: bool) 
     return [
         Piece("weights", w * share),
         Piece("small tensors, kept whole", w * parameters.small),
-        Piece("weights gathered from others", w * min(n, layout.max_live), "backward"),
-        Piece("masters", 4 * share, on_host=host),
+        Piece("gathered weights", w * min(n, layout.max_live), "backward"),
+        Piece("master weights", 4 * share, on_host=host),
         Piece("moments", 8 * share, on_host=host),
-        Piece("sum of the share's gradients", layout.sum_bytes * share, on_host=host),
+        Piece("accumulated gradient partition", layout.sum_bytes * share, on_host=host),
         Piece("reduction bucket", layout.wire_bytes * bucket),
         Piece("copy of a bucket", layout.wire_bytes * min(n, layout.reduce_bucket), "backward"),
-        Piece("fp32 gradients of the share", 4 * share, "step", host),
+        Piece("fp32 gradient partition", 4 * share, "step", host),
     ]

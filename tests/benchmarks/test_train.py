@@ -1,4 +1,4 @@
-"""The benchmark of training steps, on a model of one layer; its times are not looked at."""
+"""The benchmark of training steps, on a model of one layer; its times are not checked."""
 
 import json
 import subprocess
@@ -64,10 +64,32 @@ def test_real_samples_packed_and_padded(tiny_dataset, tmp_path):
     assert matplotlib.image.imread(picture).std() > 0
 
 
-def test_memory_alone_beside_the_plain_definitions(tmp_path):
+def test_memory_only_compared_with_the_definitions(tmp_path):
     saved = tmp_path / "train.json"
     result = benchmark("--compare", "--memory-only", "--precision", "bf16", "--json", saved)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads(saved.read_text())
     assert report["memory"].keys() == {"auto", "plain"}
     assert report["speed"] == {}
+
+
+def test_every_module_of_a_candidate_computes_with_its_kernels():
+    """Otherwise --compare would time the same kernels twice."""
+    code = """
+import torch
+from optimizer import SIZES
+from training_step import Training
+from elc_bert.kernels import Kernels
+from elc_bert.model.layers import KernelUser
+
+config = SIZES["small"].model_copy(update={"num_hidden_layers": 1})
+plain = Kernels()
+training = Training(config, plain, "fp32", torch.device("cpu"), lambda: [])
+users = [module for module in training.model.modules() if isinstance(module, KernelUser)]
+assert len(users) > 8
+assert all(module.kernels is plain for module in users)
+assert training.model.kernels is plain
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY / "benchmarks", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

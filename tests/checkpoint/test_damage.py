@@ -1,4 +1,4 @@
-"""Whatever happens to a file of a checkpoint is noticed, named, and the checkpoint before is taken."""
+"""Damage to any file of a checkpoint is detected and named, and the previous checkpoint is used."""
 
 import random
 import shutil
@@ -41,7 +41,7 @@ def flip_a_bit(path: Path) -> None:
 DAMAGES: list[Callable[[Path], None]] = [truncate, flip_a_bit, Path.unlink]
 
 
-def test_every_damage_to_every_file_is_noticed(finished, alone, caplog):
+def test_damage_to_any_file_is_detected(finished, alone, caplog):
     directory = finished / "checkpoints"
     newest = directory / "step-000008"
     config = load_config(finished / "config.json")
@@ -67,7 +67,7 @@ def test_every_damage_to_every_file_is_noticed(finished, alone, caplog):
     assert path == newest
 
 
-def test_the_stall_and_the_time_of_writing_are_logged(finished):
+def test_stall_and_write_time_are_logged(finished):
     for tag in ("checkpoint/stall_seconds", "checkpoint/write_seconds"):
         assert len(scalars(finished, tag)) == 2
         assert all(seconds > 0 for seconds in scalars(finished, tag).values())

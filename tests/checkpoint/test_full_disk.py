@@ -1,4 +1,4 @@
-"""A disk that is full, or cannot be written, ends a run in one line and leaves the last good checkpoint."""
+"""A disk that is full or read-only ends a run with one line and leaves the last good checkpoint."""
 
 import subprocess
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Which checkpoints are taken for this run's; saving and loading are tested in test_resume.py."""
+"""Choice of the checkpoint to resume from. Saving and loading are tested in test_resume.py."""
 
 import itertools
 import json
@@ -76,12 +76,12 @@ def found(checkpoints: Checkpoints, resume: str = "auto") -> Path:
     return path
 
 
-def test_the_newest_is_found_and_accepted(config, checkpoint):
+def test_auto_finds_the_newest_checkpoint(config, checkpoint):
     assert found(of(load_config(config))) == checkpoint
     assert found(of(load_config(config)), str(checkpoint)) == checkpoint
 
 
-def test_a_new_run_begins_where_there_is_none(config):
+def test_auto_starts_a_new_run_without_checkpoints(config):
     assert of(load_config(config)).find("auto") is None
     assert of(load_config(config)).find("never") is None
 
@@ -105,7 +105,7 @@ def test_the_identity_must_agree(config, checkpoint, override, difference):
     assert difference in str(error.value)
 
 
-def test_the_data_must_be_the_same(config, checkpoint):
+def test_other_data_is_refused(config, checkpoint):
     with pytest.raises(UserError, match=r'another run: data\.train: "1f" -> "4c"'):
         of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
 
@@ -121,7 +121,7 @@ BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
         (DATA, r'data\.train: \["1f", "4c"\] -> "1f"'),
     ],
 )
-def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
+def test_another_blend_is_refused(config, checkpoint, data, difference):
     rewrite(checkpoint, identity=run_identity(load_config(config), BLEND))
     parts = [{"path": "elsewhere/a", "weight": 0.7}, {"path": "elsewhere/b", "weight": 0.3}]
     moved = load_config(config, [f"elc_bert.data.train={json.dumps(parts)}"])
@@ -130,7 +130,7 @@ def test_a_blend_must_be_the_same(config, checkpoint, data, difference):
         of(moved, data=data).find("auto")
 
 
-def test_everything_else_may_change_and_what_changed_is_logged(config, checkpoint, caplog):
+def test_other_settings_may_change_and_changes_are_logged(config, checkpoint, caplog):
     caplog.set_level(logging.INFO)
     moved = [
         "elc_bert.data.train=elsewhere/tiny",
@@ -157,7 +157,7 @@ def test_a_damaged_record_is_named(config, checkpoint, content):
     assert str(checkpoint / "run.json") in str(error.value)
 
 
-def test_every_byte_of_a_record_counts(checkpoint):
+def test_any_changed_byte_of_a_record_is_detected(checkpoint):
     path = checkpoint / "run.json"
     whole = path.read_bytes()
     for place in random.Random(1).sample(range(len(whole)), 300):
@@ -171,7 +171,7 @@ def test_every_byte_of_a_record_counts(checkpoint):
     assert read_record(checkpoint)["progress"] == PROGRESS
 
 
-def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config, checkpoint, caplog):
+def test_damaged_files_are_named_and_the_previous_checkpoint_is_used(config, checkpoint, caplog):
     newer = checkpoint.with_name("step-000006")
     shutil.copytree(checkpoint, newer)
     (checkpoint.parent / "latest").write_text(newer.name)
@@ -192,7 +192,7 @@ def test_damaged_and_missing_files_are_named_and_the_one_before_is_taken(config,
         of(load_config(config)).find("auto")
 
 
-def test_where_to_go_on_from(tmp_path):
+def test_candidates_to_resume_from(tmp_path):
     assert newest_first(tmp_path / "none") == []
     for step in (2, 10, 1000000):
         (tmp_path / f"step-{step:06d}").mkdir()
@@ -213,9 +213,7 @@ def test_where_to_go_on_from(tmp_path):
 
 
 @pytest.mark.parametrize("renamed", [0, 1])
-def test_a_kill_while_a_checkpoint_gives_way_to_one_of_the_same_step(
-    config, checkpoint, monkeypatch, renamed
-):
+def test_a_kill_while_a_checkpoint_replaces_one_of_the_same_step(config, checkpoint, monkeypatch, renamed):
     class Kill(BaseException):
         pass
 
@@ -245,7 +243,7 @@ def test_differences_name_every_leaf():
     ]
 
 
-def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(tmp_path):
+def test_deleting_old_checkpoints_keeps_the_newest_below_a_later_one(tmp_path):
     """As after --resume DIR from an early checkpoint."""
     names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
     for name in names:
@@ -257,7 +255,7 @@ def test_dropping_old_ones_spares_the_newest_even_below_a_later_one(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"step-000020-mine", "step-1000000"}
 
 
-def test_every_mth_and_the_best_stay(checkpoint):
+def test_keep_every_and_keep_best_retain_checkpoints(checkpoint):
     directory = checkpoint.parent
     for step, loss in [(5, 3.0), (6, 2.5), (7, None), (8, 2.75), (9, 2.9)]:
         copy = directory / f"step-{step:06d}"
@@ -270,7 +268,7 @@ def test_every_mth_and_the_best_stay(checkpoint):
     assert (directory / "best").read_text() == "step-000006"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_unfinished_files_of_a_killed_process_are_removed(tmp_path):
     directory = tmp_path / "checkpoints"
     for name in (".step-000012.partial", ".step-000002.old", "step-000010"):
         (directory / name).mkdir(parents=True)

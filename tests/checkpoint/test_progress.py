@@ -1,4 +1,4 @@
-"""The progress in the records of checkpoints, those of earlier versions included."""
+"""Progress in the records of checkpoints, also of earlier versions."""
 
 from dataclasses import asdict
 

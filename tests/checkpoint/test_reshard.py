@@ -1,4 +1,4 @@
-"""A run goes on with other numbers of devices, ZeRO stages and micro-batches as if nothing had changed."""
+"""A run resumes with another number of devices, ZeRO stage or micro-batch, with equal losses."""
 
 import itertools
 import shutil
@@ -16,13 +16,13 @@ from tests.support.launching import NO_DROPOUT, PRETRAIN_EACH, largest_differenc
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
 
 BF16 = {"bf16": {"enabled": True}}
-#: No number is a multiple of the ranks, and the sequences get longer at step 36.
 RUN: dict[str, Any] = {
     "train_batch_size": 24,
     "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37, **NO_DROPOUT},
     "training": {"max_steps": 40, "long_after": 0.9},
     "checkpoint": {"every": 20},
 }
+"""No number is a multiple of the ranks, and the sequences get longer at step 36."""
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "torch_adam": True}}}
 
 
@@ -30,11 +30,10 @@ def zero(stage: int, **settings: Any) -> dict[str, Any]:
     return {"zero_optimization": {"stage": stage, **settings}}
 
 
-#: No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it.
 SUB_GROUPS = zero(3, sub_group_size=500, stage3_param_persistence_threshold=0)
+"""No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it."""
 REORDERED = zero(2, round_robin_gradients=True, parameter_alignment=True)
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
-#: By name: on two ranks, what is changed in RUN.
 SOURCES = {
     "stage 1": zero(1),
     "stage 0": zero(0),
@@ -43,8 +42,8 @@ SOURCES = {
     "AdamW stage 1": ADAMW | zero(1),
     "bf16 stage 1": BF16 | zero(1),
 }
+"""By name: on two ranks, what is changed in RUN."""
 FOUR_MICRO_BATCHES = {"train_micro_batch_size_per_gpu": 6}
-#: The source, the number of ranks to go on with, and what is changed then.
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "1 rank, stage 0": ("stage 1", 1, zero(0) | {"train_micro_batch_size_per_gpu": 12}),
     "3 ranks, stage 2": ("stage 1", 3, zero(2)),
@@ -60,6 +59,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "bf16 to stage 3": ("bf16 stage 1", 2, BF16 | zero(3)),
     "bf16 to stage 0 on 1 rank": ("bf16 stage 1", 1, BF16 | zero(0)),
 }
+"""The source, the number of ranks to go on with, and what is changed then."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def resumed(configure, sources, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_losses_are_those_of_the_run_that_went_on_as_it_was(sources, resumed, case):
+def test_losses_equal_those_of_the_run_in_the_old_layout(sources, resumed, case):
     source = CASES[case][0]
     expected = {step: loss for step, loss in losses(sources[source]).items() if step > 20}
     assert len(expected) == 20
@@ -103,7 +103,7 @@ def test_the_losses_are_those_of_the_run_that_went_on_as_it_was(sources, resumed
 
 
 @pytest.mark.parametrize("source", ["stage 1", "stage 2 reordered", "stage 3 sub-groups"])
-def test_deepspeeds_own_converter_finds_the_same(sources, source, tmp_path, capsys):
+def test_ds_to_universal_reads_the_same_state(sources, source, tmp_path, capsys):
     """Its universal checkpoint, which stage 0 cannot be converted to, holds our tensors to the bit."""
     from deepspeed.checkpoint import ds_to_universal
 

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was never killed, to the last bit."""
+"""A run that is killed and resumed is bit-identical to an uninterrupted run."""
 
 import json
 import time
@@ -24,13 +24,12 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
 BF16 = {"bf16": {"enabled": True}}
 STEPS = 100
-#: With dropout; the sequences get longer at step 90, so within the part that is done again.
 LONG_RUN = {
     "training": {"max_steps": STEPS, "long_after": 0.9},
     "checkpoint": {"every": 20, "keep": 2},
     "evaluation": {"every": 50},
 }
-#: In fp32 see test_kill.py.
+"""With dropout; the sequences get longer at step 90, so within the part that is done again."""
 CASES = {
     "bf16 stage 1": LONG_RUN
     | {
@@ -43,24 +42,25 @@ CASES = {
         "data": {"workers": 1},
     },
 }
+"""In fp32 see test_kill.py."""
 
 
 @dataclass
-class Story:
-    """What happened to one run."""
+class ResumedRun:
+    """An uninterrupted run, and one that was killed and resumed."""
 
     uninterrupted: Path
     killed: Path
     losses_before: dict[int, float]
-    """What the killed run had logged."""
+    """Losses that the killed run had logged."""
     checkpoint: str
-    """The newest when it was killed."""
+    """Name of the newest checkpoint when it was killed."""
     resumed: Result
     config: Path
 
 
 @pytest.fixture(scope="module", params=CASES)
-def story(request, configure, tmp_path_factory) -> Story:
+def outcome(request, configure, tmp_path_factory) -> ResumedRun:
     folder = tmp_path_factory.mktemp("resume")
     configs = [configure(folder / name, **CASES[request.param]) for name in ("uninterrupted", "killed")]
     uninterrupted, killed = (config.parent / "run" for config in configs)
@@ -82,7 +82,7 @@ def story(request, configure, tmp_path_factory) -> Story:
     (checkpoints / ".step-000055.partial" / "half").touch()
 
     resumed = run("forked", 2, ["--deepspeed_config", configs[1], "--resume", "auto"])
-    return Story(uninterrupted, killed, losses_before, newest, resumed, configs[1])
+    return ResumedRun(uninterrupted, killed, losses_before, newest, resumed, configs[1])
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -91,17 +91,18 @@ def hashes(directory: Path) -> dict[str, str]:
     }
 
 
-def test_it_was_killed_between_two_checkpoints(story):
-    step = int(story.checkpoint.removeprefix("step-"))
+def test_the_run_was_killed_between_two_checkpoints(outcome):
+    step = int(outcome.checkpoint.removeprefix("step-"))
     assert step % 20 == 0
-    assert step < max(story.losses_before) < STEPS
+    assert step < max(outcome.losses_before) < STEPS
 
 
-def test_it_goes_on_where_the_checkpoint_was_made(story):
-    assert story.resumed.status == 0, story.resumed.output
-    step = int(story.checkpoint.removeprefix("step-"))
+def test_it_resumes_after_the_step_of_the_checkpoint(outcome):
+    assert outcome.resumed.status == 0, outcome.resumed.output
+    step = int(outcome.checkpoint.removeprefix("step-"))
     assert (
-        f"after step {step}, from {story.killed / 'checkpoints' / story.checkpoint}" in story.resumed.stdout
+        f"after step {step}, from {outcome.killed / 'checkpoints' / outcome.checkpoint}"
+        in outcome.resumed.stdout
     )
 
 
@@ -120,57 +121,57 @@ def test_it_goes_on_where_the_checkpoint_was_made(story):
         "layer_weights/layer_02_from_00",
     ],
 )
-def test_every_figure_is_exactly_that_of_the_uninterrupted_run(story, tag):
-    assert scalars(story.killed, tag) == scalars(story.uninterrupted, tag)
+def test_metrics_are_bit_identical_to_the_uninterrupted_run(outcome, tag):
+    assert scalars(outcome.killed, tag) == scalars(outcome.uninterrupted, tag)
     if tag == "train/loss":
-        assert max(scalars(story.killed, tag)) == STEPS
+        assert max(scalars(outcome.killed, tag)) == STEPS
 
 
-def test_the_weights_are_exactly_those_of_the_uninterrupted_run(story):
+def test_weights_are_bit_identical_to_the_uninterrupted_run(outcome):
     name = Path("checkpoints", f"step-{STEPS:06d}", "model.safetensors")
-    resumed, uninterrupted = (load_file(run / name) for run in (story.killed, story.uninterrupted))
+    resumed, uninterrupted = (load_file(run / name) for run in (outcome.killed, outcome.uninterrupted))
     assert list(resumed) == list(uninterrupted)
     assert all((resumed[name] == uninterrupted[name]).all() for name in resumed)
 
 
-def test_progress_is_that_of_the_uninterrupted_run(story):
+def test_progress_equals_that_of_the_uninterrupted_run(outcome):
     name = Path("checkpoints", f"step-{STEPS:06d}", "run.json")
     resumed, uninterrupted = (
-        json.loads((run / name).read_text())["progress"] for run in (story.killed, story.uninterrupted)
+        json.loads((run / name).read_text())["progress"] for run in (outcome.killed, outcome.uninterrupted)
     )
     assert resumed == uninterrupted
     assert resumed["tokens_seen"] > 0
 
 
-def test_only_the_newest_checkpoints_stay(story):
-    for directory in (story.killed, story.uninterrupted):
+def test_only_the_newest_checkpoints_are_kept(outcome):
+    for directory in (outcome.killed, outcome.uninterrupted):
         names = {path.name for path in (directory / "checkpoints").iterdir()}
         # Under ZeRO, DeepSpeed adds its conversion scripts.
         assert names - {"zero_to_fp32.py", "zero_to_torch.py"} == {"latest", "step-000080", "step-000100"}
         assert (directory / "checkpoints" / "latest").read_text() == "step-000100"
 
 
-def test_a_checkpoint_is_complete(story):
-    directory = story.killed / "checkpoints" / "step-000100"
+def test_a_checkpoint_is_complete(outcome):
+    directory = outcome.killed / "checkpoints" / "step-000100"
     record = json.loads((directory / "run.json").read_text())
     assert set(record["files"]) == {path.name for path in directory.iterdir()} - {"run.json"}
     assert all(sha256_of(directory / name) == sha256 for name, sha256 in record["files"].items())
     assert {"model.safetensors", "model.json"} <= set(record["files"])
 
 
-def test_resuming_a_finished_run_changes_nothing(story):
-    before = hashes(story.killed / "checkpoints"), losses(story.killed)
-    again = run("forked", 2, ["--deepspeed_config", story.config, "--resume", "auto"])
+def test_resuming_a_finished_run_changes_nothing(outcome):
+    before = hashes(outcome.killed / "checkpoints"), losses(outcome.killed)
+    again = run("forked", 2, ["--deepspeed_config", outcome.config, "--resume", "auto"])
     assert again.status == 0, again.output
     assert f"after step {STEPS}" in again.stdout
-    assert (hashes(story.killed / "checkpoints"), losses(story.killed)) == before
+    assert (hashes(outcome.killed / "checkpoints"), losses(outcome.killed)) == before
 
 
-#: Runs of 20 steps that go back to step 10. Dropout is on, and no number is a multiple of the ranks.
 SHORT_RUN = {
     "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37},
     "checkpoint": {"every": 10},
 }
+"""Runs of 20 steps that go back to step 10. Dropout is on, and no number is a multiple of the ranks."""
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 SHARDED = {
     "fp32 stage 3": {
@@ -215,7 +216,7 @@ def left_behind(directory: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("case", [*SHARDED, BLEND])
-def test_going_back_gives_exactly_the_same_run(gone_back, case):
+def test_resuming_from_an_earlier_checkpoint_gives_the_same_run(gone_back, case):
     once, twice = gone_back[case]
     assert len(once["train/loss"]) == 20
     assert once == twice

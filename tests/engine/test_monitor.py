@@ -1,4 +1,4 @@
-"""What a run leaves in TensorBoard and csv files and shows on the terminal."""
+"""Metrics in TensorBoard and csv files, and output on the terminal."""
 
 import csv
 import io
@@ -59,14 +59,14 @@ class TestScalars:
         assert curve[STEPS] < curve[1] - 0.3
         assert all(0 <= accuracy <= 1 for accuracy in scalars(directory, "train/accuracy").values())
 
-    def test_learning_rate_is_the_one_that_the_step_took(self, directory):
+    def test_logged_learning_rate_is_that_of_the_step(self, directory):
         factor = schedule_factor("Cosine", STEPS, warmup_proportion=0.1, min_factor=0.1)
         rates = scalars(directory, "train/learning_rate")
         assert rates == pytest.approx({step: 0.01 * factor(step - 1) for step in range(1, STEPS + 1)})
         assert rates[1] == 0
         assert rates[3] == pytest.approx(0.01)
 
-    def test_lengths_norms_and_throughput(self, directory):
+    def test_sequence_length_norms_and_throughput_are_logged(self, directory):
         lengths = list(scalars(directory, "train/sequence_length").values())
         assert lengths == [32] * 10 + [128] * 10
         assert all(0 < norm < 100 for norm in scalars(directory, "train/gradient_norm").values())
@@ -74,7 +74,7 @@ class TestScalars:
         assert all(rate > 0 for rate in scalars(directory, "throughput/tokens_per_second").values())
         assert set(scalars(directory, "train/skipped_steps").values()) == {0}
 
-    def test_memory_and_waiting_for_data(self, directory):
+    def test_memory_and_data_wait_are_logged(self, directory):
         memory = list(scalars(directory, "memory/peak_gib").values())
         assert memory == sorted(memory)
         assert 0.1 < memory[-1] < 4
@@ -111,7 +111,7 @@ class TestScalars:
             for step in shares[0]:
                 assert sum(share[step] for share in shares) == pytest.approx(1, abs=1e-6)
 
-    def test_ratios_of_lamb(self, directory):
+    def test_ratios_of_lamb_are_logged(self, directory):
         config = load_config(directory / "config.json")
         model = ElcBertForMaskedLM(config.elc_bert.model)
         names = {name for name, _ in model.named_parameters()}
@@ -135,7 +135,7 @@ class TestScalars:
         moved = scalars(directory, f"update_to_weight/{min(ratios)}")
         assert moved == pytest.approx(rates, rel=1e-5)
 
-    def test_the_csv_monitor_holds_the_same(self, directory):
+    def test_the_csv_monitor_has_the_same_values(self, directory):
         files = list((directory / "csv_monitor").glob("*train_loss*.csv"))
         assert len(files) == 1
         rows = list(csv.reader(files[0].open()))[1:]
@@ -146,14 +146,14 @@ class TestScalars:
 class TestPictures:
     @pytest.mark.launcher
     @pytest.mark.timeout(120)
-    def test_a_heat_map_is_a_picture(self, directory):
+    def test_the_heat_map_is_an_image(self, directory):
         pictures = events(directory).Images("layer_weights")
         assert [picture.step for picture in pictures] == [1, 10, STEPS]
         pixels = matplotlib.image.imread(io.BytesIO(pictures[-1].encoded_image_string), format="png")
         assert pixels.shape[:2] == (pictures[-1].height, pictures[-1].width)
         assert pixels.std() > 0
 
-    def test_its_cells_are_the_weights(self):
+    def test_cells_of_the_heat_map_are_the_weights(self):
         weights = {"layer_01": torch.tensor([1.0]), "layer_02": torch.tensor([0.25, 0.75])}
         axes = draw_layer_weights(weights).axes[0]
         cells = axes.images[0].get_array()
@@ -167,7 +167,7 @@ class TestPictures:
 class TestTerminal:
     pytestmark = launcher
 
-    def test_the_table_is_shown_once_and_is_right(self, finished):
+    def test_the_start_table_is_shown_once_with_correct_values(self, finished):
         directory, result = finished
         config = load_config(directory / "config.json")
         parameters = ElcBertForMaskedLM(config.elc_bert.model).num_parameters()
@@ -188,7 +188,7 @@ class TestTerminal:
             found = [" ".join(line[-1:]) for line in lines if line[: len(name.split())] == name.split()]
             assert [text.strip() for text in found] == [value]
 
-    def test_held_out_results_and_the_end_are_shown(self, finished):
+    def test_held_out_results_and_the_end_of_the_run_are_shown(self, finished):
         directory, result = finished
         last = scalars(directory, "held_out/loss")[STEPS]
         assert f"step {STEPS}: held-out loss {last:.4f}" in result.stdout

@@ -1,4 +1,4 @@
-"""LAMB takes the same steps however ZeRO cuts its tensors: stages, world sizes, offload, precisions."""
+"""LAMB takes the same steps for all ZeRO stages, world sizes, offload and precisions."""
 
 import functools
 import itertools
@@ -28,11 +28,10 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
 STEPS = 50
 STAGES = (0, 1, 2, 3)
-#: Micro-batch of each world size: two of them on every rank make 12 sequences a step.
 MICRO_BATCH = {1: 6, 2: 3, 3: 2}
+"""Micro-batch of each world size: two of them on every rank make 12 sequences a step."""
 CLIPPING = 0.5
 PEAK = 0.03
-#: Nothing is a multiple of a number of ranks, and some tensors have fewer elements than there are ranks.
 ODD_MODEL = {
     "variant": "weighted_output",
     "hidden_size": 25,
@@ -41,6 +40,7 @@ ODD_MODEL = {
     "num_hidden_layers": 1,
     **NO_DROPOUT,
 }
+"""Nothing is a multiple of a number of ranks, and some tensors have fewer elements than there are ranks."""
 RUN: dict[str, Any] = {
     "train_batch_size": 12,
     "gradient_clipping": CLIPPING,
@@ -51,19 +51,18 @@ RUN: dict[str, Any] = {
 BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
-#: No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it.
 SUB_GROUPS = {"sub_group_size": 500, "stage3_param_persistence_threshold": 0}
+"""No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it."""
 
 
 def zero(stage: int, **settings: Any) -> dict[str, Any]:
     return {"zero_optimization": {"stage": stage, **settings}}
 
 
-#: For each world size. Runs with autocast come last: DeepSpeed remembers it for the whole process.
 MATRIX = {f"fp32 stage {stage}": zero(stage) for stage in STAGES} | {
     f"bf16 stage {stage}": zero(stage) | BF16 for stage in STAGES
 }
-#: On two ranks.
+"""For each world size. Runs with autocast come last: DeepSpeed remembers it for the whole process."""
 VARIATIONS = {
     "fp32 stage 1 offload": zero(1, **OFFLOAD),
     "fp32 stage 2 offload": zero(2, **OFFLOAD),
@@ -74,22 +73,23 @@ VARIATIONS = {
     "bf16 stage 3 offload": zero(3, **OFFLOAD) | BF16,
     "bf16 stage 1 summed in fp32": zero(1) | BF16 | FP32_SUMS,
 }
+"""On two ranks."""
 AUTOCAST = {
     f"autocast stage {stage}": zero(stage) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     for stage in STAGES
 }
-#: Under stage 3 it may meet what is in the padding, and the loss become NaN.
 PLAIN = {
     f"plain stage {stage}": zero(stage) | {"training": {"max_steps": STEPS, "max_nonfinite_steps": STEPS}}
     for stage in STAGES[1:]
 }
+"""Under stage 3 it may meet what is in the padding, and the loss become NaN."""
 FP16 = {f"fp16 stage {stage}": zero(stage) | {"fp16": {"enabled": True}} for stage in STAGES}
-#: At a loss scale of 2^24 gradients overflow; it is halved each time.
 OVERFLOW = {
     f"fp16 stage {stage} overflow": zero(stage)
     | {"fp16": {"enabled": True, "initial_scale_power": 24, "hysteresis": 1}, "training": {"max_steps": 14}}
     for stage in STAGES
 }
+"""At a loss scale of 2^24 gradients overflow; it is halved each time."""
 
 
 class Launches:
@@ -156,7 +156,7 @@ def test_partitions_cut_through_tensors(world):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("world", MICRO_BATCH)
-def test_stages_and_world_sizes_do_not_matter(launches, world, stage):
+def test_losses_are_equal_for_all_stages_and_world_sizes(launches, world, stage):
     reference, runs = launches(1), launches(world)
     assert len(losses(reference["fp32 stage 0"])) == STEPS
     assert_same_training(runs[f"fp32 stage {stage}"], reference["fp32 stage 0"])
@@ -166,7 +166,7 @@ def test_stages_and_world_sizes_do_not_matter(launches, world, stage):
 
 
 @pytest.mark.parametrize("case", VARIATIONS)
-def test_offload_sub_groups_and_layout_do_not_matter(launches, case):
+def test_losses_are_equal_with_offload_sub_groups_and_other_layouts(launches, case):
     reference, directory = launches(1)["fp32 stage 0"], launches(2)[case]
     if case.startswith("fp32"):
         assert_same_training(directory, reference)
@@ -182,7 +182,7 @@ def test_a_plain_lamb_trains_another_model(launches, case):
     assert any(not abs(curve[step] / expected[step] - 1) < 1e-3 for step in expected)
 
 
-def test_these_runs_are_clipped_and_learn(launches):
+def test_gradients_were_clipped_and_the_loss_fell(launches):
     """Otherwise their agreement would say little."""
     directory = launches(1)["fp32 stage 0"]
     norms, curve = scalars(directory, "train/gradient_norm"), losses(directory)

@@ -21,10 +21,10 @@ from elc_bert_launch.plan import main
 from tests.support import launching
 
 DS_CONFIGS = sorted((Path(__file__).resolve().parents[2] / "ds_configs").glob("*.json"))
-#: A million parameters, so that sizes are in units of MB.
 MILLION = Parameters(
     200_000, 790_000, 100, 9_900, (790_000, 210_000), decaying_tensors=61, largest=100_000, small=0
 )
+"""A million parameters, so that sizes are in units of MB."""
 
 
 def load(name: str, *overrides: str) -> RunConfig:
@@ -234,7 +234,7 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
     assert saved["parameters"]["total"] == sum(saved["parameters"]["groups"])
     assert saved["fits"] is True
     assert [phase["sequence_length"] for phase in saved["phases"]] == [128, 512]
-    assert saved["phases"][0]["memory"]["pieces"]["masters"] == saved["parameters"]["total"] * 4 / 8
+    assert saved["phases"][0]["memory"]["pieces"]["master weights"] == saved["parameters"]["total"] * 4 / 8
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from elc_bert.training import loop
 from elc_bert.training.callbacks import held_out
 from elc_bert.training.pretrain import pretrain
 
-#: Where the signal arrives: the function that is just being run.
 MOMENTS = {
     "step": (loop, "train_step"),
     "checkpoint": (checkpoint_files, "write_rank"),
     "publishing": (publishing, "publish"),
     "evaluation": (held_out, "evaluate"),
 }
+"""Where the signal arrives: the function that is just being run."""
 ORIGINALS = {moment: getattr(*place) for moment, place in MOMENTS.items()}
 
 

@@ -1,4 +1,4 @@
-"""Every mistake of a user's ends the whole launch soon, with one line that says how to mend it."""
+"""Every user error ends the whole launch within seconds, with one line that says what to do."""
 
 import hashlib
 import importlib.util
@@ -24,10 +24,10 @@ from tests.support.launching import PRETRAIN, Result, finish, run, spawn
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
-#: Launches at a time; each keeps two ranks busy.
 AT_ONCE = 3
-#: Mistakes that are made with DeepSpeed's launcher: one that ends before the ranks have met, one after.
+"""Launches at a time; each keeps two ranks busy."""
 LAUNCHED = ("unknown_key", "truncated_bin", "resuming_another_model")
+"""Mistakes that are made with DeepSpeed's launcher: one that ends before the ranks have met, one after."""
 SECONDS = 60
 
 
@@ -141,7 +141,10 @@ def lamb_with_offload_to_nvme(user):
     offload = {"device": "nvme", "nvme_path": str(user.folder)}
     return Mistake(
         user.new_run(zero_optimization={"stage": 3, "offload_optimizer": offload}),
-        ["zero_optimization.offload_optimizer.device: does not work with optimizer.type Lamb", "set it to cpu"],
+        [
+            "zero_optimization.offload_optimizer.device: does not work with optimizer.type Lamb",
+            "set it to cpu",
+        ],
     )
 
 
@@ -285,7 +288,7 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-def test_the_trap_works(tmp_path):
+def test_a_pickle_that_runs_code_would_be_noticed(tmp_path):
     """Without the protection the file would be created."""
     pickle.loads(pickle.dumps(RunsCode(tmp_path / "was-run")))
     assert (tmp_path / "was-run").exists()
@@ -328,7 +331,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_one_line_and_out(answers, name):
+def test_a_user_error_ends_the_launch_with_one_line(answers, name):
     answer = answers[name].result()
     result = answer.result
     assert len(result.errors) == 1, result.output
@@ -341,7 +344,7 @@ def test_one_line_and_out(answers, name):
     assert contents(answer.setting.folder) == answer.before, "nothing is created, changed or removed"
 
 
-def test_two_runs_cannot_meet_at_one_port(configure, tmp_path):
+def test_a_port_in_use_is_reported(configure, tmp_path):
     with socket.create_server(("127.0.0.1", port := free_port())):
         command = [
             Path(sys.executable).with_name("deepspeed"),

@@ -1,4 +1,4 @@
-"""Finding the largest micro-batch that fits."""
+"""Search for the largest micro-batch that fits."""
 
 import re
 from collections.abc import Callable
@@ -36,21 +36,21 @@ def test_the_last_step_is_to_the_largest_divisor_that_fits():
     assert good[-1] == 90
 
 
-def test_all_fit():
+def test_search_ends_at_the_largest_if_all_fit():
     assert trials_of(POWERS, limit=1000, cost=lambda n: 20 + n)[1] == POWERS
 
 
-def test_none_fits():
+def test_search_returns_nothing_if_none_fits():
     assert trials_of(POWERS, limit=10, cost=lambda n: 20 + n) == ([1], [])
 
 
-def test_memory_that_jumps_is_noticed_and_the_largest_below_is_found():
+def test_search_handles_memory_that_jumps():
     tried, good = trials_of(DIVISORS_OF_360, limit=100, cost=lambda n: 20 + n if n < 30 else 200 + n)
     assert good[-1] == 24
     assert [size for size in tried if size >= 30], "only trying could tell"
 
 
-def test_nothing_is_tried_that_grows_faster_than_it_should_but_steadily():
+def test_search_tries_nothing_too_large_if_memory_grows_faster():
     tried, good = trials_of(POWERS, limit=500, cost=lambda n: 20 + 10 * n)
     # After one trial nothing but the least is known, after two the slope.
     assert tried == good == [1, 2, 4, 8, 16, 32]

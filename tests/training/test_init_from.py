@@ -1,4 +1,4 @@
-"""New runs that start from a model that is there already."""
+"""New runs that start from the weights of an existing model."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.support.launching import run, write_config
 pytestmark = pytest.mark.launcher
 
 
-def test_a_run_goes_on_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+def test_a_run_starts_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
     origin = newest_checkpoint(tiny_run.directory)
     model = json.loads((origin / "model.json").read_text())
     standing_still = {"type": "Lamb", "params": {"lr": 0.0}}
@@ -28,7 +28,7 @@ def test_a_run_goes_on_from_the_weights_of_another(tiny_run, tiny_dataset, tiny_
         assert torch.equal(weights[name], tensor), name
 
 
-def test_a_model_of_other_sizes_is_refused(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+def test_a_model_of_another_shape_is_refused(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
     config = write_config(tmp_path, tiny_dataset, tiny_tokenizer)
     result = run("forked", 1, ["--deepspeed_config", config, "--init-from", tiny_run.directory])
     assert result.status == 1

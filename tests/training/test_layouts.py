@@ -1,4 +1,4 @@
-"""The same run, however it is spread: over ranks, micro-batches, ZeRO stages, precisions, launchers."""
+"""The same losses for any number of ranks, micro-batch, ZeRO stage, precision and launcher."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
 BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
-#: Steps 19 and 20 are at 128 tokens and 2 sequences.
 SWITCHING = {"long_after": 0.9}
+"""Steps 19 and 20 are at 128 tokens and 2 sequences."""
 # "torch_adam" because DeepSpeed's own Adam would be compiled for this CPU first.
 ADAMW = {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}
 ONE_STEP = {
@@ -41,7 +41,6 @@ ONE_STEP = {
     "training": {"max_steps": 1},
 }
 
-#: Runs on two ranks: what is changed in the tiny configuration.
 CASES = {
     **{f"{variant} fp32 stage 0": {"model": {"variant": variant}} for variant in VARIANTS},
     "zero fp32 stage 1": {"zero_optimization": {"stage": 1}},
@@ -76,6 +75,7 @@ CASES = {
     **{f"one step stage {stage}": {**ONE_STEP, "zero_optimization": {"stage": stage}} for stage in (0, 1, 2)},
     "one step micro-batches of 1": {**ONE_STEP, "train_micro_batch_size_per_gpu": 1},
 }
+"""Runs on two ranks: what is changed in the tiny configuration."""
 
 
 def _configure(configure, folder: Path, name: str, **changes) -> Path:
@@ -140,25 +140,25 @@ def test_the_variants_differ(one_rank):
 
 
 @pytest.mark.parametrize("case", ["micro-batches of 1", "unpacked", "worker", "stage 1", "stage 2"])
-def test_the_cut_into_micro_batches_workers_and_zero_do_not_matter(two_ranks, case):
+def test_losses_are_equal_for_any_micro_batch_workers_and_zero_stage(two_ranks, case):
     expected = losses(two_ranks["zero fp32 stage 0"])
     assert largest_difference(losses(two_ranks[f"zero fp32 {case}"]), expected) < 1e-5
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_packing_does_not_matter_and_leaves_little_padding(two_ranks, stage):
+def test_packing_keeps_the_losses_and_leaves_little_padding(two_ranks, stage):
     packed, unpacked = two_ranks[f"short stage {stage}"], two_ranks["short unpacked"]
     assert largest_difference(losses(packed), losses(unpacked)) < 1e-5
     shares = [sum(scalars(each, "throughput/real_share").values()) / 8 for each in (packed, unpacked)]
     assert shares[0] > 1.3 * shares[1] > 0.5
 
 
-def test_zero_does_not_matter_to_another_variant(two_ranks):
+def test_losses_of_another_variant_are_equal_under_zero(two_ranks):
     expected = losses(two_ranks["weighted_output fp32 stage 0"])
     assert largest_difference(losses(two_ranks["weighted_output fp32 stage 2"]), expected) < 1e-5
 
 
-def test_clipping_and_decay_were_active_in_these_runs(two_ranks):
+def test_clipping_and_weight_decay_were_active(two_ranks):
     """Otherwise the agreement above would not cover them."""
     config = load_config(two_ranks["zero fp32 stage 2"] / "config.json")
     norms = scalars(two_ranks["zero fp32 stage 2"], "train/gradient_norm")
@@ -173,7 +173,7 @@ def test_bf16_stays_near_fp32(two_ranks, case):
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "mpirun"])
-def test_launchers_do_not_matter(configure, two_ranks, tmp_path, launcher):
+def test_losses_are_equal_for_all_launchers(configure, two_ranks, tmp_path, launcher):
     config = _configure(configure, tmp_path, launcher)
     result = run(launcher, 2, ["--deepspeed_config", config])
     assert result.status == 0, result.output
@@ -182,7 +182,7 @@ def test_launchers_do_not_matter(configure, two_ranks, tmp_path, launcher):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("one step")])
-def test_a_step_is_that_of_plain_torch_over_the_whole_batch(two_ranks, case):
+def test_a_step_equals_plain_pytorch_on_the_whole_batch(two_ranks, case):
     """Loss, gradient norm and updated weights: every masked token of the global batch counts the same."""
     directory = two_ranks[case]
     batch, parts = _first_batch(directory)
@@ -231,7 +231,7 @@ def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
     return whole, steps(config.train_batch_size // 2)[0]
 
 
-def test_the_gradient_norm_is_known_everywhere(two_ranks):
+def test_the_gradient_norm_is_logged_for_all_layouts(two_ranks):
     for directory in two_ranks.values():
         norms = scalars(directory, "train/gradient_norm").values()
         assert all(0 < norm < 1e3 for norm in norms)

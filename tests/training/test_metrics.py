@@ -1,4 +1,4 @@
-"""Sums and means; that a whole step weighs every masked token alike is tested in test_layouts.py."""
+"""Sums and means. That every masked token of a step weighs the same is tested in test_layouts.py."""
 
 import math
 import time
@@ -21,7 +21,7 @@ def micro_batch(predictions: int, tokens: int) -> MicroBatch:
     return MicroBatch(nothing, nothing, nothing, torch.zeros(predictions, dtype=torch.int64), tokens)
 
 
-def test_every_prediction_counts_the_same_however_they_are_cut():
+def test_every_prediction_weighs_the_same_for_any_micro_batch():
     logits, targets = torch.randn(12, 50), torch.randint(50, (12,))
     uneven, whole = Totals(CPU), Totals(CPU)
     for part in (slice(0, 1), slice(1, 4), slice(4, 12)):
@@ -34,7 +34,7 @@ def test_every_prediction_counts_the_same_however_they_are_cut():
     assert uneven.tokens == 36
 
 
-def test_a_micro_batch_may_have_nothing_to_predict():
+def test_a_micro_batch_without_predictions_is_allowed():
     logits = torch.randn(0, 50, requires_grad=True)
     loss, correct = masked_lm_loss(logits, torch.zeros(0, dtype=torch.int64))
     loss.backward()
@@ -46,7 +46,7 @@ def test_a_micro_batch_may_have_nothing_to_predict():
     assert totals.tokens == 5
 
 
-def test_a_loss_that_is_not_finite_is_forgotten_but_not_what_was_read():
+def test_a_nonfinite_loss_is_discarded_but_the_text_read_counts():
     totals, bad = Totals(CPU), Totals(CPU)
     totals.add(torch.tensor(6.0), torch.tensor(1), micro_batch(3, 7))
     bad.add(torch.tensor(math.nan), torch.tensor(0), micro_batch(4, 9))
@@ -69,12 +69,12 @@ def test_sums_survive_a_checkpoint_exactly():
     assert totals.words == 7e14
 
 
-def test_sums_of_a_checkpoint_from_before_all_were_counted_still_add_up():
+def test_sums_of_checkpoints_of_early_versions_are_accepted():
     totals = Totals(CPU, [1.1, 2.0, 3.0, 7.0])
     assert (totals.tokens, totals.words) == (7, 0)
 
 
-def test_the_real_share_is_that_of_the_tokens_computed_on():
+def test_real_share_is_relative_to_all_computed_tokens():
     totals = Totals(CPU)
     assert totals.real_share == 0.0
     for real in (24, 32):
@@ -83,7 +83,7 @@ def test_the_real_share_is_that_of_the_tokens_computed_on():
     assert totals.real_share == 56 / 64
 
 
-def test_the_stopwatch_leaves_out_the_time_in_which_it_is_paused():
+def test_the_stopwatch_excludes_paused_time():
     watch = Stopwatch()
     start = time.perf_counter()
     with watch.paused():
@@ -94,7 +94,7 @@ def test_the_stopwatch_leaves_out_the_time_in_which_it_is_paused():
     assert watch.read()[0] < first
 
 
-def test_the_stopwatch_tells_waiting_from_the_rest():
+def test_the_stopwatch_measures_waiting_separately():
     def slow() -> Iterator[int]:
         for item in range(2):
             time.sleep(0.03)
@@ -108,7 +108,7 @@ def test_the_stopwatch_tells_waiting_from_the_rest():
     assert watch.read()[1] == 0.0
 
 
-def test_peak_memory_is_in_bytes_and_keeps_its_height():
+def test_peak_memory_is_in_bytes_and_does_not_fall():
     before = peak_memory(CPU)
     assert 1 << 26 < before < 1 << 40
     array = torch.ones(1 << 26)
@@ -146,5 +146,5 @@ class TestLambScalars:
         assert "trust_ratio/norm.weight" not in entry
         assert "update_to_weight/bias" not in entry
 
-    def test_before_the_first_step_there_is_nothing_to_log(self):
+    def test_there_is_nothing_to_log_before_the_first_step(self):
         assert lamb_scalars({}, every_tensor=True) == {}

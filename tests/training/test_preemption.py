@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run after the step, with a checkpoint; it goes on as if nothing had been."""
+"""SIGTERM and SIGUSR1 end a run after the step, with a checkpoint; the resumed run equals an uninterrupted one."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
 
 INTERRUPT_EACH = Path(__file__).parents[1] / "support" / "interrupt_each.py"
 STEPS = 16
-#: With dropout, and with a worker that launchers would send their signals to as well.
 RUN = {
     "training": {"max_steps": STEPS, "long_after": 0.75, "log_every": 2},
     "evaluation": {"every": 4, "sequences": 32},
@@ -23,7 +22,7 @@ RUN = {
     "data": {"workers": 1},
     "zero_optimization": {"stage": 1},
 }
-#: The moment, the rank that gets the signal, the call of it, and the step of the checkpoint that is left.
+"""With dropout, and with a worker that launchers would send their signals to as well."""
 CASES = {
     "step 1": ("step", 1, 1, 1),
     "step 3": ("step", 0, 3, 3),
@@ -44,23 +43,24 @@ CASES = {
     "second evaluation, rank 1": ("evaluation", 1, 2, 8),
     "last evaluation": ("evaluation", 1, 4, 16),
 }
+"""The moment, the rank that gets the signal, the call of it, and the step of the checkpoint that is left."""
 
 
 @dataclass
-class Story:
-    """What became of the runs that got signals."""
+class StoppedRuns:
+    """Runs that received signals, and an uninterrupted one."""
 
     uninterrupted: Path
     runs: dict[str, Path]
     launch: Result
     stopped_at: dict[str, int]
-    """Step of the newest checkpoint after the signal."""
+    """Step of the newest checkpoint after the signal, by case."""
     left_over: dict[str, list[str]]
-    """Hidden files after the signal."""
+    """Hidden files that remain after the signal, by case."""
 
 
 @pytest.fixture(scope="module")
-def story(configure, tmp_path_factory) -> Story:
+def outcome(configure, tmp_path_factory) -> StoppedRuns:
     folder = tmp_path_factory.mktemp("preemption")
     configs = {name: configure(folder / name.replace(" ", "-"), **RUN) for name in ["uninterrupted", *CASES]}
     cases = [f"{configs[name]}:{moment}:{rank}:{call}" for name, (moment, rank, call, _) in CASES.items()]
@@ -74,33 +74,33 @@ def story(configure, tmp_path_factory) -> Story:
     left_over = {name: [hidden.name for hidden in path.glob(".*")] for name, path in checkpoints.items()}
     resumed = run("forked", 2, [*configs.values(), "--resume", "auto"], timeout=200, script=PRETRAIN_EACH)
     assert resumed.status == 0, resumed.output
-    return Story(runs.pop("uninterrupted"), runs, launch, stopped_at, left_over)
+    return StoppedRuns(runs.pop("uninterrupted"), runs, launch, stopped_at, left_over)
 
 
-def test_the_status_says_that_it_may_be_started_again(story):
-    (statuses,) = re.findall(r"statuses: (.*)", story.launch.stdout)
+def test_the_exit_status_is_75(outcome):
+    (statuses,) = re.findall(r"statuses: (.*)", outcome.launch.stdout)
     assert [int(status) for status in statuses.split()] == [PREEMPTED] * len(CASES)
-    assert story.launch.status == PREEMPTED, "which the launcher passes on"
-    assert story.launch.output.count("stopped by a signal") == len(CASES)
-    assert "Traceback" not in story.launch.output
+    assert outcome.launch.status == PREEMPTED, "which the launcher passes on"
+    assert outcome.launch.output.count("stopped by a signal") == len(CASES)
+    assert "Traceback" not in outcome.launch.output
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_there_is_a_checkpoint_of_the_step(story, case):
+def test_a_checkpoint_of_the_step_is_saved(outcome, case):
     _, _, call, expected = CASES[case]
     if expected is None:
         due, next_due = 4 * call, 4 * (call + 1)
-        assert due < story.stopped_at[case] <= next_due + 1, "one that went on meanwhile, or the one after"
+        assert due < outcome.stopped_at[case] <= next_due + 1, "one that went on meanwhile, or the one after"
     else:
-        assert story.stopped_at[case] == expected
-    assert story.left_over[case] == []
+        assert outcome.stopped_at[case] == expected
+    assert outcome.left_over[case] == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_goes_on_as_if_nothing_had_been(story, case):
-    directory = story.runs[case]
+def test_the_resumed_run_equals_the_uninterrupted_run(outcome, case):
+    directory = outcome.runs[case]
     for tag in ("train/loss", "train/learning_rate", "held_out/loss", "data/words"):
-        assert scalars(directory, tag) == scalars(story.uninterrupted, tag)
+        assert scalars(directory, tag) == scalars(outcome.uninterrupted, tag)
     name = Path("checkpoints", f"step-{STEPS:06d}", "model.safetensors")
-    ours, expected = load_file(directory / name), load_file(story.uninterrupted / name)
+    ours, expected = load_file(directory / name), load_file(outcome.uninterrupted / name)
     assert all((ours[key] == expected[key]).all() for key in expected)

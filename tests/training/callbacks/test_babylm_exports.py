@@ -1,4 +1,4 @@
-"""Exports along the way, minimal pairs while training, and export without the training cluster."""
+"""Exports and minimal pairs during training, and export on a machine without the training cluster."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def test_milestones_are_those_of_the_fast_evaluation():
     assert names[-1] == "chck_1000M"
 
 
-def test_more_than_ten_epochs_are_said():
+def test_more_than_ten_epochs_give_a_warning():
     assert epochs_warning({"a": 10.0, "b": 0.1}) == ""
     assert epochs_warning({"a": 12.3, "b": 0.1}) == "reads a 12.3 times; BabyLM allows 10 epochs"
 
@@ -84,7 +84,7 @@ def test_words_are_counted_and_each_million_is_exported(trained):
 
 
 @pytest.mark.launcher
-def test_minimal_pairs_are_scored_in_between(trained):
+def test_minimal_pairs_are_scored_during_training(trained):
     result, config = trained
     output = Path(config["elc_bert"]["training"]["output_dir"])
     overall = scalars(output, "minimal_pairs/overall")

@@ -13,12 +13,12 @@ from tests.support.launching import run, scalars
 pytestmark = pytest.mark.launcher
 
 WITH_CALLBACK = Path(__file__).parents[2] / "support" / "pretrain_with_callback.py"
-#: A checkpoint after step 4 falls between two entries of the log.
 SETTINGS = {
     "training": {"max_steps": 8, "log_every": 3},
     "evaluation": {"every": 4},
     "checkpoint": {"every": 4, "keep": 5},
 }
+"""A checkpoint after step 4 falls between two entries of the log."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How ranks and files are compared; that real ranks are is tested in test_faults.py."""
+"""Comparison of ranks and files. Real ranks are compared in test_faults.py."""
 
 import pytest
 from hypothesis import given
@@ -9,12 +9,12 @@ from elc_bert.utils.text import numbers_in_short
 
 
 @given(numbers=st.lists(st.integers(0, 60), unique=True).map(sorted))
-def test_numbers_are_all_there(numbers):
+def test_numbers_in_short_names_every_number(numbers):
     parts = [list(map(int, part.split("-"))) for part in numbers_in_short(numbers).split(", ") if part]
     assert [n for ends in parts for n in range(ends[0], ends[-1] + 1)] == numbers
 
 
-def test_ranks_stand_with_their_hosts():
+def test_ranks_are_named_with_their_hosts():
     hosts = ["node-a"] * 3 + ["node-b"] * 2
     assert ranks_with_hosts([0, 1, 2, 4], hosts) == "ranks 0-2 (node-a), rank 4 (node-b)"
 

@@ -1,4 +1,4 @@
-"""Runs in which a rank computes, reads or holds something wrong: skipped, or ended in one line."""
+"""Runs in which a rank computes, reads or holds something wrong: the step is skipped, or the run ends."""
 
 import json
 import re
@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(400)]
 PRETRAIN_FAULTY = Path(__file__).parents[2] / "support" / "pretrain_faulty.py"
 BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
-#: At the least loss scale, so that an overflow is not one of its search.
 FP16 = {"fp16": {"enabled": True, "initial_scale_power": 0}}
+"""At the least loss scale, so that an overflow is not one of its search."""
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}}
 
 
@@ -25,8 +25,6 @@ def stage(number: int, offload: bool = False) -> dict[str, Any]:
     return {"zero_optimization": {"stage": number, **section}}
 
 
-#: A case for every wrapper that DeepSpeed puts around the optimizer, and for every way it keeps gradients.
-#: In all of them the gradient is NaN in step 3, and the loss infinite in step 5, on rank 1.
 SKIPPING = {
     **{f"fp32 stage {number}": stage(number) for number in range(4)},
     "bf16 stage 0": BF16 | stage(0),
@@ -37,6 +35,9 @@ SKIPPING = {
     "fp16 stage 3": FP16 | stage(3),
     "AdamW stage 0": ADAMW | stage(0),
 }
+"""A case for every wrapper that DeepSpeed puts around the optimizer, and for every way it keeps gradients.
+In all of them the gradient is NaN in step 3, and the loss infinite in step 5, on rank 1.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def ranks(folder: Path, name: str) -> list[dict[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-def test_a_step_that_is_not_finite_leaves_everything_as_it_was_on_all_ranks(launch, folder, name):
+def test_a_nonfinite_step_changes_no_state_on_any_rank(launch, folder, name):
     assert launch.status == 0, launch.output
     for steps in ranks(folder, name):
         states = [steps[str(number)]["state"] for number in range(1, 8)]
@@ -106,7 +107,7 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was_on_all_ranks(laun
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-def test_the_curve_goes_on_without_the_step(launch, folder, name):
+def test_training_continues_without_the_nonfinite_step(launch, folder, name):
     directory = folder / name.replace(" ", "-") / "run"
     curve = scalars(directory, "train/loss")
     assert [number for number, loss in curve.items() if loss != loss] == [5]
@@ -115,7 +116,7 @@ def test_the_curve_goes_on_without_the_step(launch, folder, name):
     assert scalars(directory, "data/words")[5] > scalars(directory, "data/words")[4]
 
 
-def test_too_many_in_a_row_end_the_run_and_the_count_survives_a_resume(launch, folder):
+def test_too_many_nonfinite_steps_end_the_run_also_across_a_resume(launch, folder):
     for name in ("too many", "too many, resumed"):
         assert "not finite in steps 4-6, 3 in a row (elc_bert.training.max_nonfinite_steps)" in message(
             launch, name
@@ -123,7 +124,7 @@ def test_too_many_in_a_row_end_the_run_and_the_count_survives_a_resume(launch, f
     assert list(ranks(folder, "too many")[0]) == ["5", "6"], "the resumed run began behind step 4"
 
 
-def test_what_a_bad_step_read_is_written_down(launch, folder, tiny_dataset):
+def test_samples_of_a_nonfinite_step_are_recorded(launch, folder, tiny_dataset):
     directory = folder / "too-many" / "run" / "nonfinite"
     assert {path.name for path in directory.iterdir()} == {f"step-00000{n}.json" for n in (2, 4, 5, 6)}
     loss, gradient = (json.loads((directory / f"step-00000{n}.json").read_text()) for n in (2, 4))
@@ -165,7 +166,7 @@ def test_another_dataset_on_one_rank_is_named(launch):
     assert "tokenizer" not in text
 
 
-def test_a_run_without_room_is_refused_with_what_would_fit(launch):
+def test_a_run_that_does_not_fit_is_refused_with_the_micro_batch_that_fits(launch):
     assert re.search(
         r"does not fit: sequences of 32 need [\d.]+ GiB of [\d.]+ GiB; the largest micro-batch that fits is",
         message(launch, "no room"),

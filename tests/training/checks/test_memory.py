@@ -1,4 +1,4 @@
-"""Whether there is room; that a run without it is refused is tested in test_faults.py."""
+"""Memory check before the first step. That a run is refused is tested in test_faults.py."""
 
 import pytest
 import torch
@@ -28,14 +28,14 @@ def config(configure, tmp_path):
     return load_config(path)
 
 
-def test_the_longer_sequences_count_too(config, monkeypatch):
+def test_memory_of_the_longer_sequences_is_checked(config, monkeypatch):
     room(monkeypatch, 40)
     kernels = kernels_for("cpu", "plain")
     with pytest.raises(UserError, match=r"sequences of 2048 need [\d.]+ GiB of 40.00 GiB; .*size=\d+"):
         check_memory(config, kernels, ALONE)
 
 
-def test_what_is_close_is_said_and_what_is_not_as_well(config, monkeypatch):
+def test_memory_close_to_the_limit_gives_advice(config, monkeypatch):
     kernels = kernels_for("cpu", "plain")
     room(monkeypatch, 1000)
     said = check_memory(config, kernels, ALONE)

@@ -1,4 +1,4 @@
-"""Checksums of weights; that real ranks are compared is tested in test_faults.py."""
+"""Checksums of weights. Real ranks are compared in test_faults.py."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def tensor(dtype: torch.dtype, seed: int, size: int) -> torch.Tensor:
 
 
 @given(dtype=DTYPES, seed=st.integers(0, 99), size=st.integers(1, 50), data=st.data())
-def test_a_changed_bit_and_two_exchanged_numbers_change_it(dtype, seed, size, data):
+def test_a_flipped_bit_and_two_swapped_values_change_the_checksum(dtype, seed, size, data):
     original = tensor(dtype, seed, size)
     places = st.integers(0, size - 1)
     changed = original.clone()
@@ -30,13 +30,13 @@ def test_a_changed_bit_and_two_exchanged_numbers_change_it(dtype, seed, size, da
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_parts_do_not_matter(monkeypatch, at_once):
+def test_the_checksum_does_not_depend_on_the_block_size(monkeypatch, at_once):
     whole = checksum(tensor(torch.float32, 0, 100))
     monkeypatch.setattr(replicas, "BLOCK_SIZE", at_once)
     assert checksum(tensor(torch.float32, 0, 100)) == whole
 
 
-def test_a_majority_is_told_from_the_rest():
+def test_ranks_that_differ_from_the_majority_are_named():
     hosts = ["node-a", "node-a", "node-b", "node-b"]
     sums = [[1, 2], [1, 2], [1, 3], [1, 2]]
     assert (
