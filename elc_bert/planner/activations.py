@@ -28,7 +28,7 @@ class Tensor:
     """Dimensions separated by spaces, each with an optional factor, as in ``B T 2M``."""
     size: Size = "compute"
     needs: str = ""
-    """Property of the models that keep it: ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
+    """Models that keep it: with ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Table:
     loss_work: tuple[Tensor, ...]
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
-    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds a gradient
-    of it from the mixture that read it last. Otherwise it keeps the gradients of all mixtures so far."""
+    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds a
+    gradient of it from the mixture that read it last. Otherwise it keeps the gradients of all mixtures so far."""
 
 
 ENCODER = (

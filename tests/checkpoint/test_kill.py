@@ -1,4 +1,4 @@
-"""A run that is killed at twenty random moments, also during checkpoint writes, equals an uninterrupted run."""
+"""A run killed at twenty random moments, also during checkpoint writes, equals an uninterrupted run."""
 
 import random
 import time

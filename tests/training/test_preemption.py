@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run after the step, with a checkpoint; the resumed run equals an uninterrupted one."""
+"""SIGTERM and SIGUSR1 end a run after the step, with a checkpoint, from which it resumes exactly."""
 
 import re
 from dataclasses import dataclass
