@@ -44,8 +44,8 @@ class Table:
     loss_work: tuple[Tensor, ...]
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
-    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds a
-    gradient of it from the mixture that read it last. Otherwise it keeps the gradients of all mixtures so far."""
+    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds its
+    gradient from the mixture that read it last on. Otherwise it keeps the gradients of all mixtures so far."""
 
 
 ENCODER = (

@@ -13,8 +13,8 @@ from elc_bert.utils.errors import UserError
 
 When = Literal["always", "gradients", "backward", "reduction", "step"]
 """Time at which memory is in use. ``gradients`` grow during the first backward pass and stay until the step
-is taken; ``backward`` is the backward passes, ``reduction`` the reduction over devices after them, and ``step``
-the optimizer's step."""
+is taken; ``backward`` is the backward passes, ``reduction`` the reduction over devices after them, and
+``step`` the optimizer's step."""
 ALLREDUCE_ELEMENTS = 500_000_000
 """Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
 SIZES = (
