@@ -45,7 +45,7 @@ class Table:
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
     """Whether the backward pass frees a hidden state after the mixture that read it first, and holds its
-    gradient from the mixture that read it last on. Otherwise it keeps the gradients of all mixtures so far."""
+    gradient from the mixture that read it last on. Otherwise the gradients of all mixtures are kept."""
 
 
 ENCODER = (
