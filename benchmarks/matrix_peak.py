@@ -1,4 +1,4 @@
-"""The fastest matrix product of a device."""
+"""Speed of the fastest matrix product of a device."""
 
 import statistics
 import time
@@ -14,11 +14,11 @@ SECONDS = 0.2
 
 
 class Peak:
-    """Speeds of matrix products, each repeated for a while: what a device keeps up, as a training step must.
+    """Sustained speeds of matrix products, each repeated for a while as in a training step.
 
     Args:
-        config: whose weights are multiplied.
-        rows: of the activations that they are multiplied with.
+        config: Model whose weights are multiplied.
+        rows: Rows of the activations that they are multiplied with.
         predicted: rows that go through the head.
         precision: on a CPU fp32 is measured too.
     """
@@ -37,7 +37,7 @@ class Peak:
 
     @property
     def flops(self) -> dict[str, float]:
-        """Operations per second of each product, medians of all times they were measured."""
+        """Operations per second of each product, as medians of all measurements."""
         return {name: statistics.median(speeds) for name, speeds in self._measured.items()}
 
     @property
@@ -46,7 +46,7 @@ class Peak:
         return max(self.flops.items(), key=lambda item: item[1])
 
     def measure(self) -> None:
-        """Each product for a fifth of a second; from the second time on only those that may be the best."""
+        """Measure each product for a fifth of a second; later only those that may be the fastest."""
         for name, (operations, product) in self._products.items():
             best = max(self.flops.values(), default=0.0)
             if self.flops.get(name, best) < 0.7 * best:
@@ -68,7 +68,7 @@ class Peak:
 def matrix_products(
     config: ModelConfig, rows: int, predicted: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, tuple[float, Callable[[], Any]]]:
-    """Operations, and what does them: of square matrices, and of the model's weights with activations."""
+    """Return the operations and the function of each product, of square matrices and of the model."""
     d, m = config.hidden_size, config.intermediate_size
     squares = (4096, 8192) if device.type == "cuda" else (256, 512, 1024)
     shapes = {f"{size} square": (size, size, size) for size in squares}

@@ -1,4 +1,4 @@
-"""Products of the small model's shapes, by this project's fast path and by PyTorch; see ``--help``."""
+"""Compare matrix products of the small model by OpenBLAS and by PyTorch; see ``--help``."""
 
 import argparse
 import statistics
@@ -20,7 +20,7 @@ from elc_bert.utils.options import positive_int
 
 @dataclass(frozen=True)
 class Report:
-    """What ``--json`` saves: median operations per second of each product, by OpenBLAS and by PyTorch."""
+    """Median operations per second of each product, by OpenBLAS and by PyTorch."""
 
     ours: dict[str, float]
     pytorch: dict[str, float]
@@ -36,7 +36,7 @@ class Report:
 
 
 def products(size: str, rows: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Forward, and backward to the activations and to the weights, of every kind of layer."""
+    """Return the products of every kind of layer: forward, and backward to activations and weights."""
     config = SIZES[size]
     d, m = config.hidden_size, config.intermediate_size
     found = {}

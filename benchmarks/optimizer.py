@@ -1,4 +1,4 @@
-"""The time of an optimizer's step against what memory allows; see ``--help``."""
+"""Compare the time of an optimizer step with the limit of memory bandwidth; see ``--help``."""
 
 import argparse
 import itertools
@@ -32,11 +32,11 @@ SIZES = {
     "small": ModelConfig(),
     "base": ModelConfig(hidden_size=768, intermediate_size=2048, num_attention_heads=12, vocab_size=16384),
 }
-#: A step reads gradient, weight and both moments, and writes all but the gradient: 7 numbers of 4 bytes.
 ONE_PASS = 28
-#: The norms of a tensor are known when all of it has been read. Only then can its first weight move, which
-#: takes reading weight and moments, and writing the weight, once more.
+"""Bytes per weight that a step reads (gradient, weight, both moments) and writes (all but the gradient)."""
 SECOND_PASS = 16
+"""Bytes per weight of the second pass over decaying tensors, whose norms are known only after the first: weight
+and moments are read again, and the weight is written."""
 RANKS = 2
 COPY, IN_PLACE = "copy", "in place"
 PLAIN = "LAMB, plain, tensor by tensor"
@@ -62,12 +62,12 @@ examples:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of the optimizer in one flat piece of memory."""
+    """Parameter group in one contiguous buffer."""
 
     shapes: list[torch.Size]
     decay: float
     flat: Tensor
-    """Weights, end to end; with a gradient."""
+    """Contiguous weights, with a gradient."""
 
     @property
     def lengths(self) -> list[int]:
@@ -75,7 +75,7 @@ class Group:
         return [shape.numel() for shape in self.shapes]
 
     def tensors(self) -> list[nn.Parameter]:
-        """The model's tensors as views, with gradients."""
+        """Return the model's tensors as views, with gradients."""
         assert self.flat.grad is not None
         weights, gradients = self.flat.split(self.lengths), self.flat.grad.split(self.lengths)
         parameters = []
@@ -85,7 +85,7 @@ class Group:
         return parameters
 
     def partition(self, rank: int, ranks: int, process_group: Any = None) -> tuple[nn.Parameter, Partition]:
-        """One rank's share, cut as by ZeRO 1 and 2: anywhere."""
+        """Return one rank's partition, which begins and ends anywhere in a tensor as under ZeRO 1 and 2."""
         assert self.flat.grad is not None
         low, high = (len(self.flat) * i // ranks for i in (rank, rank + 1))
         share = nn.Parameter(self.flat[low:high])
@@ -115,14 +115,14 @@ def build_groups(size: str, device: str) -> list[Group]:
 
 
 def lamb_of_tensors(groups: Sequence[Group], fused: bool) -> Lamb:
-    """As without ZeRO."""
+    """Return LAMB on whole tensors, as without ZeRO."""
     return Lamb([{"params": g.tensors(), "weight_decay": g.decay} for g in groups], lr=1e-4, fused=fused)
 
 
 def lamb_of_partitions(
     groups: Sequence[Group], rank: int = 0, ranks: int = 1, process_group: Any = None
 ) -> Lamb:
-    """As under ZeRO 1 and 2."""
+    """Return LAMB on flat partitions, as under ZeRO 1 and 2."""
     shares = [group.partition(rank, ranks, process_group) for group in groups]
     options = [
         {"params": [share], "weight_decay": group.decay}
@@ -134,7 +134,7 @@ def lamb_of_partitions(
 
 
 def candidates(groups: Sequence[Group], device: str) -> dict[str, Callable[[], Any]]:
-    """A step of each optimizer; they share weights and gradients."""
+    """Return a step function of each optimizer; they share weights and gradients."""
     adamw = torch.optim.AdamW(
         [{"params": g.tensors(), "weight_decay": g.decay} for g in groups], lr=1e-4, fused=True
     )
@@ -156,7 +156,7 @@ def candidates(groups: Sequence[Group], device: str) -> dict[str, Callable[[], A
 
 
 def seconds(work: Callable[[], Any], times: int, device: str) -> float:
-    """Shortest of so many calls; on a GPU their mean, where calls wait in a queue as in training."""
+    """Return the shortest time of several calls; on a GPU the mean, because calls are queued."""
     taken = []
     if device == "cuda":
         torch.cuda.synchronize()
@@ -173,7 +173,7 @@ def seconds(work: Callable[[], Any], times: int, device: str) -> float:
 
 
 def measure(groups: Sequence[Group], rounds: int, steps: int, device: str) -> dict[str, float]:
-    """Seconds per step, and of a copy and of a change in place of as many numbers as there are weights."""
+    """Return the seconds per step, and those of copying and of changing in place as many elements."""
     source = torch.cat([group.flat for group in groups])
     target = torch.empty_like(source)
     works = dict(zip((COPY, IN_PLACE), (lambda: target.copy_(source), source.neg_), strict=True))
@@ -192,7 +192,7 @@ def measure(groups: Sequence[Group], rounds: int, steps: int, device: str) -> di
 
 
 def count_bytes(rank: int, size: str, port: int, folder: str) -> None:
-    """A rank that takes three steps of its shard and writes down what it all-reduced in each."""
+    """Take three steps on one rank's shard, and write down the bytes that it all-reduces in each."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     lamb = lamb_of_partitions(build_groups(size, "cpu"), rank, RANKS, dist.group.WORLD)
@@ -212,7 +212,7 @@ def count_bytes(rank: int, size: str, port: int, folder: str) -> None:
 
 
 def communicated_bytes(size: str) -> int:
-    """What every rank hands to an all-reduce in a step under ZeRO 1 or 2."""
+    """Return the bytes that every rank all-reduces in a step under ZeRO 1 or 2."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(count_bytes, (size, free_port(), folder), nprocs=RANKS)
         sent = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).iterdir()]
@@ -222,7 +222,7 @@ def communicated_bytes(size: str) -> int:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``--json`` saves."""
+    """Results of the benchmark."""
 
     machine: dict[str, Any]
     size: str

@@ -1,4 +1,4 @@
-"""The speed and the memory of training steps against the device's matrix products; see ``--help``."""
+"""Compare training steps with the device's fastest matrix product; see ``--help``."""
 
 import argparse
 import importlib
@@ -20,8 +20,8 @@ from matrix_peak import Peak
 from optimizer import SIZES
 from reporting import add_json, report_to_user
 from tqdm import tqdm
-from training_report import COLOURS, Report, Speed, draw
-from training_step import DTYPES, REST, Memory, Reader, Training, Watch, measure_memory, synchronize
+from training_report import COLORS, Report, Speed, draw
+from training_step import DTYPES, REST, Memory, Reader, StepTimer, Training, measure_memory, synchronize
 
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import ModelConfig
@@ -40,17 +40,17 @@ SETTINGS = ("size", "layers", "length", "batch", "precision", "rounds")
 EPILOG = """what is measured:
   Whole training steps in one process: read, forward, backward and LAMB, with dropout as in training, without
   DeepSpeed and gradient clipping. In bf16 the weights, activations and gradients are bfloat16, and LAMB steps
-  fp32 masters. All that is compared takes its steps in turn, A B A B, and so do the matrix products; figures
-  are medians over the rounds.
-  peak   the best speed that any product of PyTorch's keeps up for a fifth of a second, of square matrices and
-         of the model's weights with its activations; the fastest single product is named beside it. A CPU
-         without instructions for bfloat16 multiplies fp32 faster: that is the peak then
-  MFU    the arithmetic that a step must do (elc_bert/model/flops.py) for the real tokens, at the peak, as
-         a share of the time it took
-  parts  of up to three more steps, in which every module is timed forward and every node of autograd's graph
-         backward (it belongs to the module that made it), scaled to the time of the steps without that
-  peak memory       during a step: of a process of its own on a CPU, of PyTorch's tensors on a GPU
-  peak activations  during forward and backward, beyond what is there before: weights, gradients, moments
+  fp32 master weights. Candidates take steps alternately, A B A B, and matrix products are measured in
+  between; figures are medians over the rounds.
+  peak   the highest speed that a product of PyTorch sustains for a fifth of a second, among square matrices
+         and products of the model's weights with activations; the fastest single product is shown too. A CPU
+         without bfloat16 instructions multiplies fp32 faster, which then is the peak
+  MFU    the operations that a step needs for its real tokens (elc_bert/model/flops.py) at the peak speed, as
+         a share of the time that it took
+  parts  times from up to three more steps, in which every module is timed forward and every autograd node
+         backward (it counts for the module that created it), scaled to the time of the other steps
+  peak memory       during a step: of a separate process on a CPU, of PyTorch's tensors on a GPU
+  peak activations  during forward and backward, in addition to weights, gradients and moments
 
 examples:
   python benchmarks/train.py --compare
@@ -62,13 +62,13 @@ examples:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to take the same steps."""
+    """One configuration of kernels and input for the same steps."""
 
     kernels: str
     """``auto``, ``fused`` or ``plain``."""
     compile: bool
     pack: bool | None
-    """None where all rows are full."""
+    """None if all rows are full."""
 
     def __str__(self) -> str:
         layout = {None: "", True: ", packed", False: ", padded"}[self.pack]
@@ -76,21 +76,21 @@ class Candidate:
 
 
 def read_synthetic(vocabulary: int, length: int, batch: int) -> Reader:
-    """Random tokens, full rows, and the mean share of them to predict."""
+    """Return a reader of random tokens in full rows, with the mean share of them to predict."""
     generator = torch.Generator().manual_seed(1)
 
     def read() -> list[MicroBatch]:
         ids = torch.randint(7, vocabulary, (batch, length), generator=generator)
-        places = torch.randperm(ids.numel(), generator=generator)[: max(1, round(MASKED * ids.numel()))]
-        places = places.sort().values
+        positions = torch.randperm(ids.numel(), generator=generator)[: max(1, round(MASKED * ids.numel()))]
+        positions = positions.sort().values
         is_real = torch.ones(batch, length, dtype=torch.bool)
-        return [MicroBatch(ids, is_real, places, ids.view(-1)[places], ids.numel())]
+        return [MicroBatch(ids, is_real, positions, ids.view(-1)[positions], ids.numel())]
 
     return read
 
 
 def read_dataset(arguments: argparse.Namespace, pack: bool) -> Reader:
-    """Real samples, the same for every candidate."""
+    """Return a reader of real samples, the same for every candidate."""
     samples = arguments.micro_batches * arguments.batch
     steps = TrainingSteps(
         [Portion(arguments.data)],
@@ -134,7 +134,7 @@ def memory_of(arguments: argparse.Namespace, candidate: Candidate, device: torch
 def memory_of_fresh_process(
     arguments: argparse.Namespace, candidate: Candidate, device: torch.device
 ) -> Memory:
-    """On a CPU, where a process keeps what it has freed, in one that has done nothing else."""
+    """Measure memory in a new process, because on a CPU a process keeps what it has freed."""
     if device.type == "cuda":
         return memory_of(arguments, candidate, device)
     try:
@@ -150,7 +150,7 @@ def memory_of_fresh_process(
 def take_turns(
     trainings: dict[str, Training], peak: Peak, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, list[tuple[int, int]]], dict[str, Counter[str]]]:
-    """Seconds of steps, their real and all tokens, and seconds of parts, by candidate."""
+    """Return seconds of steps, real and all tokens, and seconds of parts, by candidate."""
     taken: dict[str, list[float]] = {name: [] for name in trainings}
     tokens: dict[str, list[tuple[int, int]]] = {name: [] for name in trainings}
     parts: dict[str, Counter[str]] = {name: Counter() for name in trainings}
@@ -197,15 +197,15 @@ def time_step(training: Training, seed: int) -> tuple[float, tuple[int, int]]:
 
 def parts_of_step(training: Training, seed: int) -> Counter[str]:
     """Time each part of a step, in seconds."""
-    watch = Watch(training.device)
+    timer = StepTimer(training.device)
     torch.manual_seed(seed)
     synchronize(training.device)
-    with watch.instrument(training.model):
+    with timer.instrument(training.model):
         start = time.perf_counter()
-        training.step(watch)
+        training.step(timer)
         synchronize(training.device)
         whole = time.perf_counter() - start
-    parts = watch.seconds()
+    parts = timer.seconds()
     parts[REST] = whole - sum(seconds for part, seconds in parts.items() if part != REST)
     return parts
 
@@ -285,7 +285,7 @@ def measure_speed(
             real,
             every,
             flops / seconds / peak.best[1],
-            {part: parts[name][part] * scale for part in COLOURS},
+            {part: parts[name][part] * scale for part in COLORS},
         )
     return speed
 

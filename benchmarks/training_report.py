@@ -1,4 +1,4 @@
-"""What benchmarks/train.py has found, as a table and as a picture."""
+"""Results of benchmarks/train.py as a table and as a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,7 @@ from training_step import REST, Memory
 
 from elc_bert.utils.files import atomic_write
 
-#: Of the parts of a step, in the order in which they are shown.
-COLOURS = {
+COLORS = {
     "data": "#999999",
     "embedding": "#56b4e9",
     "layer mixing": "#009e73",
@@ -19,36 +18,37 @@ COLOURS = {
     "optimizer": "#e69f00",
     REST: "#cccccc",
 }
+"""Colors of the parts of a step, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of a training step; medians."""
+    """Speed of a training step, as medians."""
 
     seconds: float
     real_tokens: float
-    """In a step."""
+    """Real tokens per step."""
     all_tokens: float
-    """In a step, padding counted."""
+    """Tokens per step, including padding."""
     mfu: float
     part_seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What ``--json`` saves."""
+    """Results of the benchmark."""
 
     machine: dict[str, Any]
     settings: dict[str, Any]
     peak_flops: float
     peak_of: str
     burst_flops: float
-    """Of the fastest single product."""
+    """Operations per second of the fastest single product."""
     product_flops: dict[str, float]
-    """Speed that each matrix product keeps up."""
+    """Sustained operations per second of each matrix product."""
     speed: dict[str, Speed]
     memory: dict[str, Memory]
-    """Without the optimizer's step in ``activations``."""
+    """Memory by candidate; ``activations`` excludes the optimizer step."""
 
     def lines(self) -> list[str]:
         """Return the lines of the report."""
@@ -74,10 +74,10 @@ class Report:
                 for name, s in self.speed.items()
             ),
             "",
-            f"{'ms':24}" + "".join(f"{part:>14}" for part in COLOURS),
+            f"{'ms':24}" + "".join(f"{part:>14}" for part in COLORS),
         ]
         return lines + [
-            f"{name:24}" + "".join(f"{s.part_seconds[part] * 1e3:14,.1f}" for part in COLOURS)
+            f"{name:24}" + "".join(f"{s.part_seconds[part] * 1e3:14,.1f}" for part in COLORS)
             for name, s in self.speed.items()
         ]
 
@@ -100,13 +100,13 @@ class Report:
 
 
 def draw(report: Report, path: Path) -> None:
-    """A bar for each candidate, of its parts, as time per real token."""
+    """Draw a stacked bar per candidate: time per real token, by part of the step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 1.9 + 0.5 * len(report.speed)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     left = [0.0] * len(report.speed)
-    for part, colour in COLOURS.items():
+    for part, colour in COLORS.items():
         widths = [1e6 * s.part_seconds[part] / s.real_tokens for s in report.speed.values()]
         axes.barh(list(report.speed), widths, left=left, color=colour, label=part, height=0.6)
         left = [begin + width for begin, width in zip(left, widths, strict=True)]
@@ -120,7 +120,7 @@ def draw(report: Report, path: Path) -> None:
         fontsize="medium",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(COLOURS), fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(COLORS), fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=90)

@@ -1,4 +1,4 @@
-"""A training step without DeepSpeed, with a watch on its parts and on its memory."""
+"""Training step without DeepSpeed, with timers of its parts and measurement of its memory."""
 
 import ctypes
 import gc
@@ -23,20 +23,20 @@ from elc_bert.optim import Lamb, parameter_groups
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import peak_resident_bytes
 
-#: In the order in which they are shown; REST is what none of the others accounts for.
 PARTS = ("data", "embedding", "layer mixing", "attention", "feed-forward", "head + loss", "optimizer")
+"""Parts of a step in the order in which they are shown; REST is the remainder."""
 REST = "rest"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Reader = Callable[[], Sequence[MicroBatch]]
 
 
 class Training:
-    """A model that takes training steps with LAMB, with dropout as in training.
+    """Model that takes training steps with LAMB and dropout.
 
     Args:
-        read: the micro-batches of the next step.
-        precision: in ``bf16`` weights, activations and gradients are bfloat16; LAMB steps fp32 masters with
-            the gradients cast to fp32, and the weights are cast from the masters.
+        read: Function that returns the micro-batches of the next step.
+        precision: ``fp32`` or ``bf16``. In ``bf16`` weights, activations and gradients are bfloat16; LAMB
+            updates fp32 master weights with gradients cast to fp32, and the weights are cast from them.
     """
 
     def __init__(
@@ -59,28 +59,28 @@ class Training:
             self.model.to(torch.bfloat16)
         self.lamb = Lamb(groups, lr=1e-4)
 
-    def step(self, watch: "Watch | None" = None) -> None:
-        """Read, forward, backward, update."""
-        watch = watch or Watch(self.device)
-        with watch.part("data"):
+    def step(self, timer: "StepTimer | None" = None) -> None:
+        """Take a step: read, forward, backward, update."""
+        timer = timer or StepTimer(self.device)
+        with timer.part("data"):
             micro_batches = self.read()
-        self.gradients(micro_batches, watch)
-        with watch.part("optimizer"):
+        self.gradients(micro_batches, timer)
+        with timer.part("optimizer"):
             self.update()
             self.model.zero_grad(set_to_none=True)
 
-    def gradients(self, micro_batches: Sequence[MicroBatch], watch: "Watch | None" = None) -> None:
-        """Forward and backward of all micro-batches."""
-        watch = watch or Watch(self.device)
+    def gradients(self, micro_batches: Sequence[MicroBatch], timer: "StepTimer | None" = None) -> None:
+        """Run forward and backward passes of all micro-batches."""
+        timer = timer or StepTimer(self.device)
         predicted = sum(len(micro.targets) for micro in micro_batches)
         for micro in micro_batches:
-            with watch.part("data"):
+            with timer.part("data"):
                 batch = micro.to(self.device, non_blocking=True)
             logits = self.model(batch.input_ids, batch.attention_mask, batch.positions)
-            with watch.part("head + loss"):
+            with timer.part("head + loss"):
                 loss, _ = masked_lm_loss(logits, batch.targets, kernels=self.model.kernels)
                 loss = loss / max(1, predicted)
-            watch.backward_of(loss)
+            timer.backward_of(loss)
             loss.backward()
 
     @torch.no_grad()
@@ -97,11 +97,11 @@ class Training:
                 master.grad = None
 
 
-class Watch:
-    """Seconds by part of a step; one that was not asked to ``instrument`` a model does nothing.
+class StepTimer:
+    """Timer of the parts of a step; it does nothing unless it instruments a model.
 
-    Forward, a part is what happens between entering and leaving its modules. Backward, every node of
-    autograd's graph is timed, and belongs to the part during which it was made, by its sequence number.
+    In the forward pass, a part is the time between entering and leaving its modules. In the backward pass,
+    every autograd node is timed, and counts for the part that created it, by its sequence number.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -171,7 +171,7 @@ class Watch:
         self._made.clear()
 
     def seconds(self) -> Counter[str]:
-        """By part, all together."""
+        """Return the total seconds by part."""
         synchronize(self.device)
         total: Counter[str] = Counter()
         for part, begin, end in self._spans:
@@ -203,16 +203,16 @@ def synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes; on a CPU of the whole process, on a GPU of PyTorch's tensors."""
+    """Memory in bytes: of the whole process on a CPU, of PyTorch's tensors on a GPU."""
 
     peak: int
-    """Most during a step."""
+    """Peak during a step."""
     activations: int
-    """Most during forward and backward, beyond what was there before: weights, gradients, optimizer state."""
+    """Peak during forward and backward, in addition to weights, gradients and optimizer state."""
 
 
 def measure_memory(training: Training) -> Memory:
-    """Of one step, after one that has allocated what stays."""
+    """Measure the memory of a step, after one that allocates what is kept."""
     device, model = training.device, training.model
     if device.type != "cuda":
         # Give all that is freed back at once, or it would count as there before.
@@ -232,7 +232,7 @@ def measure_memory(training: Training) -> Memory:
 
 
 def _start_peak(device: torch.device) -> int:
-    """Forget earlier peaks; returns what is in use now."""
+    """Reset the peak, and return the memory in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
