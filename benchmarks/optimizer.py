@@ -35,8 +35,10 @@ SIZES = {
 ONE_PASS = 28
 """Bytes per weight that a step reads (gradient, weight, both moments) and writes (all but the gradient)."""
 SECOND_PASS = 16
-"""Bytes per weight of the second pass over decaying tensors, whose norms are known only after the first: weight
-and moments are read again, and the weight is written."""
+"""Bytes per weight of the second pass over decaying tensors, whose norms are known only after the first.
+
+Weight and moments are read again, and the weight is written.
+"""
 RANKS = 2
 COPY, IN_PLACE = "copy", "in place"
 PLAIN = "LAMB, plain, tensor by tensor"
