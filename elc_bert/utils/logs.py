@@ -5,10 +5,11 @@ appends to the file, ranks other than 0 only warnings and errors. Messages are k
 is open.
 """
 
-import contextlib
 import logging
 import logging.handlers
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,31 +23,73 @@ _ROOT = logging.getLogger("elc_bert")
 _EXTERNAL = logging.getLogger("DeepSpeed")
 _ROOT.addHandler(logging.NullHandler())  # without a configuration, errors are not printed a second time
 _BUFFERED_MESSAGES = 10_000
+FLUSH_SECONDS = 2.0
+"""Longest time that the end of a process waits for its log file."""
 
 
-class LogFile(logging.FileHandler):
-    """Log file that is given up, with one warning, if it cannot be written."""
+class LogFile(logging.Handler):
+    """Log file, written by a thread, so that training does not wait for a file system that does not respond.
+
+    A file that cannot be written is given up, with one warning on the terminal.
+
+    Args:
+        path: File to append to; it is created with the first message.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, mode="a", encoding="utf-8", delay=True)
-        self._failed = False
+        super().__init__()
+        self._path = path
+        self._lines: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a record."""
-        if not self._failed:
-            super().emit(record)
+        """Queue a record for writing."""
+        line = self.format(record)
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="log file", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Wait until all records are written, but not longer than ``FLUSH_SECONDS``."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Close the file; what cannot be flushed has been reported."""
-        with contextlib.suppress(OSError):
-            super().close()
+        """Write what is queued, within ``FLUSH_SECONDS``, and close the file."""
+        self.flush()
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(FLUSH_SECONDS)
+        super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name in the base class)
-        """Warn once, on the terminal."""
-        self._failed = True
-        error = sys.exc_info()[1]
-        reason = error.strerror if isinstance(error, OSError) else error
-        print(f"warning: {self.baseFilename}: cannot be written: {reason}", file=sys.stderr, flush=True)
+    def _write(self) -> None:
+        failed = False
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._closing)
+                if not self._lines:
+                    return
+                text = "".join(f"{line}\n" for line in self._lines)
+                number = len(self._lines)
+            if not failed:
+                try:
+                    with open(self._path, "a", encoding="utf-8") as file:
+                        file.write(text)
+                except OSError as error:
+                    failed = True
+                    message = f"warning: {self._path}: cannot be written: {error.strerror}"
+                    print(message, file=sys.stderr, flush=True)
+            with self._changed:
+                for _ in range(number):
+                    self._lines.popleft()
+                self._changed.notify_all()
 
 
 class _Terminal(logging.Handler):
@@ -95,6 +138,13 @@ def open_file(path: Path, rank: int) -> None:
                 handler.flush()
                 logger.removeHandler(handler)
                 logger.addHandler(file)
+
+
+def flush() -> None:
+    """Wait until the messages logged so far are in the file, but not longer than ``FLUSH_SECONDS``."""
+    for handler in list(_ROOT.handlers):
+        if isinstance(handler, LogFile):
+            handler.flush()
 
 
 def append(path: Path, source: str, message: str) -> None:

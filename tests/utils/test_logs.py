@@ -1,7 +1,9 @@
 """Messages reach the terminal of rank 0, and with time and rank the log file."""
 
 import logging
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,11 +89,29 @@ def test_a_file_that_cannot_be_written_is_reported_once(tmp_path, capsys):
     logs.open_file(tmp_path / "full", rank=0)
     logger.info("one")
     logger.info("two")
+    logs.close()
     out, err = capsys.readouterr()
     assert out.splitlines() == ["one", "two"]
     (line,) = err.splitlines()
     assert "full: cannot be written" in line
     assert "No space left" in line
+
+
+def test_a_file_system_that_does_not_respond_delays_nothing(tmp_path, capsys, monkeypatch):
+    """To open a named pipe for writing blocks until somebody reads from it."""
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    logs.configure(rank=0)
+    logs.open_file(tmp_path / "pipe", rank=0)
+    start = time.monotonic()
+    for number in range(100):
+        logger.info("step %d", number)
+    assert len(capsys.readouterr().out.splitlines()) == 100
+    logs.close()
+    assert time.monotonic() - start < 5
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # lets the thread end
+    time.sleep(0.2)
+    os.close(reader)
 
 
 def test_a_process_that_is_no_rank_appends_a_line(tmp_path: Path):

@@ -24,7 +24,7 @@ import psutil
 
 from elc_bert.distributed.watchdog.diagnosis import RankStatus, State, Timeouts
 from elc_bert.distributed.watchdog.stack_traces import Location, current_location
-from elc_bert.utils.logs import FILE_ONLY
+from elc_bert.utils import logs
 
 logger = logging.getLogger(__name__)
 SHORT_TIMEOUT = 2.0
@@ -141,7 +141,8 @@ def print_final_message(text: str) -> None:
         sys.stdout.flush()
         if text:
             print(f"\n{text}", file=sys.stderr)  # a progress bar may have left its line unfinished
-            logger.error("%s", text, extra=FILE_ONLY)
+            logger.error("%s", text, extra=logs.FILE_ONLY)
+            logs.flush()
         sys.stderr.flush()
 
     printer = threading.Thread(target=flush_and_print, daemon=True)
