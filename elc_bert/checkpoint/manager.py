@@ -60,7 +60,7 @@ class _Unfinished:
     work: Future[None]
     """Background work of this rank: writing its files, then, on rank 0, publishing."""
     publishing: bool = False
-    """Whether the files of all ranks are on disk."""
+    """True if the files of all ranks are on disk."""
 
 
 class Checkpoints:

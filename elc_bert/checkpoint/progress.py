@@ -21,7 +21,7 @@ class Progress:
     held_out_loss: float | None = None
     """Held-out loss in nats per masked token, if it was measured after this step."""
     evaluation_due: bool = False
-    """Whether a signal interrupted the evaluations of this step; the resumed run repeats them."""
+    """True if a signal interrupted the evaluations of this step; the resumed run repeats them."""
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """State of each callback that has any, by its name."""
 

@@ -61,7 +61,7 @@ class RunMonitor:
 
     @property
     def has_failed(self) -> bool:
-        """Whether something could not be written. Nothing is written after that."""
+        """True if something could not be written. Nothing is written after that."""
         return self._error is not None
 
     def check(self) -> None:

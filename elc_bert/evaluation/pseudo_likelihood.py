@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Method = Literal["within-word", "plain"]
-"""Whether the subwords to the right in the same word are masked together with a token, or the token alone."""
+"""Masking method: the subwords to the right in the same word together with a token, or the token alone."""
 MAX_BATCH_TOKENS = 8192
 """Maximum number of tokens in a batch, including ``[CLS]`` and ``[SEP]``."""
 

@@ -44,7 +44,7 @@ class Table:
     loss_work: tuple[Tensor, ...]
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
-    """Whether the backward pass frees a hidden state after the mixture that read it first, and holds its
+    """True if the backward pass frees a hidden state after the mixture that read it first, and holds its
     gradient from the mixture that read it last on. Otherwise the gradients of all mixtures are kept."""
 
 
@@ -164,7 +164,7 @@ class Workload:
     on_cpu: bool
     kernels: Kernels
     checkpointing: bool = False
-    """Whether layers are recomputed in the backward pass."""
+    """True if layers are recomputed in the backward pass."""
 
     @property
     def table(self) -> Table:

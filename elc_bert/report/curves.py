@@ -37,7 +37,7 @@ class Curve:
     label: str
     """Name in the legend."""
     is_smoothed: bool = False
-    """Whether the scalar is noisy, so that a long curve is smoothed."""
+    """True if the scalar is noisy, so that a long curve is smoothed."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class LineChart:
     hover_format: str = ".4g"
     """d3 format of the values shown on hover."""
     has_baseline: bool = False
-    """Whether to draw the unigram entropy too."""
+    """True to draw the unigram entropy too."""
     shows_lengths: bool = False
-    """Whether to mark the steps at which the sequence length changes."""
+    """True to mark the steps at which the sequence length changes."""
     from_zero: bool = False
-    """Whether the axis begins at 0."""
+    """True if the axis begins at 0."""
     scale: str = "linear"
     """Type of the axis, ``linear`` or ``log``."""
 
@@ -217,9 +217,9 @@ class _Style:
     group: int = 0
     """Group in the legend; the curves of a group are shown and hidden together."""
     in_legend: bool = True
-    """Whether the curve has an entry in the legend."""
+    """True if the curve has an entry in the legend."""
     is_faint: bool = False
-    """Whether the curve is drawn thin, behind its moving average."""
+    """True if the curve is drawn thin, behind its moving average."""
 
 
 def _line(series: Series, style: _Style, hover_format: str) -> go.Scatter:

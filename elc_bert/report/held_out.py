@@ -40,7 +40,7 @@ class FillIn:
 
     @property
     def is_right(self) -> bool:
-        """Whether the most probable prediction is correct."""
+        """True if the most probable prediction is correct."""
         return self.guesses[0].text == self.word
 
 

@@ -60,9 +60,9 @@ class Run:
     summary: dict[str, str] = field(default_factory=dict)
     """Short form of the last log entry, for the progress bar."""
     stopping: bool = False
-    """Whether a rank has received a signal and all ranks stop after this step."""
+    """True if a rank has received a signal and all ranks stop after this step."""
     repeating_evaluations: bool = False
-    """Whether evaluations that a signal interrupted before the run was resumed are being repeated."""
+    """True if evaluations that a signal interrupted before the run was resumed are being repeated."""
     checkpoint_state: int = 0
     """Maximum of ``Checkpoints.state`` over all ranks, as of the last exchange."""
 

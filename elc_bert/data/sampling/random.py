@@ -26,7 +26,7 @@ class Stream(IntEnum):
     """Purpose that a number is drawn for; each purpose has an independent sequence."""
 
     SHORT = 0
-    """Whether a segment is shortened, and to which length."""
+    """Draw that decides whether a segment is shortened, and to which length."""
     NUMBER_TO_MASK = 1
     """Number of tokens to mask."""
     SPANS = 2

@@ -17,9 +17,9 @@ class Callback(ABC):
     name: ClassVar[str] = ""
     """Key of the state in checkpoints; empty without state."""
     part_of_step: ClassVar[bool] = False
-    """Whether the time of ``after_step`` counts as training in tokens per second and MFU."""
+    """True if the time of ``after_step`` counts as training in tokens per second and MFU."""
     repeated_after_interruption: ClassVar[bool] = False
-    """Whether a resumed run calls this again if a signal interrupted the evaluations of its last step."""
+    """True if a resumed run calls this again after a signal interrupted the evaluations of its last step."""
 
     @abstractmethod
     def after_step(self, run: Run) -> None:
