@@ -1,13 +1,13 @@
-/* The passes of LAMB over memory on a CPU; fused_cpu.py calls them, PlainPasses in passes.py defines them.
+/* LAMB's kernels on a CPU. lamb_cpu.py calls them; ReferenceLamb in lamb_reference.py defines them.
  *
- * The loops are vectorised by the compiler for several instruction sets and the best one that the processor
- * has is chosen at run time, so that a library built on a login node runs, and runs well, on every node.
- * Python.h is not needed, nor any run-time library: the threads are the caller's.
+ * The compiler vectorizes the loops for several instruction sets. The best one for the processor is chosen at
+ * run time, so that a library built on a login node runs at full speed on every node. The code needs neither
+ * Python.h nor a runtime library, because the caller provides the threads.
  */
 #include <math.h>
 #include <stdint.h>
 
-/* One parameter of the optimizer. The layout of both structures is repeated in fused_cpu.py. */
+/* One flat parameter of the optimizer. lamb_cpu.py declares the same layout of this structure and the next. */
 struct flat {
     float *parameter;
     const float *gradient;
@@ -17,7 +17,7 @@ struct flat {
     float scale1, scale2;          /* reciprocals of the bias corrections */
 };
 
-/* A run of consecutive elements of a flat that belong to one tensor. */
+/* A range of elements of a flat parameter that belong to one tensor. */
 struct chunk {
     int64_t flat, tensor, start, end;
 };
@@ -35,7 +35,7 @@ enum { BLOCK = 1024 };
 #define KERNEL
 #endif
 
-INLINE void walk(int kind, const struct flat *f, int64_t start, int64_t end, float ratio, double *squares)
+INLINE void update_range(int kind, const struct flat *f, int64_t start, int64_t end, float ratio, double *squares)
 {
     const int moves_moments = kind != STEP, moves_weights = kind != UPDATE_MOMENTS;
     const float decay = f->decay, eps = f->eps, scale1 = f->scale1, scale2 = f->scale2;
@@ -72,33 +72,32 @@ INLINE void walk(int kind, const struct flat *f, int64_t start, int64_t end, flo
     squares[1] = updates;
 }
 
-/* A pass. Threads that are given the same one take chunks from it until none is left. */
+/* A pass over memory. Its threads take chunks from a shared counter until none is left. */
 struct pass {
-    int64_t next, chunks; /* next: the first that nobody has taken */
+    int64_t next, chunks; /* next: first chunk that no thread has taken */
     int64_t kind;
     const struct flat *flats;
     const struct chunk *chunk;
     const float *ratios; /* one per tensor, or NULL for 1 */
-    double *squares;     /* [chunks, 2], where the pass leaves the sums of the squares of weights and updates
-                            (0 from STEP) */
+    double *squares;     /* output, [chunks, 2]: sums of the squares of weights and updates (0 for STEP) */
 };
 
-INLINE void walk_all(int kind, struct pass *pass)
+INLINE void update_chunks(int kind, struct pass *pass)
 {
     for (int64_t i; (i = __atomic_fetch_add(&pass->next, 1, __ATOMIC_RELAXED)) < pass->chunks;) {
         const struct chunk *c = &pass->chunk[i];
         const float ratio = pass->ratios ? pass->ratios[c->tensor] : 1.0f;
-        walk(kind, &pass->flats[c->flat], c->start, c->end, ratio, &pass->squares[2 * i]);
+        update_range(kind, &pass->flats[c->flat], c->start, c->end, ratio, &pass->squares[2 * i]);
     }
 }
 
 KERNEL void lamb_pass(struct pass *pass)
 {
-    /* A constant where `walk` is inlined, or its branches would stay in the loop. */
+    /* A constant where `update_range` is inlined, or its branches would stay in the loop. */
     if (pass->kind == UPDATE_MOMENTS)
-        walk_all(UPDATE_MOMENTS, pass);
+        update_chunks(UPDATE_MOMENTS, pass);
     else if (pass->kind == STEP)
-        walk_all(STEP, pass);
+        update_chunks(STEP, pass);
     else
-        walk_all(UPDATE_MOMENTS_AND_STEP, pass);
+        update_chunks(UPDATE_MOMENTS_AND_STEP, pass);
 }

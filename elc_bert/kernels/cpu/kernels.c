@@ -1,8 +1,8 @@
-/* The model's kernels on a CPU; fused_cpu.py calls them, plain.py defines what they compute.
+/* The model's kernels on a CPU. kernels.py calls them; ../reference.py defines what they compute.
  *
- * Each function takes tasks from a counter that its threads share until none is left. What a task computes
- * does not depend on the thread, so results are the same to the bit for any number of threads. Neither
- * Python.h nor a run-time library is needed: the threads are the caller's.
+ * The threads that run a function take tasks from a shared counter until none is left. The result of a task
+ * does not depend on the thread, so results are bit-identical for any number of threads. The code needs
+ * neither Python.h nor a runtime library, because the caller provides the threads.
  *
  * Arrays are contiguous, of float or of bfloat16 (`half`), which is widened to float row by row.
  */
@@ -12,8 +12,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* The best instructions that the processor has are chosen at run time: a library built on a login node runs,
- * and runs well, on every node. */
+/* The instruction set is chosen at run time, so that a library built on a login node runs at full speed on
+ * every node. */
 #if defined(__x86_64__) && defined(__GLIBC__)
 #define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -43,7 +43,7 @@ INLINE const float *read_row(const void *array, int64_t start, int64_t n, int ha
     return buffer;
 }
 
-/* Where to put a row of results: in place, or in the buffer until `write_row`. */
+/* Return where to write a row of results: to the array itself, or to the buffer that `write_row` converts. */
 INLINE float *row_for(void *array, int64_t start, int half, float *buffer)
 {
     return half ? buffer : (float *)array + start;
@@ -63,7 +63,7 @@ INLINE void write_row(void *array, int64_t start, int64_t n, int half, const flo
     }
 }
 
-/* Elementary functions, to a unit or two in the last place */
+/* Elementary functions, accurate to one or two units in the last place */
 
 INLINE float exponential(float x)
 {
@@ -84,7 +84,7 @@ INLINE float exponential(float x)
     return p * power;
 }
 
-/* gelu(x) = x s(2 z), with the logistic function s and z = sqrt(2 / pi) (x + 0.044715 x^3): 2 z of x. */
+/* Return 2 z of gelu(x) = x s(2 z), with the logistic function s and z = sqrt(2 / pi) (x + 0.044715 x^3). */
 INLINE float gelu_argument(float x)
 {
     return 1.5957691216057308f * (x + 0.044715f * x * x * x);
@@ -95,11 +95,11 @@ INLINE float logistic(float x)
     return 1.0f / (1.0f + exponential(-x));
 }
 
-/* Dropout: whether an entry stays is a function of seed, row and column. */
+/* Dropout: the mask is a function of seed, row and column. */
 
 struct dropout {
     uint64_t seed;
-    float scale;        /* of what stays, 1 / (1 - p) */
+    float scale;        /* of the elements that are kept, 1 / (1 - p) */
     uint32_t threshold; /* p in units of 2^-31; 0 for no dropout */
 };
 
@@ -117,11 +117,11 @@ INLINE struct row_key key_of_row(struct dropout d, uint64_t row)
     return (struct row_key){(uint32_t)z, (uint32_t)(z >> 32)};
 }
 
-/* What the entry of a column is multiplied by: `scale`, or 0. */
+/* Return the factor of the element in a column: `scale` if it is kept, else 0. */
 INLINE float kept(struct dropout d, struct row_key key, uint32_t column)
 {
-    /* A 32-bit mixer of three multiplications, the last of them under the second half of the key: rows that
-     * happen to read overlapping stretches of the same sequence still differ. */
+    /* A 32-bit mixing function of three multiplications. The second half of the key enters before the last one,
+     * so that rows whose columns happen to fall on overlapping ranges of the first half still differ. */
     uint32_t h = column + key.first;
     h ^= h >> 16;
     h *= 0x7feb352du;
@@ -133,7 +133,7 @@ INLINE float kept(struct dropout d, struct row_key key, uint32_t column)
     return (int32_t)(h >> 1) < (int32_t)d.threshold ? 0.0f : d.scale;
 }
 
-/* y = dropout(x); the gradient takes the same way. */
+/* y = dropout(x); the backward pass applies the same function to the gradient. */
 
 enum { DROPOUT_ROW = 4096 };
 
@@ -161,34 +161,34 @@ KERNEL void dropout_pass(struct dropout_pass *a)
     }
 }
 
-/* Attention between its matrix products
+/* Attention, apart from its matrix products
  *
- * A unit is a head of a sequence. Its products are one square matrix [E, E], E >= T + P, of the queries above
- * the relative queries with the keys above the relative keys:
+ * A unit is one head of one sequence. Its products form a square matrix [E, E], E >= T + P: queries, followed
+ * by the queries of relative positions, times keys, followed by the keys of relative positions:
  *
  *     [ q . k            q . position_k ]     row i: scores of query i, then its content-to-position terms
  *     [ position_q . k   (not used)     ]     row T + p: position-to-content terms of bucket p by key
  *
- * Bucket p holds the distances i - j of a run, so that its terms lie side by side in both.
+ * Bucket p covers a range of consecutive distances i - j, so that its terms are contiguous in both.
  */
 
 struct attention {
     int64_t next, tasks; /* units of this call */
-    int64_t first;       /* number of the first of them among all units */
-    float *products;     /* [units, E, E]; forward: probabilities after dropout take the scores' place;
-                            backward: the gradient, which is written */
-    float *gradient;     /* backward: [units, T, T], of the probabilities after dropout, whose place they take */
-    void *probabilities; /* [units of all calls, T, T], before dropout; forward: written, unless NULL */
+    int64_t first;       /* number of the first of these among all units */
+    float *products;     /* [units, E, E]; forward: scores, overwritten with the probabilities after dropout;
+                            backward: output, the gradient */
+    float *gradient;     /* backward: [units, T, T], of the probabilities after dropout, which overwrite it */
+    void *probabilities; /* [units of all calls, T, T], before dropout; forward: output, unless NULL */
     const int32_t *sequences; /* attention mask, [sequences of all calls, T] */
-    const int32_t *runs;      /* [runs, 3]: least and greatest distance, and bucket, by rising distance */
+    const int32_t *runs;      /* [runs, 3]: least and greatest distance, and bucket, by increasing distance */
     int64_t num_runs, heads, length, side; /* side: E */
     int64_t half;
     struct dropout dropout;
 };
 
 struct range {
-    int64_t begin, end; /* all visible keys are in between */
-    int has_hidden;     /* and others too */
+    int64_t begin, end; /* all visible keys are in this range */
+    int has_hidden;     /* the range also contains keys that are not visible */
 };
 
 INLINE int is_visible(int32_t query, int32_t key)
@@ -208,7 +208,7 @@ INLINE struct range visible_range(const int32_t *sequences, int64_t length, int6
     return (struct range){MIN(begin, end), end, count != end - MIN(begin, end)};
 }
 
-/* The range of query i, given that of the query before. */
+/* Return the range of query i, given that of query i - 1. */
 INLINE struct range next_range(const int32_t *sequences, int64_t length, int64_t i, struct range previous)
 {
     return i > 0 && sequences[i] == sequences[i - 1] ? previous : visible_range(sequences, length, i);
@@ -239,7 +239,7 @@ KERNEL void attention_forward(struct attention *a)
             {
                 const float term = content_to_position[bucket];
                 const float *terms = position_to_content + bucket * side;
-                if (end - begin == 1) { /* as most runs are, for which a vector loop takes long to set up */
+                if (end - begin == 1) { /* most runs; setting up a vector loop would take longer */
                     scores[begin] += term + terms[begin];
                     continue;
                 }
@@ -352,7 +352,7 @@ struct geglu_norm {
     int64_t next, tasks;  /* groups of GEGLU_ROWS rows */
     const void *x;        /* [rows, 2 M]: values, gates */
     void *y;              /* [rows, M]; backward: its gradient */
-    void *gradient;       /* backward: of x, written */
+    void *gradient;       /* backward: output, of x */
     float *statistics;    /* [rows, 2]: mean and 1 / standard deviation before the norm */
     int64_t rows, width;  /* width: M */
     int64_t half;
@@ -429,9 +429,9 @@ struct mix {
     int64_t next, tasks;  /* blocks of MIX_BLOCK elements */
     const void *const *tensors; /* [count] */
     const float *shares;  /* [count] */
-    void *sum;            /* combine: written */
+    void *sum;            /* combine: output */
     const void *gradient; /* inner_products */
-    double *products;     /* inner_products: [tasks, count], written */
+    double *products;     /* inner_products: output, [tasks, count] */
     int64_t count, elements, half;
 };
 
@@ -480,10 +480,10 @@ struct cross_entropy {
     int64_t next, tasks;    /* rows */
     const void *logits;     /* [rows, V] */
     const int64_t *targets; /* [rows] */
-    float *log_sums;        /* [rows]: logarithm of the sum of exponentials; forward: written */
-    float *losses;          /* forward: [rows], written */
-    int64_t *correct;       /* forward: [rows], written */
-    void *gradient;         /* backward: of the logits, written */
+    float *log_sums;        /* [rows]: logarithm of the sum of exponentials; forward: output */
+    float *losses;          /* forward: output, [rows] */
+    int64_t *correct;       /* forward: output, [rows] */
+    void *gradient;         /* backward: output, of the logits */
     int64_t vocabulary, half;
     float smoothing;
     float scale;            /* backward: gradient of the summed loss */
@@ -505,7 +505,7 @@ KERNEL void cross_entropy_forward(struct cross_entropy *a)
             sum += exponential(logits[i] - largest);
             total += logits[i];
         }
-        int64_t first = 0; /* of the largest, as argmax has it */
+        int64_t first = 0; /* index of the largest logit that argmax returns */
         if (logits[target] == largest)
             while (logits[first] != largest)
                 first++;
@@ -534,19 +534,19 @@ KERNEL void cross_entropy_backward(struct cross_entropy *a)
 
 /* Matrix products, tile by tile */
 
-/* Fortran's: matrices by columns, everything by its address. */
+/* The Fortran interface: matrices are column-major, and all arguments are passed by address. */
 typedef void sgemm_function(const char *, const char *, const int *, const int *, const int *, const float *,
                             const float *, const int *, const float *, const int *, const float *, float *,
                             const int *);
 
 struct multiply {
     int64_t next, tasks;
-    sgemm_function *sgemm; /* of one thread */
+    sgemm_function *sgemm; /* single-threaded */
     const float *a, *b, *bias;
     float *c; /* c = a b + bias, [m, n] = [m, k] [k, n] + [n], `tasks / tiles` times */
-    int64_t m, n, k, rows, tiles; /* a task does so many rows of a product, which has so many tiles */
-    int64_t a_next, a_row, b_next, b_row, c_next, c_row; /* to the next matrix, to the next row */
-    int64_t a_turned, b_turned; /* stored as the transpose, whose rows are meant above */
+    int64_t m, n, k, rows, tiles; /* rows per task, and tasks per product */
+    int64_t a_next, a_row, b_next, b_row, c_next, c_row; /* strides between matrices and between rows */
+    int64_t a_transposed, b_transposed; /* stored transposed; the row stride is that of the transpose */
 };
 
 void multiply(struct multiply *s)
@@ -556,10 +556,10 @@ void multiply(struct multiply *s)
         const int m = (int)MIN(s->rows, s->m - first), n = (int)s->n, k = (int)s->k;
         const int a_row = (int)s->a_row, b_row = (int)s->b_row, c_row = (int)s->c_row;
         const float one = 1.0f, zero = 0.0f;
-        const float *a = s->a + matrix * s->a_next + (s->a_turned ? first : first * s->a_row);
+        const float *a = s->a + matrix * s->a_next + (s->a_transposed ? first : first * s->a_row);
         float *c = s->c + matrix * s->c_next + first * s->c_row;
-        /* By columns these are the transposes, so the product of the two is turned as well. */
-        s->sgemm(s->b_turned ? "T" : "N", s->a_turned ? "T" : "N", &n, &m, &k, &one,
+        /* Row-major matrices are transposes to Fortran, so it computes c^T = b^T a^T. */
+        s->sgemm(s->b_transposed ? "T" : "N", s->a_transposed ? "T" : "N", &n, &m, &k, &one,
                  s->b + matrix * s->b_next, &b_row, a, &a_row, &zero, c, &c_row);
         if (!s->bias)
             continue;
