@@ -318,7 +318,7 @@ def test_set_takes_json_or_text(file):
     assert config.elc_bert.evaluation.sequences is None
     assert config.elc_bert.training.activation_checkpointing is True
     assert config.optimizer.params["betas"] == (0.8, 0.9)
-    assert config.optimizer.params["eps"] == 1e-6  # a default beside what was set
+    assert config.optimizer.params["eps"] == 1e-6  # a default next to what was set
     assert config.scheduler.params == {"min_factor": 0.2, "warmup_proportion": 0.016}
     assert config.precision == "bf16"
     assert config.gradient_clipping == 0.1
