@@ -64,7 +64,7 @@ def test_damage_to_any_file_is_detected(finished, alone, caplog):
                 damage(newest / name, draw)
                 caplog.clear()
                 path, record = checkpoints.find("auto")
-                assert path == directory / "step-000004", (name, damage)
+                assert path == directory / "step-000004", (seed, name, damage)
                 assert record["progress"]["step"] == 4
                 (first, *_) = caplog.messages
                 assert first.startswith(f"{newest / name}: ")

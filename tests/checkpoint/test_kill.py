@@ -28,6 +28,8 @@ RUN = {
 class KilledRun:
     """An uninterrupted run, and one that was killed again and again."""
 
+    seed: int
+    """Seed of the moments of the kills."""
     uninterrupted: Path
     killed: Path
     stopped_at: list[int]
@@ -44,7 +46,6 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
     assert whole.status == 0, whole.output
 
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed of the kills: {seed}")  # shown if a test fails
     draw = random.Random(seed)
     arguments = ["--deepspeed_config", killed, "--resume", "auto"]
     checkpoints = killed.parent / "run" / "checkpoints"
@@ -52,7 +53,7 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
     for target in sorted(draw.sample(range(STEPS - 10), KILLS)):
         job = FORK_SERVER.start(RANKS, arguments)
         while newest(checkpoints) < target:
-            assert not job.has_ended, job.result(1).output
+            assert not job.has_ended, f"seed {seed}: {job.result(1).output}"
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.08))
         job.kill()
@@ -60,7 +61,7 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
         during_writes += any(checkpoints.glob(".step-*.partial"))
     last = FORK_SERVER.start(RANKS, arguments).result(timeout=200)
     assert last.status == 0, last.output
-    return KilledRun(uninterrupted.parent / "run", killed.parent / "run", stopped_at, during_writes)
+    return KilledRun(seed, uninterrupted.parent / "run", killed.parent / "run", stopped_at, during_writes)
 
 
 def newest(checkpoints: Path) -> int:
@@ -71,7 +72,7 @@ def newest(checkpoints: Path) -> int:
 
 def test_kills_hit_every_part_of_the_run(outcome):
     print(
-        f"{outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
+        f"seed {outcome.seed}: {outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
     )
     assert len(outcome.stopped_at) == KILLS
     assert outcome.during_writes > 0
@@ -80,17 +81,17 @@ def test_kills_hit_every_part_of_the_run(outcome):
 
 @pytest.mark.parametrize("tag", ["train/loss", "train/gradient_norm", "held_out/loss", "data/words"])
 def test_metrics_equal_those_of_the_uninterrupted_run(outcome, tag):
-    assert scalars(outcome.killed, tag) == scalars(outcome.uninterrupted, tag)
+    assert scalars(outcome.killed, tag) == scalars(outcome.uninterrupted, tag), f"seed {outcome.seed}"
     assert max(losses(outcome.killed)) == STEPS
 
 
 def test_weights_equal_those_of_the_uninterrupted_run(outcome):
     name = Path("checkpoints", f"step-{STEPS:06d}", "model.safetensors")
     ours, expected = load_file(outcome.killed / name), load_file(outcome.uninterrupted / name)
-    assert all((ours[key] == expected[key]).all() for key in expected)
+    assert all((ours[key] == expected[key]).all() for key in expected), f"seed {outcome.seed}"
 
 
 def test_no_temporary_files_remain(outcome):
-    assert not list(outcome.killed.rglob(".*"))
+    assert not list(outcome.killed.rglob(".*")), f"seed {outcome.seed}"
     names = {path.name for path in (outcome.killed / "checkpoints").iterdir()}
     assert names == {"latest", f"step-{STEPS - 2:06d}", f"step-{STEPS:06d}"}
