@@ -71,9 +71,10 @@ def newest(checkpoints: Path) -> int:
 
 
 def test_kills_hit_every_part_of_the_run(outcome):
-    print(
-        f"seed {outcome.seed}: {outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
+    moments = (
+        f"{outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
     )
+    print(f"seed {outcome.seed}: {moments}")
     assert len(outcome.stopped_at) == KILLS
     assert outcome.during_writes > 0
     assert outcome.stopped_at == sorted(outcome.stopped_at)
