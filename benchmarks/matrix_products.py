@@ -89,9 +89,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         epilog="example: python benchmarks/matrix_products.py --size base",
     )
     option = parser.add_argument
-    option("--size", choices=SIZES, default="small", help="of the model (default: small)")
-    option("--rows", type=positive_int, default=4096, metavar="N", help="of the activations (default: 4096)")
-    option("--rounds", type=positive_int, default=7, metavar="N", help="(default: 7)")
+    option("--size", choices=SIZES, default="small", help="size of the model (default: small)")
+    option(
+        "--rows", type=positive_int, default=4096, metavar="N", help="rows of the activations (default: 4096)"
+    )
+    option("--rounds", type=positive_int, default=7, metavar="N", help="number of rounds (default: 7)")
     add_json(parser)
     return parser.parse_args(argv)
 

@@ -44,15 +44,15 @@ COPY, IN_PLACE = "copy", "in place"
 PLAIN = "LAMB, plain, tensor by tensor"
 
 EPILOG = """what is measured:
-  The model's parameter tensors, with random gradients, take steps of several optimizers in turn, for
-  some rounds. The figure of an optimizer is the median over the rounds, so that whatever else the
-  machine does for a while hits all of them alike.
-  / copy      its time as a multiple of that for as many bytes as a step must move, 28 per element (read
-              gradient, weight and two moments; write weight and moments), at the speed of copying
-  / in place  the same at the speed of changing memory in place, which is faster where a processor
-              fetches the lines of a copy's target before it writes them
-  / 2 passes  in place, with 16 bytes more per element of the tensors with weight decay: LAMB scales the
-              step of a tensor by norms that are known at its end, and so must come back to its beginning
+  Several optimizers take steps on the model's parameter tensors with random gradients, alternately, for
+  some rounds. The figure of an optimizer is the median over the rounds, so that other load on the machine
+  affects all of them alike.
+  / copy      time relative to copying the bytes that a step must move: 28 per element (read gradient,
+              weight and two moments; write weight and moments)
+  / in place  the same, relative to changing memory in place, which is faster where a processor reads the
+              destination of a copy before it writes it
+  / 2 passes  in place, with 16 more bytes per element of tensors with weight decay: LAMB scales the step of
+              a tensor by norms that are known only after a first pass over it
   plain /     how many times faster than the plain definition
   The bytes that LAMB sends under ZeRO are counted while two processes take steps of real shards.
 
@@ -270,7 +270,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; leave the option away")
+        raise UserError("--device cuda: PyTorch finds no GPU; use --device cpu or auto")
     sent = communicated_bytes(arguments.size)
     groups = build_groups(arguments.size, device)
     taken = measure(groups, arguments.rounds, arguments.steps, device)
@@ -317,10 +317,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         type=positive_int,
         default=3,
         metavar="N",
-        help="steps of each in a round; the shortest counts on a CPU, their mean on a GPU (default: 3)",
+        help="steps per optimizer and round; the shortest counts on a CPU, the mean on a GPU (default: 3)",
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda also for ROCm (default: auto)"
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda includes ROCm (default: auto)"
     )
     add_json(parser)
     return parser.parse_args(argv)

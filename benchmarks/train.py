@@ -142,7 +142,7 @@ def memory_of_fresh_process(
             return process.submit(memory_of, arguments, candidate, device).result()
     except BrokenProcessPool:
         raise UserError(
-            f"{candidate}: the process that measures memory was killed, most likely for want of memory; "
+            f"{candidate}: the process that measures memory was killed, probably because memory ran out; "
             "use a smaller --batch"
         ) from None
 
@@ -216,7 +216,7 @@ def benchmark(arguments: argparse.Namespace) -> Report:
     if arguments.device == "cpu":
         device = torch.device("cpu")
     elif arguments.device == "cuda" and device.type == "cpu":
-        raise UserError("--device cuda: PyTorch sees no GPU here; leave the option away")
+        raise UserError("--device cuda: PyTorch finds no GPU; use --device cpu or auto")
     names = ["plain"] if arguments.compare else []
     kinds = [(arguments.kernels, arguments.compile), *((name, False) for name in names)]
     if len(set(kinds)) < len(kinds):
@@ -231,9 +231,9 @@ def benchmark(arguments: argparse.Namespace) -> Report:
     for candidate in candidates:
         kernels_for(device.type, candidate.kernels)
     if arguments.data:
-        read_dataset(arguments, pack=True)  # so that what is wrong with it is said now
+        read_dataset(arguments, pack=True)  # reports errors before anything is measured
     # Before this process has threads or has asked for memory: the measurements are forked from it.
-    importlib.import_module("torch._dynamo")  # optimizers do it, so better once than in each of them
+    importlib.import_module("torch._dynamo")  # optimizers import it; here it is not measured
     memory = {str(each): memory_of_fresh_process(arguments, each, device) for each in candidates}
     torch.set_num_threads(arguments.threads)
     rows = min(arguments.batch * arguments.length, 4096 if device.type == "cpu" else 65536)
@@ -313,14 +313,17 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     option(
         "--size", choices=SIZES, default="small", help="model: small 24M weights, base 98M (default: small)"
     )
-    option("--layers", type=positive_int, default=12, metavar="L", help="of the model (default: 12)")
-    option("--length", type=positive_int, default=128, metavar="T", help="tokens of a row (default: 128)")
-    option("--batch", type=positive_int, default=32, metavar="N", help="rows of a micro-batch (default: 32)")
-    option("--precision", choices=DTYPES, default="fp32", help="of weights and activations (default: fp32)")
+    option("--layers", type=positive_int, default=12, metavar="L", help="layers of the model (default: 12)")
+    option("--length", type=positive_int, default=128, metavar="T", help="tokens per row (default: 128)")
+    option("--batch", type=positive_int, default=32, metavar="N", help="rows per micro-batch (default: 32)")
+    option("--precision", choices=DTYPES, default="fp32", help="precision of the model (default: fp32)")
     option(
-        "--kernels", choices=("auto", "fused", "plain"), default="auto", help="of the model (default: auto)"
+        "--kernels",
+        choices=("auto", "fused", "plain"),
+        default="auto",
+        help="kernels of the model (default: auto)",
     )
-    option("--compile", action="store_true", help="torch.compile what has no fast path among these kernels")
+    option("--compile", action="store_true", help="compile what has no fast path by torch.compile")
     option("--compare", action="store_true", help="also take every step with the plain, eager definitions")
     option(
         "--data",
@@ -335,11 +338,17 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         metavar="M",
         help="with --data: a step has M x N samples, for packing in fewer micro-batches (default: 4)",
     )
-    option("--memory-only", action="store_true", help="measure no times")
-    option("--rounds", type=positive_int, default=5, metavar="N", help="steps of each (default: 5)")
-    option("--threads", type=positive_int, default=available_cores(), metavar="N", help="default: all cores")
+    option("--memory-only", action="store_true", help="measure memory, not time")
+    option("--rounds", type=positive_int, default=5, metavar="N", help="steps per candidate (default: 5)")
     option(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda also for ROCm (default: auto)"
+        "--threads",
+        type=positive_int,
+        default=available_cores(),
+        metavar="N",
+        help="threads (default: all cores)",
+    )
+    option(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda includes ROCm (default: auto)"
     )
     option("--picture", type=Path, metavar="FILE", help="also draw where the time goes (PNG)")
     add_json(parser)

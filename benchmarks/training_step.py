@@ -242,7 +242,7 @@ def _start_peak(device: torch.device) -> int:
     except OSError as error:
         raise UserError(
             f"peak memory cannot be measured: /proc/self/clear_refs: {error.strerror}; Linux lets a process "
-            "reset its own peak, so run this outside of whatever forbids it"
+            "reset its own peak, so run this outside of the sandbox that forbids it"
         ) from None
     return peak_resident_bytes()
 
