@@ -90,9 +90,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--size", choices=SIZES, default="small", help="size of the model (default: small)")
-    option(
-        "--rows", type=positive_int, default=4096, metavar="N", help="rows of the activations (default: 4096)"
-    )
+    option("--rows", type=positive_int, default=4096, metavar="N", help="activation rows (default: 4096)")
     option("--rounds", type=positive_int, default=7, metavar="N", help="number of rounds (default: 7)")
     add_json(parser)
     return parser.parse_args(argv)

@@ -313,16 +313,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     option(
         "--size", choices=SIZES, default="small", help="model: small 24M weights, base 98M (default: small)"
     )
-    option("--layers", type=positive_int, default=12, metavar="L", help="layers of the model (default: 12)")
+    option("--layers", type=positive_int, default=12, metavar="L", help="layers (default: 12)")
     option("--length", type=positive_int, default=128, metavar="T", help="tokens per row (default: 128)")
     option("--batch", type=positive_int, default=32, metavar="N", help="rows per micro-batch (default: 32)")
-    option("--precision", choices=DTYPES, default="fp32", help="precision of the model (default: fp32)")
-    option(
-        "--kernels",
-        choices=("auto", "fused", "plain"),
-        default="auto",
-        help="kernels of the model (default: auto)",
-    )
+    option("--precision", choices=DTYPES, default="fp32", help="precision (default: fp32)")
+    option("--kernels", choices=("auto", "fused", "plain"), default="auto", help="(default: auto)")
     option("--compile", action="store_true", help="compile what has no fast path by torch.compile")
     option("--compare", action="store_true", help="also take every step with the plain, eager definitions")
     option(
@@ -339,17 +334,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="with --data: a step has M x N samples, for packing in fewer micro-batches (default: 4)",
     )
     option("--memory-only", action="store_true", help="measure memory, not time")
-    option("--rounds", type=positive_int, default=5, metavar="N", help="steps per candidate (default: 5)")
+    option("--rounds", type=positive_int, default=5, metavar="N", help="steps each (default: 5)")
     option(
-        "--threads",
-        type=positive_int,
-        default=available_cores(),
-        metavar="N",
-        help="threads (default: all cores)",
+        "--threads", type=positive_int, default=available_cores(), metavar="N", help="(default: all cores)"
     )
-    option(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda includes ROCm (default: auto)"
-    )
+    option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     option("--picture", type=Path, metavar="FILE", help="also draw where the time goes (PNG)")
     add_json(parser)
     return parser.parse_args(argv)
