@@ -28,7 +28,7 @@ class Tensor:
     """Dimensions separated by spaces, each with an optional factor, as in ``B T 2M``."""
     size: Size = "compute"
     needs: str = ""
-    """Models that keep it: with ``dropout``, ``no dropout``, ``attention dropout`` or ``normalized``."""
+    """Condition for it: ``dropout``, ``no dropout``, ``attention dropout``, ``normalized``; empty: always."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Table:
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
     """True if the backward pass frees a hidden state after the mixture that read it first, and holds its
-    gradient from the mixture that read it last on. Otherwise the gradients of all mixtures are kept."""
+    gradient starting from the mixture that read it last. Otherwise the gradients of all mixtures are kept."""
 
 
 ENCODER = (

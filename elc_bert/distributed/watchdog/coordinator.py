@@ -1,4 +1,4 @@
-"""Rank 0's end of the heartbeats: it receives those of all ranks, diagnoses the run, and ends it."""
+"""Rank 0's side of the heartbeats: it receives those of all ranks, diagnoses the run, and ends it."""
 
 import asyncio
 import hmac
