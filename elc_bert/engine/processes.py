@@ -144,8 +144,8 @@ def run_to_status(command: Command, watchdog: Watchdog) -> int:
         disconnect(watchdog)
         return FAILED
     except (Exception, KeyboardInterrupt) as error:
-        logger.error("%s", type(error).__name__, exc_info=error, extra=FILE_ONLY)
         if not dist.is_initialized() or dist.get_world_size() == 1:
+            logger.error("%s", type(error).__name__, exc_info=error, extra=FILE_ONLY)
             raise
         watchdog.end_all_ranks(error)
     disconnect(watchdog)

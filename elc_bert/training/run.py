@@ -61,6 +61,8 @@ class Run:
     """Short form of the last log entry, for the progress bar."""
     stopping: bool = False
     """True if a rank has received a signal and all ranks stop after this step."""
+    log_failed: bool = False
+    """True if the log of rank 0 could not be written, as of the last exchange."""
     repeating_evaluations: bool = False
     """True if evaluations that a signal interrupted before the run was resumed are being repeated."""
     checkpoint_state: int = 0

@@ -80,6 +80,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
         on_all_ranks(checkpoints.load, engine, checkpoint, record)
     continue_at_min_loss_scale(engine)
     on_all_ranks(prepare_output_dir, config, world)
+    logs.open_file(config.elc_bert.training.output_dir / logs.LOG_FILE, world.rank)
     monitor = RunMonitor(config, progress.step)
     peak_flops = measure_peak_flops_of_all(config, world)
     run = Run(
@@ -143,7 +144,7 @@ def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
 
 
 def prepare_output_dir(config: RunConfig, world: World) -> None:
-    """Create the output directory, save the resolved configuration in it and open the log file.
+    """Create the output directory and save the resolved configuration in it.
 
     Raises:
         UserError: The directory cannot be written.
@@ -160,7 +161,6 @@ def prepare_output_dir(config: RunConfig, world: World) -> None:
                 "another directory"
             ) from None
         remove_unfinished(output_dir / "checkpoints")
-    logs.open_file(output_dir / logs.LOG_FILE, world.rank)
 
 
 def measure_peak_flops_of_all(config: RunConfig, world: World) -> float:

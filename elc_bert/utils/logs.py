@@ -80,7 +80,7 @@ class LogFile(logging.Handler):
                 number = len(self._lines)
             if not failed:
                 try:
-                    with open(self._path, "a", encoding="utf-8") as file:
+                    with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
                         file.write(text)
                 except OSError as error:
                     failed = True
@@ -96,8 +96,6 @@ class _Terminal(logging.Handler):
     """Terminal, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "file_only", False):
-            return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
         tqdm.write(f"{prefix}{self.format(record)}", file=stream)
@@ -120,6 +118,8 @@ def configure(rank: int, level: str = "info") -> None:
     _EXTERNAL.addHandler(buffer)
     if rank == 0:
         terminal = _Terminal()
+        # A filter runs before the handler's lock, which a blocked terminal may hold.
+        terminal.addFilter(lambda record: not getattr(record, "file_only", False))
         terminal.setLevel(threshold)
         _ROOT.addHandler(terminal)
     _ROOT.setLevel(min(threshold, in_file))

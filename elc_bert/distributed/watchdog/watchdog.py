@@ -20,6 +20,7 @@ from elc_bert.distributed.watchdog.diagnosis import TRAINING, RankStatus, Timeou
 from elc_bert.distributed.watchdog.heartbeats import CoordinatorAddress, HeartbeatThread, print_final_message
 from elc_bert.distributed.watchdog.peer import Peer
 from elc_bert.distributed.watchdog.stack_traces import is_failed_collective
+from elc_bert.utils import logs
 from elc_bert.utils.errors import UserError
 
 T = TypeVar("T")
@@ -124,4 +125,5 @@ class Watchdog:
                 print_final_message("".join(traceback.format_exception(error)) + message)
             heartbeats.report("failed")
             time.sleep(_END_TIMEOUT)
+        logs.flush()
         os._exit(FAILED)

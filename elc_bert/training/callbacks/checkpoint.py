@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from elc_bert.checkpoint.manager import Written
+from elc_bert.distributed.collectives import agree
 from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.run import Run
 
@@ -24,13 +25,20 @@ class SaveCheckpoint(Callback):
         self._callbacks = callbacks
 
     def after_step(self, run: Run) -> None:
-        """Continue the checkpoint that is being written, and start a new one if it is due. Collective."""
+        """Continue the checkpoint that is being written, and start a new one if it is due. Collective.
+
+        Raises:
+            UserError: A checkpoint or the log cannot be written. Raised on all ranks.
+        """
         step = run.progress.step
         if run.repeating_evaluations:
             if not run.progress.evaluation_due:
                 self.save(run, wait=True)
             return
+        # Before the log: if both fail on a full disk, the message names the last good checkpoint.
         self._log_written(run, run.checkpoints.advance(run.checkpoint_state))
+        if run.log_failed:
+            agree(run.world, run.monitor.check)
         if run.stopping or run.is_due(run.config.elc_bert.checkpoint.every):
             self.save(run, wait=run.stopping or step == run.last_step)
         if run.stopping:
