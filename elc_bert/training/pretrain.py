@@ -1,5 +1,6 @@
 """Pretraining of a model from its configuration, from the first process to the exit status."""
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from elc_bert.training.loop import train
 from elc_bert.training.setup import set_up
 from elc_bert.utils import logs
 from elc_bert.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -59,6 +62,9 @@ def pretrain(
             raise
         finally:
             for callback in callbacks:
-                callback.close()
+                try:
+                    callback.close()
+                except Exception:  # must not replace the status or error of the run
+                    logger.exception("%s.close failed", type(callback).__name__)
     run.monitor.close()
     return status

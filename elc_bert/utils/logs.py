@@ -5,6 +5,7 @@ appends to the file, ranks other than 0 only warnings and errors. Messages are k
 is open.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -43,6 +44,8 @@ class LogFile(logging.Handler):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._stuck = False
+        """True once a flush has timed out; nothing waits for the file after that."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record for writing."""
@@ -57,7 +60,8 @@ class LogFile(logging.Handler):
     def flush(self) -> None:
         """Wait until all records are written, but not longer than ``FLUSH_SECONDS``."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._lines, FLUSH_SECONDS)
+            if not self._stuck:
+                self._stuck = not self._changed.wait_for(lambda: not self._lines, FLUSH_SECONDS)
 
     def close(self) -> None:
         """Write what is queued, within ``FLUSH_SECONDS``, and close the file."""
@@ -65,7 +69,7 @@ class LogFile(logging.Handler):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
+        if self._thread is not None and not self._stuck:
             self._thread.join(FLUSH_SECONDS)
         super().close()
 
@@ -155,11 +159,19 @@ def append(path: Path, source: str, message: str) -> None:
         source: Name of the process.
         message: Message.
     """
-    if path.parent.is_dir():
-        file = LogFile(path)
-        file.setFormatter(_formatter(source))
-        file.emit(_ROOT.makeRecord(_ROOT.name, logging.INFO, "", 0, message, (), None))
-        file.close()
+    line = _formatter(source).format(_ROOT.makeRecord(_ROOT.name, logging.INFO, "", 0, message, (), None))
+
+    def write() -> None:
+        with (
+            contextlib.suppress(OSError),
+            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write(f"{line}\n")
+
+    # The caller must not wait for a file system that does not respond.
+    writer = threading.Thread(target=write, name="log file", daemon=True)
+    writer.start()
+    writer.join(FLUSH_SECONDS)
 
 
 def _formatter(source: str) -> logging.Formatter:

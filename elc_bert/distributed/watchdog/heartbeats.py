@@ -142,8 +142,8 @@ def print_final_message(text: str) -> None:
         if text:
             print(f"\n{text}", file=sys.stderr)  # a progress bar may have left its line unfinished
             logger.error("%s", text, extra=logs.FILE_ONLY)
-            logs.flush()
         sys.stderr.flush()
+        logs.flush()
 
     printer = threading.Thread(target=flush_and_print, daemon=True)
     printer.start()
