@@ -5,7 +5,6 @@ appends to the file, ranks other than 0 only warnings and errors. Messages are k
 is open.
 """
 
-import contextlib
 import logging
 import logging.handlers
 import sys
@@ -82,14 +81,7 @@ class LogFile(logging.Handler):
                     return
                 text = "".join(f"{line}\n" for line in self._lines)
                 number = len(self._lines)
-            if not failed:
-                try:
-                    with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
-                        file.write(text)
-                except OSError as error:
-                    failed = True
-                    message = f"warning: {self._path}: cannot be written: {error.strerror}"
-                    print(message, file=sys.stderr, flush=True)
+            failed = failed or not _append_text(self._path, text)
             with self._changed:
                 for _ in range(number):
                     self._lines.popleft()
@@ -162,16 +154,24 @@ def append(path: Path, source: str, message: str) -> None:
     line = _formatter(source).format(_ROOT.makeRecord(_ROOT.name, logging.INFO, "", 0, message, (), None))
 
     def write() -> None:
-        with (
-            contextlib.suppress(OSError),
-            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.write(f"{line}\n")
+        if path.parent.is_dir():
+            _append_text(path, f"{line}\n")
 
     # The caller must not wait for a file system that does not respond.
     writer = threading.Thread(target=write, name="log file", daemon=True)
     writer.start()
     writer.join(FLUSH_SECONDS)
+
+
+def _append_text(path: Path, text: str) -> bool:
+    """Append text to a file; return False, with a warning on the terminal, if that fails."""
+    try:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        print(f"warning: {path}: cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _formatter(source: str) -> logging.Formatter:

@@ -31,6 +31,16 @@ class CountSteps(Callback):
         self.count = state["count"]
 
 
+class FailToClose(Callback):
+    """Raise an error at the end of the run."""
+
+    def after_step(self, run: Run) -> None:
+        pass
+
+    def close(self) -> None:
+        raise RuntimeError("a bug in this callback")
+
+
 def with_one_more(run: Run) -> list[Callback]:
     callbacks, mine = build_callbacks(run), CountSteps()
     if mine.name in run.progress.callbacks:
@@ -43,8 +53,12 @@ def with_one_more(run: Run) -> list[Callback]:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
+    parser.add_argument("--fail-to-close", action="store_true")
     arguments = parser.parse_args(argv)
-    module.build_callbacks = with_one_more
+    if arguments.fail_to_close:
+        module.build_callbacks = lambda run: [FailToClose(), *build_callbacks(run)]
+    else:
+        module.build_callbacks = with_one_more
     run_command(lambda watchdog: module.pretrain(load_config(arguments.config), watchdog, "auto"))
 
 

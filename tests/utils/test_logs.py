@@ -3,8 +3,9 @@
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,55 @@ def test_a_file_system_that_does_not_respond_delays_nothing(tmp_path, capsys, mo
     assert len(capsys.readouterr().out.splitlines()) == 100
     logs.close()
     assert time.monotonic() - start < 5
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # lets the thread end
+    let_writers_end(tmp_path / "pipe")
+
+
+def test_only_the_first_flush_waits_for_a_file_system_that_does_not_respond(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 1.0)
+    os.mkfifo(tmp_path / "pipe")
+    logs.configure(rank=0)
+    logs.open_file(tmp_path / "pipe", rank=0)
+    logger.info("one message")
+    start = time.monotonic()
+    for _ in range(20):
+        logs.flush()
+    logs.close()
+    assert 1.0 <= time.monotonic() - start < 10, "20 timeouts would take 20 s"
+    let_writers_end(tmp_path / "pipe")
+
+
+def test_a_process_that_is_no_rank_does_not_wait_for_a_file_system_either(tmp_path, monkeypatch):
+    """On a network file system whose server is gone, even the question whether a directory exists blocks."""
+    responds = threading.Event()
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(Path, "is_dir", lambda path: responds.wait(60))
+    start = time.monotonic()
+    logs.append(tmp_path / logs.LOG_FILE, "supervisor", "restart 1 of 3")
+    took = time.monotonic() - start
+    responds.set()
+    assert took < 30
+    until(lambda: (tmp_path / logs.LOG_FILE).exists() and (tmp_path / logs.LOG_FILE).read_text())
+    assert "restart 1 of 3" in (tmp_path / logs.LOG_FILE).read_text(), "written once the file system responds"
+
+
+def test_a_process_that_is_no_rank_reports_a_file_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "full").symlink_to("/dev/full")
+    logs.append(tmp_path / "full", "supervisor", "restart 1 of 3")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "full: cannot be written" in line
+    assert "No space left" in line
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait, at most 10 s, until a condition holds."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def let_writers_end(pipe: Path) -> None:
+    """Read from a pipe for a moment, so that the threads that wait to open it end."""
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     time.sleep(0.2)
     os.close(reader)
 

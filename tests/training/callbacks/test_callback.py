@@ -82,6 +82,16 @@ def test_the_log_file_has_what_the_terminal_shows(finished):
     assert "rank 1" not in text
 
 
+def test_a_callback_that_cannot_be_closed_does_not_change_the_exit_status(configure, tmp_path):
+    config = configure(tmp_path, training={"max_steps": 2})
+    result = run("forked", 1, [config, "--fail-to-close"], script=WITH_CALLBACK)
+    assert result.status == 0, result.output
+    assert "FailToClose.close" in result.output
+    text = (tmp_path / "run" / LOG_FILE).read_text()
+    assert "FailToClose.close" in text
+    assert "RuntimeError: a bug in this callback" in text, "the traceback"
+
+
 def test_a_callback_needs_its_one_method():
     with pytest.raises(TypeError, match="after_step"):
         Callback()
