@@ -33,7 +33,7 @@ from elc_bert.data.format.manifest import InputFile, Manifest
 from elc_bert.data.format.segments import build_segments, check_sequence_length
 from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
-from elc_bert.utils.errors import UserError, describe_os_error
+from elc_bert.utils.errors import UserError, describe_expected
 
 HELP = "encode text as a token dataset with segment indexes"
 
@@ -232,19 +232,17 @@ def _wait_for_workers(
 
 
 def _error_message(done: set[Future[None]]) -> str | None:
-    """Return the error message of a task that failed because of a user or system error, or None.
+    """Return the error message of a task that failed without a bug of the program, or None.
 
     Raises:
         Exception: A task failed for any other reason.
     """
     for future in done:
         error = future.exception()
-        if isinstance(error, UserError):
-            return str(error)
-        if isinstance(error, OSError):
-            return describe_os_error(error)
         if isinstance(error, BrokenProcessPool):
             return WORKER_KILLED
+        if error is not None and (message := describe_expected(error)):
+            return message
         if error is not None and not isinstance(error, WorkerStoppedError):
             raise error
     return None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from elc_bert.utils.errors import UserError, describe_os_error
+from elc_bert.utils.errors import UserError, describe_expected
 from elc_bert.utils.machine import available_cores, started_by_mpi
 
 T = TypeVar("T")
@@ -68,16 +68,16 @@ class Ranks:
     def run_on_first(self, work: Callable[[], T]) -> T:
         """Call ``work`` on the first rank and return its result on every rank.
 
-        A user error or a system error in ``work`` stops all ranks, as in ``stop_if_any``.
+        An error that is no bug of the program stops all ranks, as in ``stop_if_any``.
         """
         result, message = None, None
         if self.rank == 0:
             try:
                 result = work()
-            except UserError as error:
-                message = str(error)
-            except OSError as error:
-                message = describe_os_error(error)
+            except Exception as error:
+                message = describe_expected(error)
+                if message is None:
+                    raise
         result, message = self.gather((result, message))[0]
         self.stop_if_any([message])
         return result  # type: ignore[return-value]  # None only if work returns None

@@ -23,6 +23,18 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {error.strerror or error}{advice}"
 
 
+def describe_expected(error: BaseException) -> str | None:
+    """Return one line about an error that is no bug of the program, or None if it is one.
+
+    A user error, a system error such as a full disk, and a missing optional package are no bugs.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return explain_missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+
+
 def run_single_process(command: Callable[[], int | None], program: str) -> int:
     """Run a single-process command and return the exit status of the program.
 
@@ -34,13 +46,10 @@ def run_single_process(command: Callable[[], int | None], program: str) -> int:
         program: Program name at the beginning of the error line on standard error.
 
     Returns:
-        That of the command, 1 after a user error or an OSError, 130 after Ctrl-C.
+        That of the command, 1 after an error that is no bug of the program, 130 after Ctrl-C.
     """
     try:
         return command() or 0
-    except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(
             f"{program}: interrupted; unfinished files were removed, finished files were kept",
@@ -52,12 +61,9 @@ def run_single_process(command: Callable[[], int | None], program: str) -> int:
         # when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ModuleNotFoundError as error:
-        message = explain_missing_package(error)
+    except Exception as error:
+        message = describe_expected(error)
         if message is None:
             raise
         print(f"{program}: error: {message}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{program}: error: {describe_os_error(error)}", file=sys.stderr)
         return 1

@@ -100,8 +100,8 @@ BAD = {
     "not_utf8.txt": (b"good\nb\xffd\nlast\n", "not UTF-8 at byte 6", b"good\nlast\n"),
     "nul.txt": (b"good\n\0\nlast", "NUL byte at byte 5", b"good\nlast\n"),
     "long.txt": (b"good\n" + b"x" * (17 << 20) + b"\nlast\n", "line at byte 5", b"good\nlast\n"),
-    "empty.txt": (b"", "no text", None),
-    "blank.txt": (b" \n\n", "no text", None),
+    "empty.txt": (b"", "holds no text", None),
+    "blank.txt": (b" \n\n", "holds no text", None),
     "records.jsonl": (b'{"text": "a"}\n', "not a plain text file", None),
     "broken.txt.gz": (gzip.compress(b"a line of text\n" * 50)[:-9], "cannot read", None),
 }

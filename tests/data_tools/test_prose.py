@@ -135,7 +135,7 @@ def test_an_empty_file_is_an_error_and_leaves_no_files(tree, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--dev-fraction", "1"], "--dev-fraction: .*1"),
+        (["--dev-fraction", "1"], "--dev-fraction: .*found 1"),
         (["--dev-fraction", "-0.1"], "--dev-fraction: .*-0.1"),
         (["--output", __file__], "--output"),
     ],

@@ -133,7 +133,7 @@ def test_another_tokenizer_is_a_problem(copy, tiny_tokenizer, tmp_path):
             b"\x05",
             "segment 0 has 5 tokens from position 0, but policy packed gives 30 from 0",
         ),
-        (".segments-32.npy", 128 + 8, b"\xff\xff\xff\xff", "segment 0 "),
+        (".segments-32.npy", 128 + 8, b"\xff\xff\xff\xff", "segment 0 lies outside"),
     ],
 )
 def test_damage_with_a_valid_checksum_is_found(copy, suffix, offset, data, message):

@@ -190,7 +190,7 @@ def test_location_of_a_stack(frames, collective, places, monkeypatch):
     stack = [traceback.FrameSummary(file, number, name, line=line) for file, number, name, line in frames]
     location = location_of(stack)
     assert location.collective == collective
-    assert collective in location.text
+    assert location.text.startswith(f"waiting in {collective}, " if collective else "in ")
     assert re.findall(r"\S+ \(\S+:\d+\)", location.text) == places
 
 

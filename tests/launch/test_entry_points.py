@@ -98,4 +98,4 @@ def test_models_are_named_alike_everywhere():
 def test_errors_name_the_program_and_the_file(tmp_path, capsys):
     assert report.main([str(tmp_path / "a"), "--output", str(tmp_path / "missing" / "page.html")]) == 1
     error = capsys.readouterr().err
-    assert re.fullmatch(r".*error: .*missing.*\n", error)
+    assert re.fullmatch(r"\S+: error: --output \S*/missing/page\.html: .+\n", error)

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -322,6 +323,7 @@ def last_step(output_dir: Path) -> int:
 def largest_difference(curve: Mapping[int, float], expected: Mapping[int, float]) -> float:
     """Return the largest relative difference between two curves, which must have the same steps."""
     assert list(curve) == list(expected)
+    assert all(map(math.isfinite, (*curve.values(), *expected.values())))  # max() passes over NaN
     return max(abs(curve[step] - expected[step]) / abs(expected[step]) for step in curve)
 
 
