@@ -232,7 +232,7 @@ def _wait_for_workers(
 
 
 def _error_message(done: set[Future[None]]) -> str | None:
-    """Return the error message of a task that failed without a bug of the program, or None.
+    """Return the error message of a task that failed for a reason other than a bug, or None.
 
     Raises:
         Exception: A task failed for any other reason.

@@ -68,7 +68,7 @@ class Ranks:
     def run_on_first(self, work: Callable[[], T]) -> T:
         """Call ``work`` on the first rank and return its result on every rank.
 
-        An error that is no bug of the program stops all ranks, as in ``stop_if_any``.
+        An error that is not a bug stops all ranks, as in ``stop_if_any``.
         """
         result, message = None, None
         if self.rank == 0:

@@ -21,7 +21,7 @@ from elc_bert.utils.machine import available_cores, free_port
 CONFIG = Path("ds_configs/demo.json")
 """Configuration of the demo's run, relative to the repository."""
 MAX_PROCESSES = 2
-"""Processes that train. The model is so small that more of them would mostly wait for each other."""
+"""Maximum number of training processes. The model is so small that more would mostly wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Step:
     title: str
     command: list[str]
     is_done: Callable[[], bool] = lambda: False
-    """Return whether the results of the command exist already."""
+    """Function that returns whether the results of the command exist already."""
 
 
 def run_demo(repository: Path, overrides: Sequence[str] = (), max_words: int | None = None) -> int:
@@ -40,7 +40,7 @@ def run_demo(repository: Path, overrides: Sequence[str] = (), max_words: int | N
     Args:
         repository: Root directory of a checkout, in which the commands run.
         overrides: Assignments ``KEY=VALUE`` that override keys of the configuration.
-        max_words: Largest number of words of text to use. By default all that is found.
+        max_words: Largest number of words of text to use. By default, all text that is found.
 
     Returns:
         0, or the exit status of the first command that failed. The commands after it are not started.
@@ -145,7 +145,7 @@ def _has_vocabulary(tokenizer: Path, vocab_size: int) -> bool:
 
 
 def _is_built(prefix: Path, lengths: list[int], tokenizer: Path) -> bool:
-    """Return whether a dataset was built with this tokenizer and has all its segments, which come last."""
+    """Return whether a dataset was built with this tokenizer and has all segments, which are written last."""
     try:
         manifest = Manifest.load(prefix)
     except (FileNotFoundError, UserError):

@@ -119,7 +119,7 @@ def check_files(path: Path, files: Mapping[str, str]) -> None:
 def write_rank(
     directory: Path, rank: int, ranks: int, write: Callable[[], dict[str, str]], pieces: Sequence[Any] | None
 ) -> None:
-    """Write the files of a rank, and then the record of them.
+    """Write the files of a rank, and then its record, which lists them.
 
     Args:
         directory: Directory of the checkpoint.

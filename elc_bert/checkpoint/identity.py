@@ -1,4 +1,4 @@
-"""Identity of a run, and the layout on which DeepSpeed's files of it depend."""
+"""Identity of a run, and the layout on which the files that DeepSpeed writes for it depend."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         config: Configuration of the run.
-        data: Identity of the datasets, wherever they are stored.
+        data: Identity of the datasets, which does not depend on where they are stored.
     """
     ours = config.elc_bert
     training = ours.training
@@ -22,7 +22,7 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
         "model": ours.model.model_dump(mode="json"),
         "data": {
             **data,
-            # How samples are laid out in rows and by how many workers does not change the loss.
+            # Neither the packing of samples into rows nor the number of data workers changes the loss.
             **ours.data.model_dump(mode="json", exclude={"train", "dev", "tokenizer", "pack", "workers"}),
         },
         "seed": training.seed,

@@ -45,7 +45,7 @@ class Written(NamedTuple):
     step: int
     """Step of the checkpoint."""
     seconds: float
-    """Seconds from its start to its completion."""
+    """Seconds from the start of the checkpoint to its completion."""
 
 
 @dataclass
@@ -142,14 +142,14 @@ class Checkpoints:
             else:
                 engine.load_checkpoint(str(path.parent), tag=path.name)
         except pickle.UnpicklingError as error:
-            # All ranks read files from the same writer, so that all of them raise.
+            # The same program has written the files of all ranks, so this is raised on all of them.
             raise UserError(
                 f"{path}: holds more than tensors and plain values, and is not loaded because that could run "
                 f"code ({str(error).splitlines()[0]}); resume from a checkpoint that this project wrote"
             ) from None
 
     def save(self, engine: Engine, progress: Progress) -> float:
-        """Start to write a checkpoint. None may be unfinished; ``advance`` and ``finish`` complete it.
+        """Start to write a checkpoint, which ``advance`` or ``finish`` completes. No other may be unfinished.
 
         Returns:
             Seconds for which training had to wait.
@@ -265,7 +265,7 @@ class Checkpoints:
             if not path.is_dir():
                 raise UserError(f"{path}: no such checkpoint; give a {files.checkpoint_name(500)} directory")
             return [path]
-        with contextlib.suppress(OSError):  # a directory that cannot be written is reported later
+        with contextlib.suppress(OSError):  # an unwritable directory is reported later
             files.restore_replaced(self.directory)
         candidates = files.newest_first(self.directory)
         if candidates and resume == "never":

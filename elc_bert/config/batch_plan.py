@@ -37,7 +37,7 @@ def plan_batch(
     Args:
         global_batch: Number of sequences per optimizer step over all devices.
         world_size: Number of devices.
-        max_micro_batch: Largest micro-batch to choose. The largest possible one up to it is taken.
+        max_micro_batch: Upper bound of the micro-batch. The largest possible micro-batch within it is chosen.
         micro_batch: Micro-batch given by the user; it may exceed ``max_micro_batch``.
         accumulation: Gradient accumulation given by the user.
         name: Key of the global batch, for the error message.
@@ -84,7 +84,7 @@ def plan_phases(config: RunConfig, schedule: LengthSchedule, world_size: int) ->
         The plans, by phase index.
 
     Raises:
-        UserError: A phase's batch cannot be split that way.
+        UserError: The batch of a phase cannot be split in this way.
     """
     plans = {
         0: plan_batch(

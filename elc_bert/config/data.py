@@ -82,7 +82,7 @@ class DataConfig(Section):
 
     @field_serializer("train")
     def _shortest_form(self, train: tuple[TrainingDataset, ...]) -> str | list[dict[str, Any]]:
-        """Write a single dataset as its path, as users do."""
+        """Serialize a single dataset as its path, the short form that users write."""
         if len(train) == 1 and train[0].weight is None and train[0].epochs is None:
             return str(train[0].path)
         return [dataset.model_dump(mode="json", exclude_none=True) for dataset in train]

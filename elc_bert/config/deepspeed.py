@@ -1,4 +1,4 @@
-"""Checks of DeepSpeed's sections by DeepSpeed's own classes, and the dictionary for its engine."""
+"""Validation of DeepSpeed's sections with DeepSpeed's own classes, and the dictionary for its engine."""
 
 import functools
 import pydoc
@@ -29,14 +29,14 @@ LAMB_REQUIREMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "zero_optimization.offload_optimizer.super_offload": (
         (False,),
-        "it takes its steps with DeepSpeed's own Adam; remove it",
+        "this feature always uses DeepSpeed's own Adam; remove it",
     ),
-    "zero_optimization.zenflow": ((), "it takes its steps with DeepSpeed's own Adam; remove it"),
+    "zero_optimization.zenflow": ((), "this feature always uses DeepSpeed's own Adam; remove it"),
     "fp16.fp16_master_weights_and_grads": ((False,), "LAMB's master weights are float32; remove it"),
     "bf16.bf16_master_weights_and_grads": ((False,), "LAMB's master weights are float32; remove it"),
     "bf16.bf16_optimizer_states": ((False,), "LAMB's moments are float32; remove it"),
 }
-"""Keys that restrict ``Lamb``: the values it works with, and the reason why it does not work with others."""
+"""Keys that ``Lamb`` restricts: the values with which it works, and the reason why other values fail."""
 
 
 class TorchAutocast(Section):

@@ -107,13 +107,13 @@ class ZeroSection(DeepSpeedSection):
     stage3_max_live_parameters: Size = 1_000_000_000
     """Largest number of parameters that stage 3 keeps gathered at any time."""
     stage3_max_reuse_distance: Size = 1_000_000_000
-    """Number of parameters until a parameter's next use up to which stage 3 does not release it."""
+    """Stage 3 keeps a parameter gathered if it is used again within this number of parameters."""
     sub_group_size: JsonValue = None
-    """Number of parameters that stage 3 processes together, as given."""
+    """Number of parameters that stage 3 processes together; value as in the file."""
     round_robin_gradients: JsonValue = None
-    """Assign gradients to ranks in turn (stages 1 and 2), as given."""
+    """Assign gradients to ranks round-robin (stages 1 and 2); value as in the file."""
     parameter_alignment: JsonValue = None
-    """Pad flat buffers so that every parameter is aligned (stages 1 and 2), as given."""
+    """Pad flat buffers to align every parameter (stages 1 and 2); value as in the file."""
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -151,13 +151,13 @@ class DeepSpeedSections(BaseModel):
     communication_data_type: DtypeName = None
     """Type in which gradients travel between devices; None means the type of the weights."""
     tensorboard: SwitchedSection = SwitchedSection()
-    """TensorBoard event files."""
+    """Monitor that writes TensorBoard event files."""
     wandb: SwitchedSection = SwitchedSection()
-    """Weights & Biases."""
+    """Monitor for Weights & Biases."""
     csv_monitor: SwitchedSection = SwitchedSection()
-    """CSV files."""
+    """Monitor that writes CSV files."""
     comet: SwitchedSection = SwitchedSection()
-    """Comet."""
+    """Monitor for Comet."""
 
     @property
     def precision(self) -> Precision:

@@ -46,7 +46,7 @@ class ElcBertConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation during training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """Checkpoints."""
+    """How often checkpoints are taken, and which ones are kept."""
 
 
 class RunConfig(BaseModel):
@@ -100,7 +100,7 @@ class RunConfig(BaseModel):
 
     @property
     def origin(self) -> str:
-        """Beginning of messages about a key: the file it was read from."""
+        """Prefix of messages about a key: the file that the key was read from."""
         return f"{self._file}: " if self._file else ""
 
     @property

@@ -68,7 +68,7 @@ def raise_on_all_ranks(problem: str | None) -> None:
 def from_main(world: World, action: Callable[[], T]) -> T:
     """Run an action on rank 0 and return its result on all ranks. Collective.
 
-    Ranks may see changes of a shared file system at different times, so that only one of them looks.
+    Ranks may see changes of a shared file system at different times, so only rank 0 looks at it.
 
     Args:
         world: Processes of the run.

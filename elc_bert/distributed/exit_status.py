@@ -3,8 +3,8 @@
 DONE = 0
 """The run is finished."""
 FAILED = 1
-"""A user error, reported in one line, or a bug, with its traceback. A restart would not help."""
+"""The run failed: a user error, in one line, or a bug, with its traceback. A restart would not help."""
 PREEMPTED = 75
-"""Stopped by SIGTERM or SIGUSR1 after writing a checkpoint; ``--resume auto`` continues (EX_TEMPFAIL)."""
+"""SIGTERM or SIGUSR1 stopped the run, which wrote a checkpoint; ``--resume auto`` continues (EX_TEMPFAIL)."""
 LOST_A_RANK = 76
 """A rank or host died or hung; ``--resume auto`` continues from the last checkpoint on the other hosts."""

@@ -61,7 +61,7 @@ def current_rank() -> int:
 
 
 def _environment() -> dict[str, str]:
-    # srun first: it may speak an MPI protocol as well, and this way needs no mpi4py.
+    # srun is checked first: it may also support MPI, but reading its own variables needs no mpi4py.
     if tasks := srun_tasks():
         return environment_from_srun() if tasks > 1 else SINGLE_PROCESS
     return _environment_from_mpi() if started_by_mpi() else SINGLE_PROCESS
@@ -105,7 +105,7 @@ def _gloo_interface() -> str | None:
     on Debian.
     """
     address = None
-    with contextlib.suppress(OSError):  # torch waits for a host whose name is not known yet
+    with contextlib.suppress(OSError):  # the name may not be known yet: torch waits for it
         address = address_towards(os.environ["MASTER_ADDR"])
     if on_several_hosts() and (address is None or is_loopback(address)):
         address = external_address()

@@ -25,11 +25,11 @@ def address_towards(host: str) -> str:
 def external_address() -> str | None:
     """Return the address by which other hosts reach this host.
 
-    That is the address on the default route, or else the only address that is not loopback. None if there is
-    no default route and several addresses, or none at all.
+    That is the address on the default route, or else the only address that is not loopback. The result is
+    None if there is no default route, and several such addresses or none.
     """
     with contextlib.suppress(OSError):
-        return address_towards("192.0.2.1")  # reserved for documentation, therefore on the default route
+        return address_towards("192.0.2.1")  # reserved for documentation, so the default route leads to it
     addresses = [
         address for _, address in _interface_addresses() if ":" not in address and not is_loopback(address)
     ]

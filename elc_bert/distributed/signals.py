@@ -1,4 +1,4 @@
-"""Signals that stop a run: noted on the rank that receives them, and exchanged between the ranks."""
+"""Signals that stop a run: recorded on the rank that receives them, and exchanged between the ranks."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """Note signals instead of dying from them, so that all ranks stop after the same step.
+    """Record signals instead of being killed by them, so that all ranks stop after the same step.
 
     The exchange runs on the host (gloo), so that no rank waits for its GPU.
 

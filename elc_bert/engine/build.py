@@ -108,7 +108,7 @@ def _initialize(run: RunConfig, world: World, **arguments: Any) -> Engine:
     # Some of DeepSpeed's optimizers print memory figures while they are built.
     with contextlib.redirect_stdout(io.StringIO()):
         engine: Any = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
-    raise_collective_timeouts(world.watchdog)  # of the process groups that DeepSpeed has created
+    raise_collective_timeouts(world.watchdog)  # now that DeepSpeed has created its process groups
     engine.checkpoint_engine = BackgroundWriter()
     # DeepSpeed (0.19.8, DeepSpeedEngine._save_zero_checkpoint) copies two scripts into the checkpoint on rank
     # 0, where a full disk would end this rank alone. Check again when DeepSpeed is updated.

@@ -39,7 +39,7 @@ def load_state(path: str | os.PathLike[str], mapped: bool = False) -> Any:
 
 
 class OptimizerFile:
-    """File with the optimizer state of one rank, in any of DeepSpeed's layouts; mapped, not read."""
+    """File with the optimizer state of one rank, in any of DeepSpeed's layouts. It is mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -59,10 +59,10 @@ class BackgroundWriter(CheckpointEngine):  # type: ignore[misc]  # DeepSpeed is 
         """
         files = {}
         before = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(False)  # slower than SHA-256 here, and weaker
+        torch.serialization.set_crc32_options(False)  # SHA-256 is stronger, and faster here
         try:
             while self._copies:
-                state, path = self._copies.pop(0)  # frees the memory as soon as it is written
+                state, path = self._copies.pop(0)  # frees each copy as soon as it is written
                 files[path.name] = write_hashed(path, functools.partial(torch.save, state))
         finally:
             torch.serialization.set_crc32_options(before)
@@ -70,7 +70,7 @@ class BackgroundWriter(CheckpointEngine):  # type: ignore[misc]  # DeepSpeed is 
 
 
 def write_hashed(path: Path, write: Callable[[Any], object]) -> str:
-    """Write a file by ``write(file)`` and sync it to disk.
+    """Write a file with ``write(file)`` and sync it to disk.
 
     Returns:
         SHA-256 of the file, in hexadecimal.
@@ -85,7 +85,7 @@ def write_hashed(path: Path, write: Callable[[Any], object]) -> str:
             plain.flush()
             os.fsync(plain.fileno())
         except Exception as error:
-            # torch.save answers a failed write with an exception of its own.
+            # If a write fails, torch.save raises an exception of its own, which hides the OSError.
             cause = file.error or error
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, os.fspath(path)) from None

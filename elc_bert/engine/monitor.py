@@ -77,7 +77,7 @@ class RunMonitor:
             )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Log numbers by name, as of ``step`` optimizer steps."""
+        """Log scalars by name, after ``step`` optimizer steps."""
         events = [(name, value, step) for name, value in values.items()]
         self._try(lambda: self._monitor.write_events(events))
 
@@ -104,7 +104,7 @@ class RunMonitor:
         self._writer.flush()
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write, unless a write has failed before. The error is kept: a rank cannot stop alone."""
+        """Write unless an earlier write has failed. The error is kept, because a rank cannot stop alone."""
         if self._error is None:
             try:
                 write()

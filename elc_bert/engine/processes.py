@@ -1,4 +1,4 @@
-"""Start and end of the processes of a run: connect them through DeepSpeed, run a command, exit in order."""
+"""Start and end of the processes of a run: connect them through DeepSpeed, run a command, exit cleanly."""
 
 import atexit
 import logging
@@ -63,7 +63,7 @@ def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])
     on_cpu = accelerator.device_name() == "cpu"
-    # Slurm may show a process no GPU but its own, while DeepSpeed uses LOCAL_RANK as the device's index.
+    # Slurm may show a process only its own GPU, while DeepSpeed uses LOCAL_RANK as the device's index.
     index = 0 if on_cpu else local_rank % accelerator.device_count()
     os.environ["LOCAL_RANK"] = str(local_rank if on_cpu else index)
     try:
@@ -113,12 +113,12 @@ def run_command(command: Command) -> NoReturn:
 
 
 def finish_interpreter() -> None:
-    """Do what the end of the interpreter would do, for a process that exits by ``os._exit``."""
+    """Do what Python does when it exits, for a process that exits with ``os._exit``."""
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
         from mpi4py import MPI
 
-        MPI.Finalize()  # mpirun treats a process that exits without it as crashed
+        MPI.Finalize()  # without it, mpirun treats the process as crashed
     sys.stdout.flush()
     sys.stderr.flush()
 
@@ -140,7 +140,7 @@ def run_to_status(command: Command, watchdog: Watchdog) -> int:
             print(f"error{where}: {error}", file=sys.stderr, flush=True)
             logger.error("%s", error, extra=FILE_ONLY)
         if on_this_rank_only and dist.is_initialized():
-            watchdog.end_all_ranks()  # the others wait in some collective
+            watchdog.end_all_ranks()  # the other ranks are waiting in a collective
         disconnect(watchdog)
         return FAILED
     except (Exception, KeyboardInterrupt) as error:
@@ -153,7 +153,7 @@ def run_to_status(command: Command, watchdog: Watchdog) -> int:
 
 
 def disconnect(watchdog: Watchdog) -> None:
-    """Destroy the process group, in order: a rank that exits without doing so can abort inside gloo."""
+    """Wait for all ranks and destroy the process group; without this, a rank can abort inside gloo."""
     if dist.is_initialized():
         with watchdog.activity("exiting"):
             dist.barrier()

@@ -14,7 +14,7 @@ class CheckpointFiles(Protocol):
     """Files of a checkpoint that ``Engine.save_checkpoint`` has copied in memory."""
 
     def write(self) -> dict[str, str]:
-        """Write them to disk and return the SHA-256 of each by name; see ``BackgroundWriter``."""
+        """Write the files to disk and return the SHA-256 of each by name; see ``BackgroundWriter``."""
 
 
 class Engine(Protocol):

@@ -42,7 +42,8 @@ def take_step(engine: Engine, loss_scale: float) -> Tensor | float:
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
     total_norm = torch.nn.utils.get_total_norm(gradients)
     optimizer = engine.optimizer
-    # The engine reads this attribute, as it does from a wrapper: it counts the step and leaves the schedule.
+    # The engine reads this attribute as it would from a wrapper. If it is true, the engine counts the step as
+    # skipped and does not advance the schedule.
     optimizer.overflow = not torch.isfinite(total_norm)
     with _without_step(optimizer) if optimizer.overflow else contextlib.nullcontext():
         engine.step()

@@ -14,12 +14,12 @@ from elc_bert.model.layers import LayerMixture
 
 
 def full_numel(parameter: Tensor) -> int:
-    """Return the number of elements of a parameter, of which ZeRO 3 leaves an empty tensor in the model."""
+    """Return the number of elements of a parameter, even if ZeRO 3 left an empty tensor in the model."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def full_shape(parameter: Tensor) -> torch.Size:
-    """Return the shape of a parameter, of which ZeRO 3 leaves an empty tensor in the model."""
+    """Return the shape of a parameter, even if ZeRO 3 left an empty tensor in the model."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
@@ -88,7 +88,7 @@ def copy_masters_to_model(engine: Engine) -> None:
             low.data.copy_(full.data)
             for tensor, part in zip(tensors, wrapper.unflatten(low, tensors), strict=True):
                 tensor.data = part.data
-        wrapper.checkpoint_event_epilogue()  # the small parameters that every rank keeps whole
+        wrapper.checkpoint_event_epilogue()  # updates the small parameters, which every rank keeps whole
     elif hasattr(wrapper, "fp32_groups"):  # bf16 and fp16 at ZeRO stage 0
         for lows, fulls in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
             for low, full in zip(lows, fulls, strict=True):

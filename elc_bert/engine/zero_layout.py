@@ -23,7 +23,7 @@ class _Content:
     parameter: Tensor
     """The optimizer's parameter: a flat buffer under ZeRO, else one whole tensor."""
     tensors: list[Tensor]
-    """Parameters of the model of which any rank holds a part here."""
+    """Parameters of the model that have a part in this parameter on any rank."""
     fragments: list[Fragment]
     """Fragments of these tensors on this rank."""
     offsets: list[int]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BLANK = "____"
-"""Shown in place of the masked word."""
+"""Text shown in place of the masked word."""
 SENTENCE_WORDS = range(8, 26)
 """Numbers of words that a sentence may have."""
 WORD = re.compile(r" [^\W\d_]{3,14}")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Method = Literal["within-word", "plain"]
-"""Masking method: the subwords to the right in the same word together with a token, or the token alone."""
+"""Masking method: ``within-word`` masks a token together with the subwords to its right in the same word,
+``plain`` masks the token alone."""
 MAX_BATCH_TOKENS = 8192
 """Maximum number of tokens in a batch, including ``[CLS]`` and ``[SEP]``."""
 
@@ -93,7 +94,7 @@ def score_sentences(
         max_rows = max(1, max_batch_tokens // length)
         first = 0
         while first < len(members):
-            # As many whole sentences as fit, but at least one.
+            # A batch has as many whole sentences as fit, but at least one.
             last, rows = first, 0
             while last < len(members) and (
                 last == first or rows + len(sentences[members[last][0]].scored) <= max_rows

@@ -45,7 +45,7 @@ HEAD_SIZE = 64
 
 
 def convert_name(name: str) -> str:
-    """Return this project's name of a parameter of the reference, which is given without prefix."""
+    """Return this project's name of a reference parameter, whose own name is given without prefix."""
     for reference_part, own_part in RENAMED.items():
         name = name.replace(reference_part, own_part)
     return name
@@ -71,8 +71,8 @@ def convert_parameters(tensors: Mapping[str, Tensor], origin: Path) -> dict[str,
     plain = {name: tensor for name, tensor in plain.items() if not name.endswith(POSITIONS)}
     if not any(name.endswith("prev_layer_weights") for name in plain):
         raise UserError(
-            f"{origin}: an LTG-BERT without layer weights (prev_layer_weights), which is no variant of "
-            "ELC-BERT; give an ELC-BERT"
+            f"{origin}: this is an LTG-BERT: it has no layer weights (prev_layer_weights); give an ELC-BERT "
+            "model"
         )
     return {convert_name(name): tensor for name, tensor in plain.items()}
 

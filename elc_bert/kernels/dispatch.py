@@ -16,7 +16,7 @@ def kernels_for(device_type: str, choice: Choice | Kernels = "auto") -> Kernels:
     Args:
         device_type: Type of the device that the model runs on: "cpu", or "cuda" for CUDA and ROCm.
         choice: ``plain`` for the definitions, ``fused`` for the fast paths, ``auto`` for the fast paths if
-            there are any and else the definitions; or kernels, which are returned as they are.
+            there are any, otherwise the definitions; or kernels, which are returned unchanged.
 
     Raises:
         UserError: The choice is ``fused``, and there are no fast paths for this device.

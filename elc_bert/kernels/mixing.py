@@ -38,7 +38,7 @@ class FusedMixing(Mixing):
         super().__init__()
         self.kernels = kernels
         self._gradients: dict[int, tuple[Tensor, Tensor]] = {}
-        """Shares and gradient of each mixture, by the mixture's number."""
+        """Shares and gradient of each mixture, by the index of the mixture."""
 
     @override
     def mix(self, last: Tensor, shares: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class FusedMixing(Mixing):
         return self.kernels.combine(shares, self._hidden)
 
     def backward(self, gradient: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of the newest output that a mixture read, and of its shares."""
+        """Return the gradients of the newest output that a mixture read, and of the mixture's shares."""
         number, gradient = len(shares) - 1, gradient.contiguous()
         self._gradients[number] = shares, gradient
         later = [self._gradients[i] for i in sorted(self._gradients) if i >= number]

@@ -42,11 +42,11 @@ class AttentionInputs:
     """Inputs of disentangled attention, shared by its definition and all fast paths."""
 
     query: Tensor
-    """``[B, T, H, K]``; the last dimension is contiguous, as for keys and values."""
+    """Queries, ``[B, T, H, K]``; the last dimension is contiguous, as for keys and values."""
     key: Tensor
-    """``[B, T, H, K]``"""
+    """Keys, ``[B, T, H, K]``."""
     value: Tensor
-    """``[B, T, H, K]``"""
+    """Values, ``[B, T, H, K]``."""
     position_query: Tensor
     """Queries of the relative positions, ``[P, H, K]``."""
     position_key: Tensor
@@ -54,7 +54,7 @@ class AttentionInputs:
     distance_buckets: Tensor
     """Bucket of each distance, int64 ``[2 T - 1]``, see ``model.positions.distance_buckets``."""
     attention_mask: Tensor
-    """Bool or integer ``[B, T]``, see ``visibility_mask``."""
+    """Attention mask, bool or integer ``[B, T]``; see ``visibility_mask``."""
     dropout: float = 0.0
     """Dropout probability of the attention probabilities."""
 
@@ -79,8 +79,8 @@ class Kernels:
         """Compute disentangled attention (He et al. 2021, section 3.1), ``[B, T, H, K]``, contiguous.
 
         Score (i, j) is ``(q_i . k_j + q_i . position_key[b(i - j)] + k_j . position_query[b(i - j)])
-        / sqrt(3 K)``, where b is the bucket of a distance. A token that may attend to no other has zeros
-        as its output and passes zero gradients on.
+        / sqrt(3 K)``, where b is the bucket of a distance. If a token may attend to no token at all,
+        its output is 0, and so are the gradients that it passes back.
         """
         q, k, v = (tensor.transpose(1, 2) for tensor in (inputs.query, inputs.key, inputs.value))
         position_q, position_k = (

@@ -47,7 +47,8 @@ class Layer(nn.Module):
 
         Args:
             last: Output of the preceding layer or of the embedding, ``[B, T, D]``.
-            mixing: Outputs before that one; one object per forward pass.
+            mixing: Holds the outputs of all layers before ``last``; a new object is made for each forward
+                pass.
             relative: Relative-position embeddings ``[P, D]``.
             attention_mask: Bool or integer ``[B, T]``, see ``kernels.reference.visibility_mask``.
             buckets: Bucket of each distance, int64 ``[2 T - 1]``, see ``distance_buckets``.

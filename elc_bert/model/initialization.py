@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def truncated_normal_(tensor: Tensor, hidden_size: int) -> None:
-    """Fill in place from a normal distribution of standard deviation sqrt(2 / (5 D)), truncated at two."""
+    """Fill a tensor in place from a normal distribution with std sqrt(2 / (5 D)), truncated at 2 std."""
     std = math.sqrt(2.0 / (5.0 * hidden_size))
     nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std)
 

@@ -42,7 +42,7 @@ class Linear(KernelUser, nn.Linear):
 
 
 class LayerMixture(nn.Module):
-    """``sum_j softmax(a)_j h_j`` over the outputs ``h_0 .. h_{n-1}`` of the embedding and all earlier layers.
+    """Mixture ``sum_j softmax(a)_j h_j`` of the outputs ``h_0 .. h_{n-1}`` of embedding and earlier layers.
 
     Args:
         inputs: Number of outputs that are mixed.

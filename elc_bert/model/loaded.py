@@ -11,7 +11,7 @@ class LoadedModel:
     """A model and the files that belong to it."""
 
     model: ElcBertForMaskedLM
-    """float32 on the CPU, in evaluation mode."""
+    """The model, float32 on the CPU, in evaluation mode."""
     tokenizer: Path | None
     """The model's tokenizer file, or None if it is unknown."""
     checkpoint: Path | None = None

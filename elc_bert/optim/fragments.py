@@ -13,9 +13,9 @@ class Fragment(NamedTuple):
     """The part of one of the model's tensors that lies in a parameter of the optimizer."""
 
     tensor: int
-    """Number of the tensor within the parameter's partition, the same on all ranks."""
+    """Index of the tensor within the parameter's partition, the same on all ranks."""
     start: int
-    """First element within the parameter."""
+    """Index of the first element within the parameter."""
     length: int
     """Number of elements."""
 
@@ -25,13 +25,13 @@ class FlatParameter:
     """A parameter of the optimizer during one step, with its state, options and fragments."""
 
     parameter: Tensor
-    """fp32 weights; a whole tensor, or the buffer that ZeRO has put fragments of several tensors into."""
+    """fp32 weights: a whole tensor, or a flat buffer in which ZeRO has put fragments of several tensors."""
     state: dict[str, Any]
     """The optimizer's state: ``step``, ``exp_avg`` and ``exp_avg_sq``."""
     group: dict[str, Any]
     """The parameter group with its options."""
     num_tensors: int
-    """Number of the model's tensors of which any rank holds a part of this parameter."""
+    """Number of the model's tensors that have a part in this parameter on any rank."""
     fragments: tuple[Fragment, ...]
     """The fragments that this rank holds."""
 
@@ -82,13 +82,13 @@ class Chunk(NamedTuple):
     """A range of elements of a flat parameter that belong to one tensor."""
 
     flat: int
-    """Number of the flat parameter."""
+    """Index of the flat parameter."""
     tensor: int
-    """Number of the tensor among those of all flat parameters."""
+    """Index of the tensor among those of all flat parameters."""
     start: int
-    """First element within the flat parameter."""
+    """Index of the first element within the flat parameter."""
     end: int
-    """Element after the last one."""
+    """Index of the element after the last one."""
 
 
 def layout_of(flats: Sequence[FlatParameter]) -> Layout:

@@ -21,13 +21,13 @@ class Partition:
     """Contents of one parameter of the optimizer if ZeRO has partitioned the model's tensors."""
 
     names: tuple[str, ...]
-    """Names of the tensors of which any rank holds a part, in the same order on all ranks."""
+    """Names of the tensors that have a part in this parameter on any rank, in the same order on all ranks."""
     fragments: tuple[Fragment, ...]
     """Fragments that this rank holds; elements outside of them are padding."""
     process_group: Any = None
     """Ranks among which these tensors are partitioned; None if this rank holds all of them."""
     device: torch.device | None = None
-    """Device that the backend of the process group needs tensors on; None for that of the parameter."""
+    """Device on which the process group's backend needs tensors; None for that of the parameter."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class _Measured:
     squares: Tensor
     """Sums of the squares of weights and updates, fp32 [tensors, 2]."""
     is_reduced: bool
-    """The sums are over all ranks, not only over this one's fragments."""
+    """True if the sums are over all ranks, not only over the fragments of this rank."""
     decays: bool
-    """The parameter has weight decay, and so trust ratios."""
+    """True if the parameter has weight decay, and therefore trust ratios."""
     learning_rate: float
     """Learning rate of the step."""
 

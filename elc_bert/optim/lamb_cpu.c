@@ -93,7 +93,7 @@ INLINE void update_chunks(int kind, struct pass *pass)
 
 KERNEL void lamb_pass(struct pass *pass)
 {
-    /* A constant where `update_range` is inlined, or its branches would stay in the loop. */
+    /* The kind is passed as a constant, so that the inlined `update_range` has no branches in its loop. */
     if (pass->kind == UPDATE_MOMENTS)
         update_chunks(UPDATE_MOMENTS, pass);
     else if (pass->kind == STEP)

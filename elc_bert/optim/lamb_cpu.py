@@ -30,13 +30,13 @@ FLAT = np.dtype(
     + [(name, np.float32) for name in ("rate", "decay", "eps", "weight1", "beta2", "weight2")]
     + [(name, np.float32) for name in ("scale1", "scale2")]
 )
-"""``struct flat`` of lamb_cpu.c."""
+"""Layout of ``struct flat`` in lamb_cpu.c."""
 CHUNK = np.dtype([(name, np.int64) for name in ("flat", "tensor", "start", "end")])
-"""``struct chunk`` of lamb_cpu.c."""
+"""Layout of ``struct chunk`` in lamb_cpu.c."""
 
 
 class _Pass(ctypes.Structure):
-    """``struct pass`` of lamb_cpu.c."""
+    """Layout of ``struct pass`` in lamb_cpu.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("next", "chunks", "kind")),
@@ -70,7 +70,7 @@ class CpuLambKernels(LambKernels):
         return self._run(UPDATE_MOMENTS_AND_STEP, flats)
 
     def _run(self, kind: int, flats: Sequence[FlatParameter], trust_ratios: Tensor | None = None) -> Tensor:
-        """Do one pass, and return the sums of squares, fp32 [tensors of all flat parameters, 2]."""
+        """Make one pass, and return the sums of squares, fp32 [tensors of all flat parameters, 2]."""
         layout = layout_of(flats)
         chunks = _chunk_table(layout)
         table = np.array([_record(flat) for flat in flats], dtype=FLAT)

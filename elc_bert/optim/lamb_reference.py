@@ -26,19 +26,19 @@ class LambKernels(Protocol):
         """
 
     def step(self, flats: Sequence[FlatParameter], trust_ratios: Tensor) -> None:
-        """Subtract ``lr * trust_ratio * update`` from the weights, after ``update_moments`` of the same ones.
+        """Subtract ``lr * trust_ratio * update`` from the weights, after a call of ``update_moments``.
 
         Args:
-            flats: The flat parameters.
+            flats: The flat parameters that were passed to ``update_moments``.
             trust_ratios: fp32 [tensors of all flat parameters].
         """
 
     def update_moments_and_step(self, flats: Sequence[FlatParameter]) -> Tensor:
-        """Do both with trust ratios of 1, and return the result of ``update_moments``."""
+        """Update moments and weights, with trust ratios of 1; return the result of ``update_moments``."""
 
 
 class ReferenceLamb(LambKernels):
-    """The definition, tensor by tensor in plain PyTorch."""
+    """Definition of the arithmetic, tensor by tensor in plain PyTorch."""
 
     def __init__(self) -> None:
         self._updates: dict[Tensor, Tensor] = {}
@@ -78,7 +78,7 @@ class ReferenceLamb(LambKernels):
         return update.add_(p, alpha=flat.weight_decay)
 
     def _fragments(self, flats: Sequence[FlatParameter]) -> list[tuple[int, Tensor, Tensor]]:
-        """Return, for each fragment, the number of its tensor, its weights, and their update."""
+        """Return, for each fragment, the index of its tensor, its weights, and their update."""
         fragments, first = [], 0
         for flat in flats:
             weight, update = flat.parameter.reshape(-1), self._updates[flat.parameter].reshape(-1)

@@ -121,7 +121,7 @@ class _Tables:
     lengths: Tensor
     """Number of chunks of each tensor, repeated for the two sums: int64 [2 * tensors], on the GPU."""
     first_chunks: list[int]
-    """Number of the first chunk of each flat parameter, and finally the number of all chunks."""
+    """Index of the first chunk of each flat parameter, followed by the total number of chunks."""
 
 
 class TritonLambKernels(LambKernels):
@@ -147,7 +147,7 @@ class TritonLambKernels(LambKernels):
     def _run(
         flats: Sequence[FlatParameter], ratios: Tensor | None, moves_moments: bool, moves_weights: bool
     ) -> Tensor:
-        """Do one pass, and return the sums of squares, fp32 [tensors of all flat parameters, 2]."""
+        """Make one pass, and return the sums of squares, fp32 [tensors of all flat parameters, 2]."""
         if not flats:
             return torch.zeros(0, 2)
         device = flats[0].parameter.device

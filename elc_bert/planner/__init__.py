@@ -1,1 +1,1 @@
-"""What a run will need before it is started: memory, communication and time, from its configuration alone."""
+"""Prediction of the memory, communication and time that a run needs, from its configuration alone."""

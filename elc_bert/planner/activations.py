@@ -28,12 +28,13 @@ class Tensor:
     """Dimensions separated by spaces, each with an optional factor, as in ``B T 2M``."""
     size: Size = "compute"
     needs: str = ""
-    """Condition for it: ``dropout``, ``no dropout``, ``attention dropout``, ``normalized``; empty: always."""
+    """Condition under which the tensor is kept: ``dropout``, ``no dropout``, ``attention dropout`` or
+    ``normalized``; always if empty."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One set of kernels."""
+    """Tensors that one set of kernels keeps, and its temporaries."""
 
     layer: tuple[Tensor, ...]
     """Tensors that each layer keeps, without its input, which counts as a hidden state."""
@@ -44,8 +45,9 @@ class Table:
     loss_work: tuple[Tensor, ...]
     """Temporaries between forward and backward pass of the loss."""
     frees_hidden: bool
-    """True if the backward pass frees a hidden state after the mixture that read it first, and holds its
-    gradient starting from the mixture that read it last. Otherwise the gradients of all mixtures are kept."""
+    """True if the backward pass frees a hidden state after the mixture that read it first, and keeps its
+    gradient from the time the last mixture that read it is differentiated. Otherwise all gradients are kept
+    until the end."""
 
 
 ENCODER = (
@@ -154,11 +156,11 @@ class Workload:
 
     model: ModelConfig
     sequences: int
-    """B"""
+    """Number of sequences, B."""
     tokens: int
-    """T"""
+    """Number of tokens of a sequence, T."""
     predicted: int
-    """N"""
+    """Number of predicted tokens, N."""
     compute_bytes: int
     """Bytes of an element of the activations."""
     on_cpu: bool
@@ -225,7 +227,7 @@ class Activations:
     work: int
     """Temporaries of a layer's backward pass."""
     gradients: int
-    """Gradients of the parameters of all layers that the backward pass has left."""
+    """Gradients of the parameters of all layers that the backward pass has already finished."""
 
     @property
     def total(self) -> int:
@@ -237,7 +239,7 @@ def saved_bytes(load: Workload) -> int:
     """Return the bytes that are kept when the forward pass ends."""
     model, table = load.model, load.table
     layers = 0 if load.checkpointing else model.num_hidden_layers * load.bytes_of(table.layer)
-    # Only a mixture of all outputs reads the last output again.
+    # Only ``weighted_output`` reads the last layer's output again, in its final mixture.
     hidden = model.num_hidden_layers + (model.variant == "weighted_output")
     others = load.bytes_of([*ENCODER, *HEAD, *table.loss])
     return layers + hidden * load.bytes_of([HIDDEN]) + others

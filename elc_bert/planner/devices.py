@@ -37,7 +37,7 @@ class Device:
 
 
 def _of_data_sheet(name: str, bf16: float, fp32: float, gigabytes: float, link: float) -> Device:
-    # A GB counts as 10^9 bytes; the difference to 2^30 is left for the driver and for fragmentation.
+    # A GB counts as 10^9 bytes; the difference from 2^30 is left for the driver and for fragmentation.
     return Device(name, bf16, fp32, gigabytes * 1e9, link)
 
 
@@ -60,7 +60,7 @@ DEVICES = {
 
 
 def find_device(name: str, processes: int = 1) -> Device:
-    """Find a device by its name in any case; ``cpu`` is measured and divided among ``processes``.
+    """Find a device by its name, ignoring case; ``cpu`` is measured, and divided among ``processes``.
 
     Raises:
         UserError: The device is unknown.

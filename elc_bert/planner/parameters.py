@@ -62,7 +62,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 class _SkipInitialization(TorchFunctionMode):
-    """Skip the initialization of tensors, which on the meta device would load a compiler."""
+    """Skip initialization, because on the meta device it would load a compiler."""
 
     def __torch_function__(
         self,

@@ -1,7 +1,7 @@
 """Memory of weights, gradients and optimizer state in DeepSpeed for each ZeRO stage and precision.
 
-Read off the source of the pinned DeepSpeed (runtime/engine.py, bf16_optimizer.py, fp16/unfused_optimizer.py,
-zero/stage_1_and_2.py, zero/stage3.py). N parameters on W devices.
+The formulas follow the source of the pinned DeepSpeed (runtime/engine.py, bf16_optimizer.py,
+fp16/unfused_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from elc_bert.planner.parameters import Parameters
 from elc_bert.utils.errors import UserError
 
 When = Literal["always", "gradients", "backward", "reduction", "step"]
-"""Time at which memory is in use. ``gradients`` grow during the first backward pass and stay until the step
-is taken; ``backward`` is the backward passes, ``reduction`` the reduction over devices after them, and
-``step`` the optimizer's step."""
+"""Time at which memory is in use. ``gradients``: it grows during the first backward pass and stays in use
+until the step is taken. ``backward``: the backward passes. ``reduction``: the reduction over devices after
+them. ``step``: the optimizer's step."""
 ALLREDUCE_ELEMENTS = 500_000_000
 """Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
 SIZES = (
@@ -29,7 +29,7 @@ BYTES = {"fp32": 4, "bf16 autocast": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfl
 
 @dataclass(frozen=True)
 class Piece:
-    """Some bytes of one device, or of the host's memory for it."""
+    """Part of the memory of one device, or of the host's memory for that device."""
 
     name: str
     bytes: float

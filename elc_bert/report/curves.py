@@ -13,15 +13,15 @@ from elc_bert.utils.event_files import Series
 MAX_POINTS = 1000
 """Maximum number of points of a scalar in a chart, shared by the runs."""
 MIN_POINTS = 200
-"""Maximum number of points of a curve is at least this, regardless of the number of runs."""
+"""Lower bound of the maximum number of points of a curve, for any number of runs."""
 PLOT_HEIGHT = 270
 """Height of a chart in pixels."""
 LEGEND_LINE = 18
 """Height of a line of the legend in pixels."""
 SMOOTHED_FROM = 60
-"""Number of entries from which on noisy curves are smoothed."""
+"""Minimum number of entries of a noisy curve that is smoothed."""
 SMOOTHING_WINDOWS = 50
-"""The width of the smoothing window is the number of entries divided by this."""
+"""Number of entries of a curve divided by the width of its smoothing window."""
 MARKED_UP_TO = 30
 """Number of entries up to which each entry has a marker."""
 DASHES = ("solid", "dot", "dash")

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe-Ito palette, which is safe for color blindness, without its colors that vanish on white or black."""
 GRAY = "#8a8a8a"
-"""Visible on both white and black."""
+"""Gray that is visible on both white and black."""
 CLEAR = "rgba(0,0,0,0)"
-"""Fully transparent."""
+"""Color that is fully transparent."""
 NAME_LENGTH = 32
 """Maximum number of characters of a name in a legend."""
 
@@ -43,7 +43,7 @@ def escape_label(text: str) -> str:
 
 
 def series_color(number: int) -> str:
-    """Return the color of the run or curve with this number."""
+    """Return the color of the run or curve with this index."""
     return COLORS[number % len(COLORS)]
 
 

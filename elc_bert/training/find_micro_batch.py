@@ -98,9 +98,9 @@ def search(
 ) -> list[Trial]:
     """Return the trials that stayed below the limit, by size; the last is the largest that fits.
 
-    Sizes about double until the next would not fit; then the largest that should fit is tried. No size is
-    tried that should not fit: memory grows at least by what a pass must save, and as much faster as was
-    measured.
+    Sizes about double until the next would not fit; then the largest that should fit is tried. Sizes that
+    should not fit are not tried. Memory is expected to grow by the bytes that a forward pass must save, times
+    the largest factor measured so far, which is at least 1.
 
     Args:
         sizes: Possible micro-batches, ascending.
@@ -179,7 +179,7 @@ def _try(config: RunConfig, world: World, engine: Engine, size: int, rows: int, 
             seconds = time.perf_counter() - start
     except torch.OutOfMemoryError:
         if world.size > 1:
-            # The other ranks wait for this one in a collective.
+            # The other ranks wait for this one in a collective, so the search cannot continue.
             raise UserError(
                 f"out of memory at micro-batch {size}, although it should have fitted; use the one before it"
             ) from None

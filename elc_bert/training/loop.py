@@ -23,7 +23,7 @@ def train(run: Run, callbacks: Sequence[Callback]) -> int:
     progress, training = run.progress, run.config.elc_bert.training
     if run.signals.received_by_any_rank() or not repeat_interrupted(run, callbacks):
         return PREEMPTED
-    run.stopwatch.read()  # starts it again: the set-up is no training
+    run.stopwatch.read()  # restarts it: the set-up does not count as training
     for micro_batches in run.stopwatch.waiting_for(run.batches()):
         run.world.watchdog.begin_step(progress.step + 1)
         seed = derive_seed(training.seed, progress.step, run.world.rank)

@@ -31,7 +31,7 @@ class Totals:
 
     def __init__(self, device: torch.device, values: list[float] | None = None) -> None:
         self.device = device
-        values = [*(values or []), *[0.0] * 6][:6]  # checkpoints of early versions have fewer
+        values = [*(values or []), *[0.0] * 6][:6]  # checkpoints of early versions hold fewer values
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
         if any(values):
             self._sums.copy_(torch.tensor(values[:2], dtype=torch.float64))

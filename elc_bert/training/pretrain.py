@@ -46,7 +46,7 @@ def pretrain(
     """
     training = config.elc_bert.training
     if training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of the device
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before the device is used
         torch.use_deterministic_algorithms(True)
     world = connect(watchdog, Timeouts(training.silence_limit, training.hang_limit))
     logs.configure(world.rank, log_level)
@@ -64,7 +64,7 @@ def pretrain(
             for callback in callbacks:
                 try:
                     callback.close()
-                except Exception:  # must not replace the status or error of the run
+                except Exception:  # it must not replace the status or error of the run
                     logger.exception("%s.close failed", type(callback).__name__)
     run.monitor.close()
     return status

@@ -57,7 +57,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
         UserError: Something does not fit on some rank. Raised on all ranks.
     """
     on_all_ranks: Callable[..., Any] = partial(agree, world)
-    on_all_ranks(check_deepspeed_sections, config)  # first, see processes._share_with_other_hosts
+    on_all_ranks(check_deepspeed_sections, config)  # first collective, see processes._share_with_other_hosts
     check_agreement(world, facts_of_start(config, resume, init_from, world))
     signals = StopSignals(world)
     on_all_ranks(check_monitors, config)
@@ -165,7 +165,7 @@ def prepare_output_dir(config: RunConfig, world: World) -> None:
 
 def measure_peak_flops_of_all(config: RunConfig, world: World) -> float:
     """Return the floating-point operations per second of matrix products on all devices. Collective."""
-    dist.barrier()  # devices that share a machine are to share it during the measurement too
+    dist.barrier()  # devices of one machine must be measured at the same time
     peak = measure_peak_flops(world.device, DTYPES[config.precision])
     total = torch.tensor(peak, dtype=torch.float64, device=world.device)
     dist.all_reduce(total)

@@ -47,7 +47,7 @@ def train_step(
         seed: Seed of dropout in this step on this rank, so that a resumed run needs no generator state.
     """
     torch.manual_seed(seed)
-    # Filled on the device: a tensor copied there would make the host wait for it.
+    # The tensor is filled on the device, because a copy to the device would make the host wait for it.
     predicted = torch.full((), sum(len(micro.targets) for micro in micro_batches), device=world.device)
     dist.all_reduce(predicted)
     loss_scale = loss_scale_to_apply(engine)
@@ -57,7 +57,8 @@ def train_step(
         engine.set_gradient_accumulation_boundary(number == len(micro_batches))
         loss, correct = _forward(engine, batch, label_smoothing)
         losses.append(loss.detach())
-        # An infinite loss may have a finite gradient: 0 times it is NaN, and so is the whole gradient then.
+        # An infinite loss may have a finite gradient. Adding 0 times the loss, which is NaN, to the scale
+        # makes the whole gradient NaN, so that the step is skipped.
         engine.backward(loss * (scale + 0.0 * loss.detach()), scale_wrt_gas=False)
         totals.add(loss, correct, batch)
         if number < len(micro_batches):

@@ -128,7 +128,7 @@ class Supervisor(LocalElasticAgent):
         try:
             result = self.run()
         finally:
-            # Only if the run is over: a shutdown closes the rendezvous for the other hosts too.
+            # Shut down only if the run is over, because this closes the rendezvous for the other hosts too.
             if result is not None:
                 self._spec.rdzv_handler.shutdown()
         if result is None:
@@ -150,7 +150,7 @@ class Supervisor(LocalElasticAgent):
                 self._signaled.add(pid)
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
-            if self._signal is not None:  # it arrived before a rank had installed its signal handlers
+            if self._signal is not None:  # it came before a rank had installed its signal handlers
                 return RunResult(WorkerState.SUCCEEDED, dict.fromkeys(pids, PREEMPTED))
             self._losses += 1
             if self._losses <= self._spec.max_restarts:
@@ -206,7 +206,7 @@ def _run_rank(config: RunConfig, init_from: Path | None, log_level: str) -> int:
     Returns:
         Exit status of the run.
     """
-    from elc_bert.training.pretrain import pretrain  # not at the top: the supervisor itself does not need it
+    from elc_bert.training.pretrain import pretrain  # imported late: the supervisor does not need it
 
     try:
         status = run_to_status(

@@ -24,9 +24,9 @@ def describe_os_error(error: OSError) -> str:
 
 
 def describe_expected(error: BaseException) -> str | None:
-    """Return one line about an error that is no bug of the program, or None if it is one.
+    """Return a one-line message for an error that is not a bug in this program, or None for a bug.
 
-    A user error, a system error such as a full disk, and a missing optional package are no bugs.
+    User errors, system errors such as a full disk, and missing optional packages are not bugs.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -36,17 +36,17 @@ def describe_expected(error: BaseException) -> str | None:
 
 
 def run_single_process(command: Callable[[], int | None], program: str) -> int:
-    """Run a single-process command and return the exit status of the program.
+    """Run a single-process command and return the program's exit status.
 
     Commands that run in several processes use ``run_command`` of ``elc_bert.engine`` instead.
 
     Args:
-        command: Function to run. It returns an exit status, or None for 0, and raises UserError for mistakes
-            of the user.
+        command: Function to run. It returns an exit status, or None for 0, and raises UserError for user
+            mistakes.
         program: Program name at the beginning of the error line on standard error.
 
     Returns:
-        That of the command, 1 after an error that is no bug of the program, 130 after Ctrl-C.
+        Exit status of the command; 1 after an error that ``describe_expected`` describes, 130 after Ctrl-C.
     """
     try:
         return command() or 0
@@ -57,7 +57,7 @@ def run_single_process(command: Callable[[], int | None], program: str) -> int:
         )
         return 130
     except BrokenPipeError:
-        # The process that reads our output, such as `head`, has exited. Without this, Python would fail again
+        # The process that reads the output, such as `head`, has exited. Without this, Python would fail again
         # when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

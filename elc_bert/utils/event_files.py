@@ -50,7 +50,7 @@ def last_scalars(run: Path, up_to: int | None = None) -> dict[str, float]:
 
 
 def log_folder(run: Path) -> Path:
-    """Return the folder of a run's event files: the one in its configuration, or else the run's own."""
+    """Return the folder of a run's event files: the configured one if it has any, else the run's own."""
     try:
         settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["tensorboard"]
         folder = Path(settings["output_path"]) / settings.get("job_name", "tensorboard")

@@ -21,10 +21,10 @@ FILE_ONLY = {"file_only": True}
 """Value of ``extra`` for messages that the terminal shows by other means, such as the progress bar."""
 _ROOT = logging.getLogger("elc_bert")
 _EXTERNAL = logging.getLogger("DeepSpeed")
-_ROOT.addHandler(logging.NullHandler())  # without a configuration, errors are not printed a second time
+_ROOT.addHandler(logging.NullHandler())  # before ``configure``, Python would print errors twice
 _BUFFERED_MESSAGES = 10_000
 FLUSH_SECONDS = 2.0
-"""Longest time that the end of a process waits for its log file."""
+"""Maximum number of seconds that a process waits for its log file when it ends."""
 
 
 class LogFile(logging.Handler):
@@ -89,7 +89,7 @@ class LogFile(logging.Handler):
 
 
 class _Terminal(logging.Handler):
-    """Terminal, above the progress bar if there is one."""
+    """Handler that prints messages on the terminal, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
@@ -99,7 +99,7 @@ class _Terminal(logging.Handler):
 
 
 def configure(rank: int, level: str = "info") -> None:
-    """Set up logging of this process; what was set up before is closed.
+    """Set up logging of this process, in place of any earlier set-up.
 
     Args:
         rank: Rank of this process.
@@ -144,7 +144,7 @@ def flush() -> None:
 
 
 def append(path: Path, source: str, message: str) -> None:
-    """Append one message to the log file of a run, from a process that is no rank of it.
+    """Append one message to the log file of a run, from a process that is not one of its ranks.
 
     Args:
         path: Log file. Nothing is written before its directory exists.
@@ -179,7 +179,7 @@ def _formatter(source: str) -> logging.Formatter:
 
 
 def close() -> None:
-    """Close the file and leave the terminal."""
+    """Close the log file, and stop printing messages on the terminal."""
     for logger in (_ROOT, _EXTERNAL):
         for handler in list(logger.handlers):
             if isinstance(handler, LogFile | _Terminal | logging.handlers.MemoryHandler):

@@ -208,7 +208,10 @@ def mask_spans_reference(
     masking: Masking,
     random: CounterRandom,
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Define ``mask_spans``, one sample and one token at a time; for its arguments see there."""
+    """Mask a batch, one sample and one token at a time; this is the definition of ``mask_spans``.
+
+    The arguments are those of ``mask_spans``.
+    """
     inputs, masked = tokens.copy(), np.zeros(tokens.shape, dtype=bool)
     thresholds = binomial_thresholds(masking.mask_p)
     for b, row in enumerate(tokens.tolist()):

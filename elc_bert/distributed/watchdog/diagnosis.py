@@ -16,7 +16,8 @@ TRAINING = "training"
 """Activity of a rank within an optimizer step."""
 
 State: TypeAlias = Literal["running", "failed", "died", "ended"]
-"""State of a rank: ``failed`` by an exception of its own, which it has printed; ``ended`` in order."""
+"""State of a rank. ``failed``: it has raised an exception and printed it. ``died``: its connection ended.
+``ended``: it has exited cleanly."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Timeouts:
     """Timeouts of the watchdog, in seconds."""
 
     silence: float = 120.0
-    """Time without a heartbeat after which a rank is lost."""
+    """Time without a heartbeat after which a rank counts as lost."""
     hang: float | None = None
-    """Time without progress on any rank after which the run hangs; None to wait without limit."""
+    """Time without progress on any rank after which the run counts as hung; None to wait without limit."""
 
     @property
     def heartbeat_interval(self) -> float:
@@ -41,21 +42,21 @@ class RankStatus:
     rank: int
     """Rank of the process."""
     host: str
-    """Host that it runs on."""
+    """Host that the rank runs on."""
     pid: int
-    """Its process id on that host."""
+    """Process id of the rank on its host."""
     step: int = 0
-    """Last optimizer step that it has begun, 0 before the first."""
+    """Last optimizer step that the rank has begun; 0 before the first."""
     activity: str = SETTING_UP
-    """Present activity, such as ``training`` or ``saving a checkpoint``."""
+    """Current activity, such as ``training`` or ``saving a checkpoint``."""
     idle: float = 0.0
-    """Seconds since it last made progress."""
+    """Seconds since the rank last made progress."""
     state: State = "running"
     """State of the rank, ``running`` unless it has reported or caused another one."""
     last_heartbeat: float = 0.0
     """Time at which the last heartbeat arrived, by the clock of the rank that received it."""
     location: Location | None = None
-    """Location of its main thread; None until it has been asked for it and has answered."""
+    """Location of the rank's main thread; None until the rank has answered a request for it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def lost_ranks_message(
 
 
 def hang_message(statuses: Collection[RankStatus]) -> str:
-    """Return the report of a hang: an error line, and one line for all ranks that do the same."""
+    """Return the report of a hang: an error line, and one line for each group of ranks that do the same."""
     suspects = _hang_suspects(statuses)
     latest = max(statuses, key=lambda status: status.step)
     idle, when = min(status.idle for status in statuses), _when(latest.activity, latest.step)

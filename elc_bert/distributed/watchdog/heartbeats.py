@@ -1,6 +1,6 @@
 """Heartbeats between rank 0 and every other rank: the thread that sends them, and their format.
 
-A thread of its own sends them, because the main thread may be stuck anywhere. Rank 0 is the coordinator: it
+A separate thread sends them, because the main thread may be stuck anywhere. Rank 0 is the coordinator: it
 listens, every other rank opens one connection to it, and both ends send lines of JSON. Rank 0 draws a secret
 and distributes it through the process group; connections that do not know it are closed.
 """
@@ -57,7 +57,7 @@ class HeartbeatThread(ABC):
     def __init__(self, status: RankStatus, world_size: int, timeouts: Timeouts) -> None:
         self.status, self.world_size, self.timeouts = status, world_size, timeouts
         self.progress_count = 0
-        """Number of signs of progress within steps, which the main thread counts."""
+        """Counter of reports of progress within steps, which the main thread increments."""
         self.connected = threading.Event()
         """Set when heartbeats of all other ranks (on rank 0) or of rank 0 have arrived."""
         self._now = 0.0
@@ -94,7 +94,7 @@ class HeartbeatThread(ABC):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake_up.wait(), self.timeouts.heartbeat_interval)
         self._wake_up.clear()
-        # This clock stands still while this process is suspended, which is no silence of the others.
+        # This clock stops while this process is suspended: the other ranks have not been silent then.
         self._now += min(time.monotonic() - start, 2 * self.timeouts.heartbeat_interval)
         progress = (self.status.step, self.status.activity, self.progress_count)
         if progress != self._last_progress:
@@ -134,7 +134,7 @@ class HeartbeatThread(ABC):
 def print_final_message(text: str) -> None:
     """Flush the output of this process, and print its last message unless it is empty.
 
-    A thread of its own does this, because the main thread may hold the lock of a stream that nobody reads.
+    A separate thread does this, because the main thread may hold the lock of a stream that nobody reads.
     """
 
     def flush_and_print() -> None:
@@ -151,7 +151,7 @@ def print_final_message(text: str) -> None:
 
 
 async def read_messages(reader: StreamReader) -> AsyncIterator[dict[str, Any]]:
-    """Yield all messages until the connection ends, in order or not."""
+    """Yield all messages until the connection is closed or lost."""
     with contextlib.suppress(OSError, ValueError):
         while line := await reader.readline():
             yield json.loads(line)
@@ -167,7 +167,7 @@ def parse_status(message: dict[str, Any], now: float) -> RankStatus:
 
 
 def has_ended(status: RankStatus) -> bool:
-    """Return whether a rank has ended in order. The state can change at any time, in the main thread."""
+    """Return whether a rank has exited cleanly. The main thread can change the state at any time."""
     return status.state == "ended"
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _END_TIMEOUT = 5.0
 """Seconds for which a failed rank waits for rank 0 to end it together with the others."""
 _CONNECT_TIMEOUT = 60.0
-"""Seconds in which all ranks must connect to rank 0."""
+"""Seconds within which all ranks must connect to rank 0."""
 
 
 class Watchdog:
@@ -102,7 +102,7 @@ class Watchdog:
             )
 
     def stop(self) -> None:
-        """Stop the heartbeats in order, so that the end of a rank no longer counts as a loss."""
+        """Stop the heartbeats cleanly, so that the exit of this rank does not count as a loss."""
         if self._heartbeats is not None:
             self._heartbeats.report("ended")
             self._heartbeats.join()

@@ -68,7 +68,7 @@ INLINE void write_row(void *array, int64_t start, int64_t n, int half, const flo
 INLINE float exponential(float x)
 {
     /* exp(x) = 2^n exp(r), |r| <= log(2) / 2, with log(2) in two parts; the polynomial is Cephes'. */
-    const float clamped = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x; /* a NaN stays one */
+    const float clamped = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x; /* a NaN stays a NaN */
     const float n = floorf(clamped * 1.44269504088896341f + 0.5f);
     const float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -99,7 +99,7 @@ INLINE float logistic(float x)
 
 struct dropout {
     uint64_t seed;
-    float scale;        /* of the elements that are kept, 1 / (1 - p) */
+    float scale;        /* factor of the elements that are kept, 1 / (1 - p) */
     uint32_t threshold; /* p in units of 2^-31; 0 for no dropout */
 };
 
@@ -174,10 +174,11 @@ KERNEL void dropout_pass(struct dropout_pass *a)
 
 struct attention {
     int64_t next, tasks; /* units of this call */
-    int64_t first;       /* number of the first of these among all units */
+    int64_t first;       /* index of the first of these among all units */
     float *products;     /* [units, E, E]; forward: scores, overwritten with the probabilities after dropout;
-                            backward: output, the gradient */
-    float *gradient;     /* backward: [units, T, T], of the probabilities after dropout, which overwrite it */
+                            backward: output, gradient of the products */
+    float *gradient;     /* backward: [units, T, T], gradient of the probabilities after dropout; overwritten
+                            with these probabilities */
     void *probabilities; /* [units of all calls, T, T], before dropout; forward: output, unless NULL */
     const int32_t *sequences; /* attention mask, [sequences of all calls, T] */
     const int32_t *runs;      /* [runs, 3]: least and greatest distance, and bucket, by increasing distance */
@@ -239,7 +240,7 @@ KERNEL void attention_forward(struct attention *a)
             {
                 const float term = content_to_position[bucket];
                 const float *terms = position_to_content + bucket * side;
-                if (end - begin == 1) { /* most runs; setting up a vector loop would take longer */
+                if (end - begin == 1) { /* true of most runs; setting up a vector loop would take longer */
                     scores[begin] += term + terms[begin];
                     continue;
                 }
@@ -351,8 +352,8 @@ KERNEL void attention_backward(struct attention *a)
 struct geglu_norm {
     int64_t next, tasks;  /* groups of GEGLU_ROWS rows */
     const void *x;        /* [rows, 2 M]: values, gates */
-    void *y;              /* [rows, M]; backward: its gradient */
-    void *gradient;       /* backward: output, of x */
+    void *y;              /* [rows, M]; backward: gradient of y */
+    void *gradient;       /* backward: output, gradient of x */
     float *statistics;    /* [rows, 2]: mean and 1 / standard deviation before the norm */
     int64_t rows, width;  /* width: M */
     int64_t half;
@@ -430,7 +431,7 @@ struct mix {
     const void *const *tensors; /* [count] */
     const float *shares;  /* [count] */
     void *sum;            /* combine: output */
-    const void *gradient; /* inner_products */
+    const void *gradient; /* inner_products: input */
     double *products;     /* inner_products: output, [tasks, count] */
     int64_t count, elements, half;
 };
@@ -483,7 +484,7 @@ struct cross_entropy {
     float *log_sums;        /* [rows]: logarithm of the sum of exponentials; forward: output */
     float *losses;          /* forward: output, [rows] */
     int64_t *correct;       /* forward: output, [rows] */
-    void *gradient;         /* backward: output, of the logits */
+    void *gradient;         /* backward: output, gradient of the logits */
     int64_t vocabulary, half;
     float smoothing;
     float scale;            /* backward: gradient of the summed loss */
@@ -546,7 +547,7 @@ struct multiply {
     float *c; /* c = a b + bias, [m, n] = [m, k] [k, n] + [n], `tasks / tiles` times */
     int64_t m, n, k, rows, tiles; /* rows per task, and tasks per product */
     int64_t a_next, a_row, b_next, b_row, c_next, c_row; /* strides between matrices and between rows */
-    int64_t a_transposed, b_transposed; /* stored transposed; the row stride is that of the transpose */
+    int64_t a_transposed, b_transposed; /* 1 if stored transposed; the row stride is that of the transpose */
 };
 
 void multiply(struct multiply *s)

@@ -270,7 +270,7 @@ class _AttentionPlan:
             torch.mul(tensor[chunk].transpose(1, 2), scale, out=buffer[:n, :, : self.length])
 
     def empty(self, *shape: int) -> Tensor:
-        """Allocate float32 [c, H, ...]."""
+        """Allocate a float32 buffer ``[c, H, *shape]``."""
         return torch.empty(self.chunk, self.heads, *shape)
 
     def run(self, name: str, chunk: slice, **tensors: Tensor | None) -> None:
@@ -293,7 +293,10 @@ class _AttentionPlan:
 
 @functools.lru_cache(maxsize=16)
 def _bucket_runs(distance_buckets: Tensor) -> npt.NDArray[np.int32]:
-    """Return the least and greatest distance and the bucket, counted from 0, of each run, int32 [runs, 3]."""
+    """Return the runs of consecutive distances that share a bucket, int32 ``[runs, 3]``.
+
+    Each row holds the least and the greatest distance of a run, and its bucket, counted from 0.
+    """
     buckets = distance_buckets.numpy()
     starts = np.flatnonzero(np.diff(buckets, prepend=-1))
     ends = np.append(starts[1:], len(buckets))
@@ -302,7 +305,7 @@ def _bucket_runs(distance_buckets: Tensor) -> npt.NDArray[np.int32]:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention, chunk by chunk: products of queries and keys, one pass over these, products with values.
+    """Attention, chunk by chunk: products of queries and keys, a pass over the scores, products with values.
 
     Of all matrices of size [T, T], only the probabilities are saved for the backward pass, which computes the
     dropout mask again.
@@ -343,7 +346,8 @@ class _Attention(torch.autograd.Function):
         plan: _AttentionPlan = ctx.plan
         q, k, v, position_q, position_k, probabilities = ctx.saved_tensors
         length, size, side = plan.length, plan.head_size, plan.side
-        # One tensor holds both, as the backward pass of the projection of queries and keys needs it.
+        # One tensor holds both gradients, because one projection computes queries and keys, and its backward
+        # pass needs them together.
         qk_gradient = torch.empty(*q.shape[:2], 2, *q.shape[2:], dtype=q.dtype)
         q_gradient, k_gradient = qk_gradient.unbind(2)
         v_gradient = torch.empty(v.shape, dtype=v.dtype)

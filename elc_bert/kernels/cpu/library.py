@@ -69,7 +69,7 @@ _ARGUMENTS = {
     "cross_entropy_backward": _CROSS_ENTROPY,
 }
 DROPOUT_ROW = 4096
-"""Number of elements per task; this constant and the next two have the values that they have in kernels.c."""
+"""Number of elements per task. This constant and the next two must equal those in kernels.c."""
 GEGLU_ROWS = 8
 MIX_BLOCK = 4096
 
@@ -79,7 +79,7 @@ def library() -> ctypes.CDLL:
     """Load the library.
 
     Raises:
-        UserError: It was not built when the package was installed.
+        UserError: The library was not built when the package was installed.
     """
     return load_extension("elc_bert.kernels.cpu._kernels", _ARGUMENTS, "elc_bert.training.kernels", "plain")
 
@@ -89,7 +89,7 @@ def run(name: str, **values: Any) -> None:
 
     Args:
         name: Name of the function.
-        values: Fields of its argument structure; of tensors and arrays the addresses are passed.
+        values: Fields of its argument structure. Tensors and arrays are passed by address.
     """
     arguments = _ARGUMENTS[name]()
     for key, value in values.items():

@@ -21,11 +21,11 @@ from elc_bert.kernels.autograd import apply
 from elc_bert.kernels.cpu.library import run
 
 MAX_TILE_ROWS = 256
-"""Largest number of rows of a tile; it is less if there would be fewer than ``MIN_TILES`` tiles."""
+"""Maximum number of rows of a tile. A tile has fewer if there would be fewer than ``MIN_TILES`` tiles."""
 MIN_TILES = 8
 """Number of tiles that is enough to keep the threads busy."""
 MIN_TILE_ROWS = 192
-"""Smallest number of rows to which tiles are reduced for the sake of ``MIN_TILES``."""
+"""Minimum to which the number of rows of a tile is reduced in order to get ``MIN_TILES`` tiles."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -148,7 +148,7 @@ def lacks_bf16_products() -> bool:
 
 @functools.cache
 def sgemm_address() -> int | None:
-    """Return the address of OpenBLAS's single-threaded ``sgemm``; None if MKL is faster or it is missing."""
+    """Return the address of OpenBLAS's single-threaded ``sgemm``; None if there is none or MKL is faster."""
     if not _is_amd():
         return None
     try:

@@ -3,7 +3,7 @@
 Triton comes only with PyTorch's GPU builds, so this module is imported only if its kernels are used.
 
 Shapes: ``B`` batch, ``T`` tokens, ``H`` heads, ``K`` head size, ``P`` relative positions, padded to a power
-of two. Each program works on one head of one sequence; ``row`` is its number, ``h * B + b``.
+of two. Each program works on one head of one sequence; ``row`` is its index, ``h * B + b``.
 """
 
 import math
@@ -117,7 +117,7 @@ def _by_bucket(table, buckets, t, other, length, SIGN: tl.constexpr, P: tl.const
 
 @triton.jit
 def _scores(a, b, a_table, b_table, buckets, i, j, length, SIGN: tl.constexpr, P: tl.constexpr):
-    """Compute the unscaled scores of tokens ``i`` and ``j``, one of which are queries and the other keys.
+    """Compute the unscaled scores of tokens ``i`` and ``j``: one group are queries, the other keys.
 
     Args:
         a: Vectors of the tokens ``i``.
@@ -376,7 +376,7 @@ class _Attention(torch.autograd.Function):
             for _ in range(2)
         )
         with device_of(q):
-            # Queries come first because they write the deltas that keys read.
+            # The launch for queries comes first because it writes the deltas that the launch for keys reads.
             for are_queries, sides, rest in (
                 (True, (q, output_gradient, k, v), (*tables, position_k)),
                 (False, (k, v, q, output_gradient), (*reversed(tables), position_q)),

@@ -91,7 +91,7 @@ def _cross_entropy_forward(
         higher = tl.maximum(highest, tl.max(values))
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(values - higher))
         highest = higher
-        # Of equal logits the first one is the prediction, as for argmax.
+        # If the largest logit occurs more than once, the first one is the prediction, as for argmax.
         is_beaten = is_beaten | (values > at_target) | ((values == at_target) & (column < target))
         if SMOOTHING > 0:
             values_sum += tl.where(column < V, values, 0.0)

@@ -1,4 +1,4 @@
-"""Exports at the numbers of words at which BabyLM's fast evaluation looks at a model."""
+"""Exports at the numbers of words at which BabyLM's fast evaluation scores a model."""
 
 import logging
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ MILLION = 10**6
 MILESTONES = tuple(
     MILLION * number for number in (*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100))
 )
-"""Words after which a model is exported."""
+"""Numbers of words after which a model is exported."""
 
 
 def epochs_warning(epochs: Mapping[str, float]) -> str:
-    """Return a line about the datasets that a run reads more often than allowed; empty without any."""
+    """Return a line about the datasets that a run reads more often than allowed; empty if there are none."""
     over = [f"{name} {number:.3g} times" for name, number in epochs.items() if number > MAX_EPOCHS]
     return f"reads {', '.join(over)}; BabyLM allows {MAX_EPOCHS} epochs" if over else ""
 

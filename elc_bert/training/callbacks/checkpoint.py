@@ -25,7 +25,7 @@ class SaveCheckpoint(Callback):
         self._callbacks = callbacks
 
     def after_step(self, run: Run) -> None:
-        """Continue the checkpoint that is being written, and start a new one if it is due. Collective.
+        """Continue the checkpoint that is being written, and start a new one if one is due. Collective.
 
         Raises:
             UserError: A checkpoint or the log cannot be written. Raised on all ranks.
@@ -35,7 +35,7 @@ class SaveCheckpoint(Callback):
             if not run.progress.evaluation_due:
                 self.save(run, wait=True)
             return
-        # Before the log: if both fail on a full disk, the message names the last good checkpoint.
+        # Checkpoints come before the log: if both fail on a full disk, the message names the last good one.
         self._log_written(run, run.checkpoints.advance(run.checkpoint_state))
         if run.log_failed:
             agree(run.world, run.monitor.check)

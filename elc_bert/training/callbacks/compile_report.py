@@ -20,6 +20,6 @@ class CompileReport(Callback):
         self._due = min(run.progress.step + STEPS_TO_COMPILE, run.last_step)
 
     def after_step(self, run: Run) -> None:
-        """Report once."""
+        """Report once, as soon as enough steps have been taken."""
         if run.progress.step == self._due:
             logger.info("torch.compile, first %d steps: %s", STEPS_TO_COMPILE, GraphCounts.so_far())

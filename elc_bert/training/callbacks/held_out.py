@@ -18,7 +18,7 @@ class HeldOutEvaluation(Callback):
     repeated_after_interruption = True
 
     def after_step(self, run: Run) -> None:
-        """Evaluate if it is due; a signal interrupts the evaluation. Collective if it is due."""
+        """Evaluate if an evaluation is due; a signal interrupts it. Collective if one is due."""
         if not run.is_due(run.config.elc_bert.evaluation.every):
             return
         pin_memory = run.world.device.type == "cuda"

@@ -28,7 +28,7 @@ class LogEntry(Callback):
         self._totals = Totals(run.world.device)
 
     def after_step(self, run: Run) -> None:
-        """Add the step to the sums, and write an entry if one is due. Collective if it is."""
+        """Add the step to the sums, and write an entry if one is due. Collective if one is due."""
         assert run.result is not None
         self._totals.merge(run.result.totals)
         if run.is_due(run.config.elc_bert.training.log_every):
@@ -57,7 +57,7 @@ class LogEntry(Callback):
         progress, settings = run.progress, run.config.elc_bert
         progress.tokens_seen += totals.tokens
         progress.words_seen += totals.words
-        # Read once the sums are there: with them the device has finished its work.
+        # The time is read after the sums: when these are known, the device has finished its work.
         seconds, waited = run.stopwatch.read()
         data_wait, peak_memory_of_rank = max_over_ranks(
             [waited / seconds, peak_memory(run.world.device)], run.world.device

@@ -20,7 +20,7 @@ class MinimalPairsEvaluation(Callback):
     repeated_after_interruption = True
 
     def after_step(self, run: Run) -> None:
-        """Score the pairs if it is due, unless a signal has arrived. Collective if it is due."""
+        """Score the pairs if a scoring is due, unless a signal has arrived. Collective if one is due."""
         if run.progress.evaluation_due or not run.is_due(run.config.elc_bert.evaluation.minimal_pairs_every):
             return
         if run.signals.received_by_any_rank():

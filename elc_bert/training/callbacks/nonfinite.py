@@ -28,7 +28,7 @@ class NonFiniteSteps(Callback):
         """Last steps, if they were all skipped in a row."""
 
     def after_step(self, run: Run) -> None:
-        """Examine the step. A loss that is not finite is removed from its totals. Collective if skipped.
+        """Examine the step, and remove a non-finite loss from its totals. Collective if the step was skipped.
 
         Raises:
             UserError: ``elc_bert.training.max_nonfinite_steps`` were skipped in a row. Raised on all ranks.
@@ -60,7 +60,7 @@ class NonFiniteSteps(Callback):
         return {"steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the steps."""
+        """Restore the steps that were skipped in a row."""
         self._steps = list(state["steps"])
 
     def _stop_after_too_many(self, run: Run) -> None:

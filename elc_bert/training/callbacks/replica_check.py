@@ -11,7 +11,7 @@ class ReplicaCheck(Callback):
     part_of_step = True
 
     def after_step(self, run: Run) -> None:
-        """Compare the weights if it is due. Collective if it is.
+        """Compare the weights if a comparison is due. Collective if one is due.
 
         Raises:
             UserError: The ranks hold different weights. Raised on all ranks.

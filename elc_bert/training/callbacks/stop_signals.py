@@ -5,10 +5,10 @@ from elc_bert.training.run import Run
 
 
 class ExchangeSignals(Callback):
-    """Exchange whether any rank has received a signal, how far checkpoints are, and log failures."""
+    """Exchange whether a rank has received a signal, the state of the checkpoint, and log failures."""
 
     def after_step(self, run: Run) -> None:
-        """Exchange three numbers over the hosts. Collective."""
+        """Exchange three numbers between the CPUs of all ranks. Collective."""
         signal, run.checkpoint_state, log_failed = run.signals.max_over_ranks(
             run.signals.received, run.checkpoints.state, run.monitor.has_failed
         )

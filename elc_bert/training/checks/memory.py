@@ -81,7 +81,7 @@ def explaining_out_of_memory() -> Iterator[None]:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # The CPU allocator, and CUDA and NCCL outside of PyTorch's own allocator, raise no class of their own.
+    # The CPU allocator, and CUDA and NCCL outside of PyTorch's own allocator, raise no special class.
     return any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 

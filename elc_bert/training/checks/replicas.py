@@ -19,7 +19,7 @@ from elc_bert.engine.protocol import Engine
 from elc_bert.training.checks.agreement import ranks_with_hosts
 
 BLOCK_SIZE = 1 << 18
-"""Elements that are summed together, so that their int64 copies stay in a processor's cache."""
+"""Number of elements that are summed together, so that their int64 copies stay in a processor's cache."""
 MAX_NAMED = 3
 """Number of tensors that a message names."""
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
