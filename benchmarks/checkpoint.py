@@ -61,7 +61,7 @@ class Figures:
     load: float
     """Time to load the checked checkpoint into an engine with the same layout."""
     load_other_layout: float
-    """Time to load it tensor by tensor, as after a change of the number of devices or the ZeRO stage."""
+    """Time to load it tensor by tensor, as when the number of devices or the ZeRO stage has changed."""
     disk_read: float
     """Time to read one file of the same size."""
 

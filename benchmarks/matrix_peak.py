@@ -19,8 +19,9 @@ class Peak:
     Args:
         config: Model whose weights are multiplied.
         rows: Rows of the activations that they are multiplied with.
-        predicted: rows that go through the head.
-        precision: on a CPU fp32 is measured too.
+        predicted: Number of these rows that go through the head.
+        precision: Precision to measure. On a CPU, fp32 is measured as well.
+        device: Device to measure.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Peak:
     ) -> None:
         self.device = device
         self.burst = 0.0
-        """The fastest single product of all, operations per second."""
+        """Operations per second of the fastest single product."""
         self._measured: dict[str, list[float]] = {}
         self._products: dict[str, tuple[float, Callable[[], Any]]] = {}
         for each in dict.fromkeys([*(["fp32"] if device.type == "cpu" else []), precision]):
@@ -46,12 +47,12 @@ class Peak:
         return max(self.flops.items(), key=lambda item: item[1])
 
     def measure(self) -> None:
-        """Measure each product for a fifth of a second; later only those that may be the fastest."""
+        """Measure each product for a fifth of a second. Later calls skip much slower ones than the best."""
         for name, (operations, product) in self._products.items():
             best = max(self.flops.values(), default=0.0)
             if self.flops.get(name, best) < 0.7 * best:
                 continue
-            once = self._seconds(product, 1)  # not counted: it may allocate
+            once = self._seconds(product, 1)  # left out of the speed, because the first call may allocate
             repeats = max(1, round(SECONDS / once))
             self._measured.setdefault(name, []).append(operations * repeats / self._seconds(product, repeats))
             self.burst = max(self.burst, operations / min(once, self._seconds(product, 1)))
@@ -68,7 +69,7 @@ class Peak:
 def matrix_products(
     config: ModelConfig, rows: int, predicted: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, tuple[float, Callable[[], Any]]]:
-    """Return the operations and the function of each product, of square matrices and of the model."""
+    """Return products of square matrices and of the model: number of operations and function, by name."""
     d, m = config.hidden_size, config.intermediate_size
     squares = (4096, 8192) if device.type == "cuda" else (256, 512, 1024)
     shapes = {f"{size} square": (size, size, size) for size in squares}

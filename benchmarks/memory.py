@@ -49,7 +49,7 @@ SHORT = [
     "elc_bert.training.long_after=1",
     "elc_bert.evaluation.sequences=8",
     "elc_bert.data.workers=0",
-    "elc_bert.data.pack=false",  # so that the rows of this small batch are full
+    "elc_bert.data.pack=false",  # packing would leave rows of this small batch unused
     "bf16.enabled=false",
     "data_types={}",
     "zero_optimization.stage=0",
@@ -78,11 +78,11 @@ class Comparison:
     predicted: float
     measured: float
     fragmented: float
-    """Measured with the C library's default settings, as users run it."""
+    """Measured peak with the C library's default settings, which users have."""
 
     @property
     def ratio(self) -> float:
-        """Predicted over measured peak."""
+        """Predicted peak divided by measured peak."""
         return self.predicted / self.measured
 
 

@@ -152,7 +152,7 @@ def candidates(groups: Sequence[Group], device: str) -> dict[str, Callable[[], A
 
             options = [{"params": g.tensors(), "weight_decay": g.decay} for g in groups]
             steps["deepspeed.ops.lamb.FusedLamb"] = FusedLamb(options, lr=1e-4).step
-        except Exception as error:  # whatever keeps the operator from being compiled
+        except Exception as error:  # compiling the operator can fail in many ways
             print(f"DeepSpeed's FusedLamb could not be built: {error}", file=sys.stderr)
     return steps
 
@@ -175,7 +175,7 @@ def seconds(work: Callable[[], Any], times: int, device: str) -> float:
 
 
 def measure(groups: Sequence[Group], rounds: int, steps: int, device: str) -> dict[str, float]:
-    """Return the seconds per step, and those of copying and of changing in place as many elements."""
+    """Return the seconds of a step of each optimizer, and of copying and changing as many elements."""
     source = torch.cat([group.flat for group in groups])
     target = torch.empty_like(source)
     works = dict(zip((COPY, IN_PLACE), (lambda: target.copy_(source), source.neg_), strict=True))
@@ -194,7 +194,7 @@ def measure(groups: Sequence[Group], rounds: int, steps: int, device: str) -> di
 
 
 def count_bytes(rank: int, size: str, port: int, folder: str) -> None:
-    """Take three steps on one rank's shard, and write down the bytes that it all-reduces in each."""
+    """Take three steps on one rank's shard, and write the bytes that it all-reduces in each to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     lamb = lamb_of_partitions(build_groups(size, "cpu"), rank, RANKS, dist.group.WORLD)
@@ -320,7 +320,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="steps per optimizer and round; the shortest counts on a CPU, the mean on a GPU (default: 3)",
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="cuda includes ROCm (default: auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device; cuda includes ROCm (default: auto)",
     )
     add_json(parser)
     return parser.parse_args(argv)

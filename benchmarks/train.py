@@ -68,7 +68,7 @@ class Candidate:
     """``auto``, ``fused`` or ``plain``."""
     compile: bool
     pack: bool | None
-    """None if all rows are full."""
+    """Pack several samples into a row. None if all rows are full."""
 
     def __str__(self) -> str:
         layout = {None: "", True: ", packed", False: ", padded"}[self.pack]
@@ -76,7 +76,7 @@ class Candidate:
 
 
 def read_synthetic(vocabulary: int, length: int, batch: int) -> Reader:
-    """Return a reader of random tokens in full rows, with the mean share of them to predict."""
+    """Return a reader of full rows of random tokens, of which the share ``MASKED`` is masked."""
     generator = torch.Generator().manual_seed(1)
 
     def read() -> list[MicroBatch]:
@@ -231,9 +231,9 @@ def benchmark(arguments: argparse.Namespace) -> Report:
     for candidate in candidates:
         kernels_for(device.type, candidate.kernels)
     if arguments.data:
-        read_dataset(arguments, pack=True)  # reports errors before anything is measured
-    # Before this process has threads or has asked for memory: the measurements are forked from it.
-    importlib.import_module("torch._dynamo")  # optimizers import it; here it is not measured
+        read_dataset(arguments, pack=True)  # this reports errors before anything is measured
+    # Memory is measured in forked processes, so this comes before this process starts threads or uses memory.
+    importlib.import_module("torch._dynamo")  # optimizers import it, so import it before measuring
     memory = {str(each): memory_of_fresh_process(arguments, each, device) for each in candidates}
     torch.set_num_threads(arguments.threads)
     rows = min(arguments.batch * arguments.length, 4096 if device.type == "cpu" else 65536)
@@ -271,7 +271,7 @@ def measure_speed(
 ) -> dict[str, Speed]:
     """Measure the speed of each candidate, in turn, and where the time is spent."""
     if device.type == "cpu":
-        keep_freed_memory()  # as training does
+        keep_freed_memory()  # training does the same
     trainings = {str(each): build(arguments, each, device) for each in candidates}
     taken, tokens, parts = take_turns(trainings, peak, arguments.rounds)
     speed = {}
@@ -291,7 +291,7 @@ def measure_speed(
 
 
 def measure_and_draw(arguments: argparse.Namespace) -> Report:
-    """Measure, and draw the picture that --picture asks for."""
+    """Measure, and draw a picture if ``--picture`` is given."""
     if arguments.picture and arguments.memory_only:
         raise UserError("--picture shows times, which --memory-only does not measure; drop one of them")
     report = benchmark(arguments)
@@ -313,18 +313,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     option(
         "--size", choices=SIZES, default="small", help="model: small 24M weights, base 98M (default: small)"
     )
-    option("--layers", type=positive_int, default=12, metavar="L", help="layers (default: 12)")
+    option("--layers", type=positive_int, default=12, metavar="L", help="number of layers (default: 12)")
     option("--length", type=positive_int, default=128, metavar="T", help="tokens per row (default: 128)")
     option("--batch", type=positive_int, default=32, metavar="N", help="rows per micro-batch (default: 32)")
     option("--precision", choices=DTYPES, default="fp32", help="precision (default: fp32)")
-    option("--kernels", choices=("auto", "fused", "plain"), default="auto", help="(default: auto)")
-    option("--compile", action="store_true", help="compile what has no fast path by torch.compile")
+    option("--kernels", choices=("auto", "fused", "plain"), default="auto", help="kernels (default: auto)")
+    option("--compile", action="store_true", help="use torch.compile where there is no fast path")
     option("--compare", action="store_true", help="also take every step with the plain, eager definitions")
     option(
         "--data",
         type=Path,
         metavar="PREFIX",
-        help="real samples instead of random full rows, packed and padded",
+        help="dataset of real samples, measured packed and padded (default: random full rows)",
     )
     option(
         "--micro-batches",
@@ -334,11 +334,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="with --data: a step has M x N samples, for packing in fewer micro-batches (default: 4)",
     )
     option("--memory-only", action="store_true", help="measure memory, not time")
-    option("--rounds", type=positive_int, default=5, metavar="N", help="steps each (default: 5)")
+    option("--rounds", type=positive_int, default=5, metavar="N", help="steps per candidate (default: 5)")
+    cores = available_cores()
     option(
-        "--threads", type=positive_int, default=available_cores(), metavar="N", help="(default: all cores)"
+        "--threads", type=positive_int, default=cores, metavar="N", help="CPU threads (default: all cores)"
     )
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
     option("--picture", type=Path, metavar="FILE", help="also draw where the time goes (PNG)")
     add_json(parser)
     return parser.parse_args(argv)

@@ -109,7 +109,7 @@ class StepTimer:
         self._is_on = False
         self._spans: list[tuple[str, Any, Any]] = []
         self._made: list[tuple[int, int, str]] = []
-        """First sequence number, the one after the last, and the part in which these nodes were made."""
+        """Ranges of sequence numbers: the first, one past the last, and the part that created these nodes."""
 
     @contextmanager
     def instrument(self, model: ElcBertForMaskedLM) -> Iterator[None]:
@@ -212,10 +212,10 @@ class Memory:
 
 
 def measure_memory(training: Training) -> Memory:
-    """Measure the memory of a step, after one that allocates what is kept."""
+    """Measure the memory of a step, after a first step that allocates gradients and optimizer state."""
     device, model = training.device, training.model
     if device.type != "cuda":
-        # Give all that is freed back at once, or it would count as there before.
+        # Return freed memory to the system at once. Otherwise it would still count as used.
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 1 << 16)  # M_TRIM_THRESHOLD

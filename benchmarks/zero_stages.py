@@ -26,10 +26,10 @@ EXACT = [
     "elc_bert.training.log_every=1",
     "tensorboard.enabled=true",
 ]
-"""Overrides of the configuration, so that the runs agree down to fp32 rounding."""
+"""Overrides of the configuration with which equal runs differ only by fp32 rounding."""
 Curve = dict[int, float]
 EQUAL = 2.0**-24
-"""Differences below the resolution of float32 are drawn here, because a logarithmic axis has no zero."""
+"""Value at which differences below float32 resolution are drawn; a logarithmic axis has no zero."""
 
 EXAMPLE = """examples:
   after make demo:   python benchmarks/zero_stages.py
@@ -55,7 +55,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         print(f"[{number}/{len(names)}] {name}", flush=True)
         training = {
             "max_steps": arguments.steps,
-            "max_nonfinite_steps": arguments.steps,  # so that the curve shows such steps
+            "max_nonfinite_steps": arguments.steps,  # do not stop, so that the curve shows these steps
             "output_dir": arguments.output / name,
         }
         sets = [*EXACT, *arguments.set, *settings_of(name)]
@@ -77,7 +77,7 @@ def train_one(arguments: argparse.Namespace) -> None:
     from elc_bert.training.pretrain import pretrain
 
     if arguments.one.startswith("plain"):
-        # An ordinary LAMB takes ZeRO's flat partitions for parameters. So does ours without fragments.
+        # An ordinary LAMB treats ZeRO's flat partitions as parameters. So does ours without fragments.
         engine.shard_lamb = lambda *ignored: None
     run_command(lambda watchdog: pretrain(load_config(arguments.config, arguments.set), watchdog, "auto"))
 

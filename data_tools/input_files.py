@@ -119,7 +119,7 @@ def file_pieces(path: Path, piece_bytes: int, skipped: Skipped | None = None) ->
     """
     name = str(path)
     try:
-        # Opening the file here reports an unreadable one at once instead of hours later.
+        # Opening the file now reports an unreadable one at once instead of hours later.
         with open(path, "rb"):
             size = path.stat().st_size
         if path.suffix == PARQUET:

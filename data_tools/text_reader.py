@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     with open(path, "rb") as raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw) as file:
-                yield file, raw  # type: ignore[misc]  # GzipFile lacks members of IO that are not used here
+                yield file, raw  # type: ignore[misc]  # GzipFile lacks members of IO that this module does not use
         elif path.suffix == ".xz":
             with lzma.LZMAFile(raw) as file:
                 yield file, raw

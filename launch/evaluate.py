@@ -84,7 +84,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="number of sequences (default: the run's, else all)",
     )
     loss.add_argument("--output", type=Path, metavar="FILE", help="also write the figures to this JSON file")
-    fill = commands.add_parser("fill", help="the most probable words for a blank")
+    fill = commands.add_parser("fill", help="print the most probable words for a blank")
     add_model_options(fill)
     fill.add_argument("text", metavar="TEXT", help="text with one [MASK]")
     fill.add_argument(

@@ -93,7 +93,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     supervised.add_argument(
         "--rdzv-endpoint",
         metavar="HOST:PORT",
-        help="where several hosts meet: one of them, which must stay up, and a free port on it",
+        help="one of the hosts, which must stay up, and a free port on it, through which the hosts connect",
     )
     supervised.add_argument(
         "--nproc-per-node",

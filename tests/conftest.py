@@ -1,4 +1,4 @@
-"""Small real inputs for all tests."""
+"""Fixtures that tests of several packages share: small datasets, a tokenizer and a run."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 documents of made-up words: several paragraphs of several sentences each."""
+    """A text file of 40 documents of invented words, each of several paragraphs and sentences."""
     draw = random.Random(1)
     syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "en", "i", "or", "u")]
     lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(300)]
@@ -52,7 +52,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_text: Path) -> Path:
-    """A tokenizer of 512 subwords that fits `tiny_text`."""
+    """A tokenizer of 512 subwords, trained on ``tiny_text``."""
     from data_tools.tokenizer import train
 
     path = tiny_text.with_name("tokenizer.json")
@@ -73,7 +73,7 @@ def tiny_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def second_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
-    """Prefix of a smaller dataset of the same kind as `tiny_dataset`, other text."""
+    """Prefix of a dataset with the tokenizer of ``tiny_dataset``, but other and less text."""
     from data_tools.build import build_dataset
 
     words = tiny_text.read_text(encoding="utf-8").split(" ")
@@ -86,7 +86,7 @@ def second_dataset(tiny_text: Path, tiny_tokenizer: Path) -> Path:
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A finished run."""
+    """A finished training run."""
 
     directory: Path
     output: str
@@ -95,7 +95,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_dataset: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """Four steps of a model of two layers; its training data is its held-out data too."""
+    """A run of four steps of a model of two layers. Its held-out data equals its training data."""
     folder = tmp_path_factory.mktemp("run")
     config = {
         "train_batch_size": 8,
@@ -122,7 +122,7 @@ def tiny_run(tiny_dataset: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.
                 "sequence_length": 32,
                 "long_after": 1.0,
             },
-            # Not a multiple of any batch, so that the last one has rows that do not count.
+            # No batch size divides this number, so the last batch has padding rows, which must not count.
             "evaluation": {"sequences": 45},
         },
     }
@@ -135,7 +135,7 @@ def tiny_run(tiny_dataset: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def configure(tiny_dataset: Path, tiny_tokenizer: Path) -> Callable[..., Path]:
-    """``write_config`` over the tiny dataset."""
+    """Function that calls ``write_config`` with the tiny dataset and its tokenizer."""
 
     def configure(directory: Path, **changes) -> Path:
         return write_config(directory, tiny_dataset, tiny_tokenizer, **changes)
@@ -145,31 +145,31 @@ def configure(tiny_dataset: Path, tiny_tokenizer: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def blended(tiny_dataset: Path, second_dataset: Path) -> dict[str, Any]:
-    """Changes for ``configure``: two training datasets."""
+    """Changes for ``configure`` that make a run train on a blend of two datasets."""
     parts = [{"path": str(tiny_dataset), "weight": 0.7}, {"path": str(second_dataset), "weight": 0.3}]
     return {"data": {"train": parts}}
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    """A process group of this process."""
+def single_process_group() -> Iterator[None]:
+    """A process group that consists of this process only."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 def pytest_configure() -> None:
-    """Have Triton interpret the GPU kernels if there is no GPU; it must know before anything imports it."""
+    """Make Triton interpret the GPU kernels if there is no GPU. Triton reads this setting at import."""
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+@pytest.hookimpl(tryfirst=True)  # runs before pytest selects tests by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is no GPU, and mark those that ``make test-fast`` leaves out."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+            item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
         if item.path.is_relative_to(REPOSITORY / "tests" / "benchmarks"):
             item.add_marker(pytest.mark.slow)
         if RUN_FIXTURES.intersection(getattr(item, "fixturenames", ())):

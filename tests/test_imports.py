@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"elc_bert": "elc_bert", "data_tools": "data_tools", "elc_bert_launch": "launch"}
 """Folder of each package, by the name under which it is imported."""
 EXPORTED = ROOT / "elc_bert" / "hub" / "files"
-"""Files that transformers runs out of an export; they are not imported here."""
+"""Files that are copied to every export and run by transformers. This project does not import them."""
 MAX_LINES = 350
 MAX_LINES_OF_TRAIN = 60
 MAX_FILES_OF_TRAINING = 20
@@ -22,7 +22,7 @@ Graph = dict[str, set[str]]
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the project, by name."""
+    """Return the file of every module of the project, by name of the module."""
     found = {}
     for package, folder in PACKAGES.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -36,7 +36,7 @@ MODULES = modules()
 
 
 def imported_names(path: Path, module: str) -> Iterator[str]:
-    """Full names of everything that a file imports, wherever in the file."""
+    """Yield the full names of all imports of a file, at the top level and inside functions."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -50,14 +50,14 @@ def imported_names(path: Path, module: str) -> Iterator[str]:
 
 
 def nearest_module(name: str, known: Mapping[str, object]) -> str | None:
-    """The module that a full name lies in; None if it is not one of ours."""
+    """Return the module of this project that a full name belongs to, or None."""
     while name and name not in known:
         name = name.rpartition(".")[0]
     return name or None
 
 
 def import_graph() -> Graph:
-    """The modules that each module imports."""
+    """Return the modules that each module imports."""
     graph: Graph = {}
     for module, path in MODULES.items():
         targets = {nearest_module(name, MODULES) for name in imported_names(path, module)}
@@ -66,7 +66,7 @@ def import_graph() -> Graph:
 
 
 def cycles(graph: Graph) -> list[list[str]]:
-    """Groups of modules that import each other, by Tarjan's algorithm for strongly connected components."""
+    """Return groups of modules that import each other (strongly connected components, Tarjan's algorithm)."""
     index: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []
@@ -93,13 +93,13 @@ def cycles(graph: Graph) -> list[list[str]]:
     return found
 
 
-def test_cycles_are_found():
+def test_the_search_finds_cycles():
     graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": set(), "f": {"g"}, "g": {"f", "a"}}
     assert cycles(graph) == [["a", "b", "c"], ["f", "g"]]
     assert cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-def test_imports_are_found_wherever_they_are(tmp_path: Path):
+def test_the_search_finds_imports_inside_functions(tmp_path: Path):
     path = tmp_path / "module.py"
     path.write_text(
         "from typing import TYPE_CHECKING\n"
@@ -111,12 +111,12 @@ def test_imports_are_found_wherever_they_are(tmp_path: Path):
     assert "elc_bert.other.name" in set(imported_names(path, "elc_bert.model.module"))
 
 
-def test_no_modules_import_each_other():
+def test_there_are_no_import_cycles():
     assert cycles(import_graph()) == []
 
 
 def importers(package: str) -> set[str]:
-    """Modules that import a package or a part of it."""
+    """Return the modules that import a package or a part of it."""
     return {
         module
         for module, path in MODULES.items()
@@ -148,7 +148,7 @@ def test_data_tools_uses_the_data_format_and_utilities_only():
     assert [target for target in used - {"elc_bert"} if not target.startswith(allowed)] == []
 
 
-def test_files_are_short():
+def test_files_do_not_exceed_their_limit_of_lines():
     allowed = (EXPORTED, ROOT / "elc_bert" / "kernels")
     lines = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""The benchmark of the data path, on little text; its times are not looked at."""
+"""The benchmark of the data path, on little text; its times are not checked."""
 
 import json
 import subprocess
@@ -27,5 +27,5 @@ def test_building_batches_and_opening_are_measured(tiny_text, tiny_tokenizer, tm
     assert report["opening"].keys() == {"1e+06", "1e+10"}
     for figures in (report["build"], *report["batches"].values()):
         assert all(rate > 0 for rate in figures.values())
-    # The data that are there to be read are 10,000 times as many, the memory that takes them is not.
+    # The larger dataset has 10,000 times as many tokens, but opening it takes as little memory.
     assert all(figures["growth_bytes"] < 1 << 26 for figures in report["opening"].values())

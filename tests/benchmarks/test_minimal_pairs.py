@@ -1,4 +1,4 @@
-"""The benchmark of scoring minimal pairs; its times are not looked at."""
+"""The benchmark of scoring minimal pairs; its times are not checked."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from tests.evaluation.test_minimal_pairs import write_pairs
 from tests.support.launching import REPOSITORY
 
 
-def test_all_ways_score_alike(tiny_run, tiny_text, tmp_path):
+def test_all_methods_give_the_same_scores(tiny_run, tiny_text, tmp_path):
     texts = [line for line in tiny_text.read_text().splitlines() if line.count(" ") > 3][:4]
     pairs, saved = write_pairs(tmp_path / "pairs", texts), tmp_path / "pairs.json"
     command = [

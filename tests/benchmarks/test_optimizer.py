@@ -1,4 +1,4 @@
-"""The benchmark of optimizer steps, at the small model's size; its times are not looked at."""
+"""The benchmark of optimizer steps, at the small model's size; its times are not checked."""
 
 import json
 import subprocess

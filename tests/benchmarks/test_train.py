@@ -31,7 +31,7 @@ def benchmark(*arguments) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
-def test_real_samples_packed_and_padded(tiny_dataset, tmp_path):
+def test_real_samples_are_measured_packed_and_padded(tiny_dataset, tmp_path):
     saved, picture = tmp_path / "train.json", tmp_path / "train.png"
     result = benchmark(
         *(
@@ -64,7 +64,7 @@ def test_real_samples_packed_and_padded(tiny_dataset, tmp_path):
     assert matplotlib.image.imread(picture).std() > 0
 
 
-def test_memory_only_compared_with_the_definitions(tmp_path):
+def test_memory_only_measures_no_times_also_with_compare(tmp_path):
     saved = tmp_path / "train.json"
     result = benchmark("--compare", "--memory-only", "--precision", "bf16", "--json", saved)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -73,8 +73,8 @@ def test_memory_only_compared_with_the_definitions(tmp_path):
     assert report["speed"] == {}
 
 
-def test_every_module_of_a_candidate_computes_with_its_kernels():
-    """Otherwise --compare would time the same kernels twice."""
+def test_every_module_of_a_candidate_uses_the_kernels_of_the_candidate():
+    """If a module used other kernels, ``--compare`` would time the same kernels twice."""
     code = """
 import torch
 from optimizer import SIZES

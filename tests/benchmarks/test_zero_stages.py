@@ -1,4 +1,4 @@
-"""The picture of what ZeRO does to an ordinary LAMB, made small."""
+"""The benchmark that compares an ordinary LAMB with this project's LAMB under ZeRO, on tiny runs."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.launching import REPOSITORY, write_config
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
 
-def test_only_the_ordinary_lamb_differs(tiny_dataset, tiny_tokenizer, tmp_path):
+def test_only_the_ordinary_lamb_differs_from_the_unsharded_run(tiny_dataset, tiny_tokenizer, tmp_path):
     config = write_config(tmp_path, tiny_dataset, tiny_tokenizer)
     output = tmp_path / "runs"
     command = [

@@ -20,7 +20,7 @@ RUN = {"zero_optimization": {"stage": 2}, "training": {"max_steps": 8}, "checkpo
 
 
 @pytest.fixture(scope="module")
-def finished(configure, tmp_path_factory) -> Path:
+def finished_run(configure, tmp_path_factory) -> Path:
     """Output directory of a run on two ranks, with checkpoints of steps 4 and 8."""
     config = configure(tmp_path_factory.mktemp("damage"), **RUN)
     result = run("forked", 2, ["--deepspeed_config", config])
@@ -45,17 +45,17 @@ def delete(path: Path, draw: random.Random) -> None:
 DAMAGES: list[Callable[[Path, random.Random], None]] = [truncate, flip_a_bit, delete]
 
 
-def test_damage_to_any_file_is_detected(finished, alone, caplog):
+def test_damage_to_any_file_is_detected(finished_run, single_process_group, caplog):
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed of the damage: {seed}")  # shown if the test fails
+    print(f"seed of the damage: {seed}")  # pytest shows this line if the test fails
     draw = random.Random(seed)
-    directory = finished / "checkpoints"
+    directory = finished_run / "checkpoints"
     newest = directory / "step-000008"
-    config = load_config(finished / "config.json")
+    config = load_config(finished_run / "config.json")
     checkpoints = Checkpoints(config, World(0, 1, torch.device("cpu")), read_record(newest)["identity"])
     path, _ = checkpoints.find("auto")
     assert path == newest
-    whole = shutil.copytree(newest, finished / "whole")
+    whole = shutil.copytree(newest, finished_run / "whole")
     names = sorted(file.name for file in newest.iterdir())
     assert len(names) == 8, "weights, model, run, and two files of each rank"
     for name in names:
@@ -74,7 +74,7 @@ def test_damage_to_any_file_is_detected(finished, alone, caplog):
     assert path == newest
 
 
-def test_stall_and_write_time_are_logged(finished):
+def test_stall_and_write_times_of_checkpoints_are_logged(finished_run):
     for tag in ("checkpoint/stall_seconds", "checkpoint/write_seconds"):
-        assert len(scalars(finished, tag)) == 2
-        assert all(seconds > 0 for seconds in scalars(finished, tag).values())
+        assert len(scalars(finished_run, tag)) == 2
+        assert all(seconds > 0 for seconds in scalars(finished_run, tag).values())

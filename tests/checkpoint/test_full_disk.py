@@ -16,16 +16,16 @@ STEPS = 30
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A small file system in memory, and what mounts it again with other options."""
+    """A small file system in memory, and a function that remounts it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True)
     except OSError as error:
-        pytest.skip(f"no small disk can be made here: {error}")
+        pytest.skip(f"no small disk can be mounted on this machine: {error}")
     if done.returncode != 0:
-        pytest.skip(f"no small disk can be made here: {done.stderr.strip()}")
+        pytest.skip(f"no small disk can be mounted on this machine: {done.stderr.strip()}")
     try:
         yield (
             folder,
@@ -37,7 +37,7 @@ def disk(tmp_path) -> Iterator[tuple[Path, Callable[[str], None]]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk(disk, configure):
+def test_a_run_ends_in_one_line_on_a_full_or_read_only_disk_and_can_be_resumed(disk, configure):
     folder, remount = disk
     config = configure(
         folder / "of-a-user",

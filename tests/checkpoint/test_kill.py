@@ -21,19 +21,19 @@ RUN = {
     "evaluation": {"every": 60, "sequences": 8},
     "zero_optimization": {"stage": 1},
 }
-"""Settings with dropout, a data worker, longer sequences from step 180 and a checkpoint every 2 steps."""
+"""Run with dropout, a data worker, longer sequences from step 180 and a checkpoint every 2 steps."""
 
 
 @dataclass
 class KilledRun:
-    """An uninterrupted run, and one that was killed again and again."""
+    """An uninterrupted run, and a run that was killed and resumed many times."""
 
     seed: int
-    """Seed of the moments of the kills."""
+    """Seed of the random times of the kills."""
     uninterrupted: Path
     killed: Path
     stopped_at: list[int]
-    """Step of the newest checkpoint after each kill."""
+    """Step of the newest_step checkpoint after each kill."""
     during_writes: int
     """Number of kills that left an unfinished checkpoint."""
 
@@ -52,25 +52,25 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
     stopped_at, during_writes = [], 0
     for target in sorted(draw.sample(range(STEPS - 10), KILLS)):
         job = FORK_SERVER.start(RANKS, arguments)
-        while newest(checkpoints) < target:
+        while newest_step(checkpoints) < target:
             assert not job.has_ended, f"seed {seed}: {job.result(1).output}"
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.08))
         job.kill()
-        stopped_at.append(newest(checkpoints))
+        stopped_at.append(newest_step(checkpoints))
         during_writes += any(checkpoints.glob(".step-*.partial"))
     last = FORK_SERVER.start(RANKS, arguments).result(timeout=200)
     assert last.status == 0, last.output
     return KilledRun(seed, uninterrupted.parent / "run", killed.parent / "run", stopped_at, during_writes)
 
 
-def newest(checkpoints: Path) -> int:
-    """Step of the checkpoint that ``latest`` names; 0 if there is none."""
+def newest_step(checkpoints: Path) -> int:
+    """Return the step of the checkpoint that ``latest`` names, or 0 without a checkpoint."""
     latest = checkpoints / "latest"
     return int(latest.read_text().removeprefix("step-")) if latest.is_file() else 0
 
 
-def test_kills_hit_every_part_of_the_run(outcome):
+def test_some_kills_interrupt_the_write_of_a_checkpoint(outcome):
     moments = (
         f"{outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
     )
@@ -92,7 +92,7 @@ def test_weights_equal_those_of_the_uninterrupted_run(outcome):
     assert all((ours[key] == expected[key]).all() for key in expected), f"seed {outcome.seed}"
 
 
-def test_no_temporary_files_remain(outcome):
+def test_no_temporary_files_remain_in_the_killed_run(outcome):
     assert not list(outcome.killed.rglob(".*")), f"seed {outcome.seed}"
     names = {path.name for path in (outcome.killed / "checkpoints").iterdir()}
     assert names == {"latest", f"step-{STEPS - 2:06d}", f"step-{STEPS:06d}"}

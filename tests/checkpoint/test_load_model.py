@@ -80,7 +80,7 @@ def break_config(directory: Path) -> None:
     (directory / "model.json").write_text("{", encoding="utf-8")
 
 
-def config_with(change: dict):
+def change_config(change: dict):
     def apply(directory: Path) -> None:
         (directory / "model.json").write_text(json.dumps(CONFIG.model_dump() | change), encoding="utf-8")
 
@@ -95,16 +95,21 @@ def config_with(change: dict):
         (replace_weights, r"model\.safetensors: damaged"),
         (remove_config, r"model\.json: cannot be read: No such file"),
         (break_config, r"model\.json: not valid JSON"),
-        (config_with({"hidden_sise": 3}), r"model\.json: unknown key hidden_sise; did you mean hidden_size"),
-        (config_with({"num_hidden_layers": 4}), r"model\.safetensors: lacks encoder\.layers\.3"),
         (
-            config_with({"variant": "zero"}),
+            change_config({"hidden_sise": 3}),
+            r"model\.json: unknown key hidden_sise; did you mean hidden_size",
+        ),
+        (change_config({"num_hidden_layers": 4}), r"model\.safetensors: lacks encoder\.layers\.3"),
+        (
+            change_config({"variant": "zero"}),
             r"safetensors: holds encoder\.output_mixture\.weights, which model\.json",
         ),
-        (config_with({"vocab_size": 61}), r"has shape \[60, 16\], but model.json asks for \[61, 16\]"),
+        (change_config({"vocab_size": 61}), r"has shape \[60, 16\], but model.json asks for \[61, 16\]"),
     ],
 )
-def test_damage_is_reported_in_one_line(damage, message: str, model: ElcBertForMaskedLM, tmp_path: Path):
+def test_a_damaged_checkpoint_is_reported_in_one_line(
+    damage, message: str, model: ElcBertForMaskedLM, tmp_path: Path
+):
     damage(save(model, tmp_path))
     with pytest.raises(UserError, match=message) as caught:
         load_checkpoint_model(tmp_path)

@@ -29,7 +29,7 @@ from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import sha256_of
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = pytest.mark.usefixtures("single_process_group")
 
 DATA = {"train": "1f", "dev": "2e", "tokenizer": "3d"}
 PROGRESS = {"step": 4, "tokens_seen": 1000, "since_log": None}
@@ -46,7 +46,7 @@ def checkpoint(config: Path) -> Path:
     directory = config.parent / "run" / "checkpoints" / "step-000004"
     directory.mkdir(parents=True)
     (directory / "weights.pt").write_bytes(b"weights")
-    rewrite(
+    rewrite_record(
         directory,
         identity=run_identity(load_config(config), DATA),
         layout=layout_of(load_config(config), devices=2),
@@ -58,32 +58,33 @@ def checkpoint(config: Path) -> Path:
     return directory
 
 
-def rewrite(directory: Path, **changes: Any) -> None:
-    """Change run.json and its seal."""
+def rewrite_record(directory: Path, **changes: Any) -> None:
+    """Change fields of ``run.json`` and update its checksum."""
     path = directory / "run.json"
     record = read_record(directory) if path.exists() else {}
     path.write_text(with_checksum({**record, **changes}))
 
 
-def of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
+def checkpoints_of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
+    """Return the checkpoints of a run on one rank that reads the given data."""
     return Checkpoints(config, World(0, 1, torch.device("cpu")), run_identity(config, data))
 
 
-def found(checkpoints: Checkpoints, resume: str = "auto") -> Path:
-    """The checkpoint that is taken, which is the one after step 4."""
+def find_checkpoint(checkpoints: Checkpoints, resume: str = "auto") -> Path:
+    """Return the checkpoint that ``resume`` selects, and check that it is the one after step 4."""
     path, record = checkpoints.find(resume)
     assert record["progress"] == PROGRESS
     return path
 
 
-def test_auto_finds_the_newest_checkpoint(config, checkpoint):
-    assert found(of(load_config(config))) == checkpoint
-    assert found(of(load_config(config)), str(checkpoint)) == checkpoint
+def test_resume_auto_finds_the_newest_checkpoint(config, checkpoint):
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config)), str(checkpoint)) == checkpoint
 
 
-def test_auto_starts_a_new_run_without_checkpoints(config):
-    assert of(load_config(config)).find("auto") is None
-    assert of(load_config(config)).find("never") is None
+def test_resume_auto_starts_a_new_run_without_checkpoints(config):
+    assert checkpoints_of(load_config(config)).find("auto") is None
+    assert checkpoints_of(load_config(config)).find("never") is None
 
 
 @pytest.mark.parametrize(
@@ -99,15 +100,15 @@ def test_auto_starts_a_new_run_without_checkpoints(config):
         ("scheduler.type=Linear", 'schedule.scheduler.type: "Cosine" -> "Linear"'),
     ],
 )
-def test_the_identity_must_agree(config, checkpoint, override, difference):
+def test_a_checkpoint_of_a_run_with_another_identity_is_refused(config, checkpoint, override, difference):
     with pytest.raises(UserError, match="is a checkpoint of another run") as error:
-        of(load_config(config, [override])).find("auto")
+        checkpoints_of(load_config(config, [override])).find("auto")
     assert difference in str(error.value)
 
 
-def test_other_data_is_refused(config, checkpoint):
+def test_a_checkpoint_of_a_run_on_other_data_is_refused(config, checkpoint):
     with pytest.raises(UserError, match=r'another run: data\.train: "1f" -> "4c"'):
-        of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
+        checkpoints_of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
 
 
 BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
@@ -121,16 +122,16 @@ BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
         (DATA, r'data\.train: \["1f", "4c"\] -> "1f"'),
     ],
 )
-def test_another_blend_is_refused(config, checkpoint, data, difference):
-    rewrite(checkpoint, identity=run_identity(load_config(config), BLEND))
+def test_a_checkpoint_of_a_run_on_another_blend_is_refused(config, checkpoint, data, difference):
+    rewrite_record(checkpoint, identity=run_identity(load_config(config), BLEND))
     parts = [{"path": "elsewhere/a", "weight": 0.7}, {"path": "elsewhere/b", "weight": 0.3}]
     moved = load_config(config, [f"elc_bert.data.train={json.dumps(parts)}"])
-    assert found(of(moved, data=BLEND)) == checkpoint
+    assert find_checkpoint(checkpoints_of(moved, data=BLEND)) == checkpoint
     with pytest.raises(UserError, match=difference):
-        of(moved, data=data).find("auto")
+        checkpoints_of(moved, data=data).find("auto")
 
 
-def test_other_settings_may_change_and_changes_are_logged(config, checkpoint, caplog):
+def test_settings_outside_of_the_identity_may_change_and_are_logged(config, checkpoint, caplog):
     caplog.set_level(logging.INFO)
     moved = [
         "elc_bert.data.train=elsewhere/tiny",
@@ -141,7 +142,7 @@ def test_other_settings_may_change_and_changes_are_logged(config, checkpoint, ca
         "optimizer.params.fused=false",
         "zero_optimization.stage=1",
     ]
-    assert found(of(load_config(config, moved))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config, moved))) == checkpoint
     assert len(caplog.messages) == 9
     assert "changed since the checkpoint: layout.zero_stage: 0 -> 1" in caplog.messages
     assert 'changed since the checkpoint: layout.devices: "any" -> 1' in caplog.messages
@@ -150,21 +151,21 @@ def test_other_settings_may_change_and_changes_are_logged(config, checkpoint, ca
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
-def test_a_damaged_record_is_named(config, checkpoint, content):
+def test_the_error_for_a_damaged_record_names_its_file(config, checkpoint, content):
     (checkpoint / "run.json").write_text(content)
     with pytest.raises(UserError) as error:
-        of(load_config(config)).find("auto")
+        checkpoints_of(load_config(config)).find("auto")
     assert str(checkpoint / "run.json") in str(error.value)
 
 
 def test_any_changed_byte_of_a_record_is_detected(checkpoint):
     path = checkpoint / "run.json"
     whole = path.read_bytes()
-    for place in random.Random(1).sample(range(len(whole)), 300):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for offset in random.Random(1).sample(range(len(whole)), 300):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
         with pytest.raises(UserError, match="is damaged"):
             read_record(checkpoint)
-        path.write_bytes(whole[:place])
+        path.write_bytes(whole[:offset])
         with pytest.raises(UserError, match="is damaged"):
             read_record(checkpoint)
     path.write_bytes(whole)
@@ -176,23 +177,23 @@ def test_damaged_files_are_named_and_the_previous_checkpoint_is_used(config, che
     shutil.copytree(checkpoint, newer)
     (checkpoint.parent / "latest").write_text(newer.name)
     (newer / "weights.pt").write_bytes(b"weighty")
-    assert found(of(load_config(config))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
     assert f"{newer / 'weights.pt'}: is damaged" in caplog.text
     (newer / "weights.pt").unlink()
-    assert found(of(load_config(config))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
     assert f"{newer / 'weights.pt'}: cannot be read (No such file" in caplog.text
     shutil.rmtree(newer)
-    assert found(of(load_config(config))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
     assert "step-000006/run.json: cannot be read" in caplog.text
 
     with pytest.raises(UserError, match="step-000006: no such checkpoint"):
-        of(load_config(config)).find(str(newer))
+        checkpoints_of(load_config(config)).find(str(newer))
     (checkpoint / "weights.pt").write_bytes(b"weighty")
     with pytest.raises(UserError, match=r"step-000006/run\.json.*; .*step-000004/weights\.pt: is damaged"):
-        of(load_config(config)).find("auto")
+        checkpoints_of(load_config(config)).find("auto")
 
 
-def test_candidates_to_resume_from(tmp_path):
+def test_newest_first_begins_with_latest_and_leaves_out_newer_checkpoints(tmp_path):
     assert newest_first(tmp_path / "none") == []
     for step in (2, 10, 1000000):
         (tmp_path / f"step-{step:06d}").mkdir()
@@ -202,7 +203,7 @@ def test_candidates_to_resume_from(tmp_path):
         (None, names),
         ("step-1000000", names),
         ("step-000010\n", names[1:]),
-        # Named, but gone.
+        # ``latest`` names a checkpoint that does not exist.
         ("step-000011", ["step-000011", *names[1:]]),
         ("../elsewhere", names),
         ("\0", names),
@@ -213,7 +214,9 @@ def test_candidates_to_resume_from(tmp_path):
 
 
 @pytest.mark.parametrize("renamed", [0, 1])
-def test_a_kill_while_a_checkpoint_replaces_one_of_the_same_step(config, checkpoint, monkeypatch, renamed):
+def test_a_kill_during_the_replacement_of_a_checkpoint_leaves_a_valid_one(
+    config, checkpoint, monkeypatch, renamed
+):
     class Kill(BaseException):
         pass
 
@@ -230,10 +233,10 @@ def test_a_kill_while_a_checkpoint_replaces_one_of_the_same_step(config, checkpo
         publish(checkpoint, read_record(checkpoint), {}, {}, CheckpointConfig(keep=1))
     monkeypatch.undo()
     assert checkpoint.exists() == (renamed == 0)
-    assert found(of(load_config(config))) == checkpoint
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
 
 
-def test_differences_name_every_leaf():
+def test_differences_names_every_key_that_changed():
     before = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": True}
     after = {"a": 1, "b": {"c": [1, 3], "d": None}, "new": "x"}
     assert differences(before, after) == [
@@ -243,8 +246,8 @@ def test_differences_name_every_leaf():
     ]
 
 
-def test_deleting_old_checkpoints_keeps_the_newest_below_a_later_one(tmp_path):
-    """As after --resume DIR from an early checkpoint."""
+def test_delete_old_keeps_the_checkpoint_just_written_and_all_later_ones(tmp_path):
+    """Later checkpoints exist if a run was resumed from an early one by ``--resume DIR``."""
     names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
     for name in names:
         (tmp_path / name).mkdir()
@@ -260,9 +263,9 @@ def test_keep_every_and_keep_best_retain_checkpoints(checkpoint):
     for step, loss in [(5, 3.0), (6, 2.5), (7, None), (8, 2.75), (9, 2.9)]:
         copy = directory / f"step-{step:06d}"
         shutil.copytree(checkpoint, copy)
-        rewrite(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
+        rewrite_record(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
     delete_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
-    assert [path.name for path in newest_first(directory)] == ["step-000004"]  # what latest names
+    assert [path.name for path in newest_first(directory)] == ["step-000004"]  # the one that ``latest`` names
     left = {path.name for path in directory.iterdir()}
     assert left == {"latest", "best", *(f"step-00000{step}" for step in (4, 6, 8, 9))}
     assert (directory / "best").read_text() == "step-000006"

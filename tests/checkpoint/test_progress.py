@@ -1,4 +1,4 @@
-"""Progress in the records of checkpoints, also of earlier versions."""
+"""A run's progress in the records of checkpoints, including records that earlier versions wrote."""
 
 from dataclasses import asdict
 
@@ -7,12 +7,12 @@ import pytest
 from elc_bert.checkpoint.progress import Progress
 
 
-def test_a_record_is_read_as_it_was_written():
+def test_progress_does_not_change_when_it_is_saved_and_loaded():
     progress = Progress(step=3, words_seen=7, epochs={"a": 0.5}, callbacks={"log": {"sums": [1.0]}})
     assert Progress.from_record(asdict(progress)) == progress
 
 
-def test_fields_of_records_before_callbacks_become_their_state():
+def test_fields_of_records_that_predate_callbacks_become_callback_state():
     record = {
         "step": 20,
         "samples_seen": 160,
@@ -33,6 +33,6 @@ def test_fields_of_records_before_callbacks_become_their_state():
     assert Progress.from_record({**record, "since_log": None, "nonfinite_steps": []}).callbacks == {}
 
 
-def test_an_unknown_field_is_refused():
+def test_a_record_with_an_unknown_field_is_refused():
     with pytest.raises(TypeError):
         Progress.from_record({"step": 1, "stride": 2})

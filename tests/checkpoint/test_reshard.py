@@ -22,7 +22,7 @@ RUN: dict[str, Any] = {
     "training": {"max_steps": 40, "long_after": 0.9},
     "checkpoint": {"every": 20},
 }
-"""No number is a multiple of the ranks, and the sequences get longer at step 36."""
+"""Settings of every run. No size is divisible by the ranks, and sequences become longer at step 36."""
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "torch_adam": True}}}
 
 
@@ -31,7 +31,7 @@ def zero(stage: int, **settings: Any) -> dict[str, Any]:
 
 
 SUB_GROUPS = zero(3, sub_group_size=500, stage3_param_persistence_threshold=0)
-"""No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it."""
+"""ZeRO stage 3 with every parameter partitioned and each parameter group divided into sub-groups."""
 REORDERED = zero(2, round_robin_gradients=True, parameter_alignment=True)
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 SOURCES = {
@@ -42,7 +42,7 @@ SOURCES = {
     "AdamW stage 1": ADAMW | zero(1),
     "bf16 stage 1": BF16 | zero(1),
 }
-"""By name: on two ranks, what is changed in RUN."""
+"""Changes of ``RUN`` for the uninterrupted runs on two ranks, by name of the run."""
 FOUR_MICRO_BATCHES = {"train_micro_batch_size_per_gpu": 6}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "1 rank, stage 0": ("stage 1", 1, zero(0) | {"train_micro_batch_size_per_gpu": 12}),
@@ -59,12 +59,12 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "bf16 to stage 3": ("bf16 stage 1", 2, BF16 | zero(3)),
     "bf16 to stage 0 on 1 rank": ("bf16 stage 1", 1, BF16 | zero(0)),
 }
-"""The source, the number of ranks to go on with, and what is changed then."""
+"""Resumed runs by name: the run whose checkpoint is used, the number of ranks, and changes of ``RUN``."""
 
 
 @pytest.fixture(scope="module")
 def sources(configure, tmp_path_factory) -> dict[str, Path]:
-    """Output directories of runs that nothing has interrupted, each with its checkpoint of step 20."""
+    """Output directories of the uninterrupted runs, each with a checkpoint of step 20, by name."""
     folder = tmp_path_factory.mktemp("sources")
     configs = {
         name: configure(folder / name.replace(" ", "-"), **RUN, **case) for name, case in SOURCES.items()
@@ -76,7 +76,7 @@ def sources(configure, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def resumed(configure, sources, tmp_path_factory) -> dict[str, Path]:
-    """Output directories of runs that went on from step 20, in one launch for each number of ranks."""
+    """Output directories of the runs resumed from step 20, by name. Each number of ranks takes one launch."""
     folder = tmp_path_factory.mktemp("resumed")
     configs = {}
     for name, (source, _, changes) in CASES.items():
@@ -94,17 +94,17 @@ def resumed(configure, sources, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_equal_those_of_the_run_in_the_old_layout(sources, resumed, case):
+def test_losses_of_a_resumed_run_equal_those_of_the_uninterrupted_run(sources, resumed, case):
     source = CASES[case][0]
     expected = {step: loss for step, loss in losses(sources[source]).items() if step > 20}
     assert len(expected) == 20
-    # In bf16 another division of the sums rounds differently, with and without an interruption.
+    # In bf16, a sum that is divided differently among ranks is rounded differently, even without resuming.
     assert largest_difference(losses(resumed[case]), expected) < (2e-3 if "bf16" in case else 1e-5)
 
 
 @pytest.mark.parametrize("source", ["stage 1", "stage 2 reordered", "stage 3 sub-groups"])
-def test_ds_to_universal_reads_the_same_state(sources, source, tmp_path, capsys):
-    """Its universal checkpoint, which stage 0 cannot be converted to, holds our tensors to the bit."""
+def test_ds_to_universal_converts_a_checkpoint_to_the_same_state(sources, source, tmp_path, capsys):
+    """DeepSpeed's universal checkpoint holds bit-identical tensors. Stage 0 cannot be converted to one."""
     from deepspeed.checkpoint import ds_to_universal
 
     checkpoint = sources[source] / "checkpoints" / "step-000020"
@@ -120,11 +120,12 @@ def test_ds_to_universal_reads_the_same_state(sources, source, tmp_path, capsys)
     ds_to_universal.main(arguments)
     capsys.readouterr()
     saved = SavedState(checkpoint)
-    # A tied matrix is there twice, without moments under its second name.
+    # A tied matrix is stored under two names, and its moments under the first one only.
     names = {path.parent.name for path in (tmp_path / "universal" / "zero").glob("*/exp_avg.pt")}
     assert len(names) > 20
     for name, key in itertools.product(names, ("fp32", "exp_avg", "exp_avg_sq")):
         with torch.serialization.safe_globals(allowed_classes()):
             theirs = torch.load(tmp_path / "universal" / "zero" / name / f"{key}.pt", weights_only=True)
-        theirs = theirs["param"] if isinstance(theirs, dict) else theirs  # at ZeRO 3 it is the tensor alone
+        # With ZeRO 3, the file holds a tensor, otherwise a dict with the tensor.
+        theirs = theirs["param"] if isinstance(theirs, dict) else theirs
         assert torch.equal(theirs.flatten(), saved.whole(name, key)), (name, key)

@@ -29,7 +29,7 @@ LONG_RUN = {
     "checkpoint": {"every": 20, "keep": 2},
     "evaluation": {"every": 50},
 }
-"""With dropout; the sequences get longer at step 90, so within the part that is done again."""
+"""Settings of a run with dropout. Sequences become longer at step 90, in the part that is repeated."""
 CASES = {
     "bf16 stage 1": LONG_RUN
     | {
@@ -37,24 +37,24 @@ CASES = {
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {"stage": 1},
         "model": {"variant": "weighted_output"},
-        # The entry of step 63 averages over steps on both sides of the checkpoint of step 60.
+        # The log entry of step 63 averages over steps before and after the checkpoint of step 60.
         "training": LONG_RUN["training"] | {"log_every": 7},
         "data": {"workers": 1},
     },
 }
-"""In fp32 see test_kill.py."""
+"""Changes of the settings, by name of the run. Runs in fp32 are tested in ``test_kill.py``."""
 
 
 @dataclass
 class ResumedRun:
-    """An uninterrupted run, and one that was killed and resumed."""
+    """An uninterrupted run, and a run that was killed and resumed."""
 
     uninterrupted: Path
     killed: Path
     losses_before: dict[int, float]
-    """Losses that the killed run had logged."""
+    """Losses that the killed run had logged before it was resumed, by step."""
     checkpoint: str
-    """Name of the newest checkpoint when it was killed."""
+    """Name of the newest checkpoint when the run was killed."""
     resumed: Result
     config: Path
 
@@ -65,7 +65,7 @@ def outcome(request, configure, tmp_path_factory) -> ResumedRun:
     configs = [configure(folder / name, **CASES[request.param]) for name in ("uninterrupted", "killed")]
     uninterrupted, killed = (config.parent / "run" for config in configs)
 
-    # Neither has been started: "auto" begins both afresh, one after the other.
+    # Neither run exists yet, so "auto" starts both from the beginning, one after the other.
     job = FORK_SERVER.start(2, [*configs, "--resume", "auto"], script=PRETRAIN_EACH)
     for _ in poll(240):
         if last_step(killed) > 62:
@@ -74,10 +74,10 @@ def outcome(request, configure, tmp_path_factory) -> ResumedRun:
     job.kill()
     losses_before = losses(killed)
     time.sleep(1)
-    assert losses(killed) == losses_before, "no rank has outlived the kill"
+    assert losses(killed) == losses_before, "no rank may survive the kill"
     checkpoints = killed / "checkpoints"
     newest = (checkpoints / "latest").read_text()
-    # A kill while a checkpoint is being written leaves this behind.
+    # A kill during the write of a checkpoint leaves such files behind.
     (checkpoints / ".step-000055.partial").mkdir()
     (checkpoints / ".step-000055.partial" / "half").touch()
 
@@ -97,7 +97,7 @@ def test_the_run_was_killed_between_two_checkpoints(outcome):
     assert step < max(outcome.losses_before) < STEPS
 
 
-def test_it_resumes_after_the_step_of_the_checkpoint(outcome):
+def test_the_resumed_run_continues_after_the_step_of_its_checkpoint(outcome):
     assert outcome.resumed.status == 0, outcome.resumed.output
     step = int(outcome.checkpoint.removeprefix("step-"))
     assert (
@@ -151,7 +151,7 @@ def test_only_the_newest_checkpoints_are_kept(outcome):
         assert (directory / "checkpoints" / "latest").read_text() == "step-000100"
 
 
-def test_a_checkpoint_is_complete(outcome):
+def test_the_record_of_a_checkpoint_lists_the_hashes_of_all_its_files(outcome):
     directory = outcome.killed / "checkpoints" / "step-000100"
     record = json.loads((directory / "run.json").read_text())
     assert set(record["files"]) == {path.name for path in directory.iterdir()} - {"run.json"}
@@ -159,7 +159,7 @@ def test_a_checkpoint_is_complete(outcome):
     assert {"model.safetensors", "model.json"} <= set(record["files"])
 
 
-def test_resuming_a_finished_run_changes_nothing(outcome):
+def test_resuming_a_finished_run_changes_no_file(outcome):
     before = hashes(outcome.killed / "checkpoints"), losses(outcome.killed)
     again = run("forked", 2, ["--deepspeed_config", outcome.config, "--resume", "auto"])
     assert again.status == 0, again.output
@@ -171,7 +171,7 @@ SHORT_RUN = {
     "model": {"hidden_size": 25, "num_attention_heads": 5, "intermediate_size": 37},
     "checkpoint": {"every": 10},
 }
-"""Runs of 20 steps that go back to step 10. Dropout is on, and no number is a multiple of the ranks."""
+"""Settings of runs of 20 steps with dropout, resumed from step 10. No size is divisible by the ranks."""
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 SHARDED = {
     "fp32 stage 3": {
@@ -179,7 +179,7 @@ SHARDED = {
     },
     "bf16 stage 3 offload": BF16 | {"zero_optimization": {"stage": 3, **OFFLOAD}},
     "fp32 stage 2 offload": {"zero_optimization": {"stage": 2, **OFFLOAD}},
-    # Whose first steps overflow and are skipped: the loss scale and the count of steps are state, too.
+    # The first steps overflow and are skipped, so the loss scale and the step count are part of the state.
     "fp16 stage 0": {"fp16": {"enabled": True, "initial_scale_power": 20}},
 }
 
@@ -188,26 +188,27 @@ BLEND = "bf16 blend"
 
 
 @pytest.fixture(scope="module")
-def gone_back(configure, blended, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
-    """Of each case what the run left behind, before and after its second half was done again."""
-    folder = tmp_path_factory.mktemp("gone-back")
+def repeated_runs(configure, blended, tmp_path_factory) -> dict[str, tuple[dict[str, dict], dict[str, dict]]]:
+    """Results of each run, before and after its second half was repeated, by name of the run."""
+    folder = tmp_path_factory.mktemp("repeated")
     cases = SHARDED | {BLEND: BF16 | blended}
     configs = [
         configure(folder / name.replace(" ", "-"), **SHORT_RUN, **case) for name, case in cases.items()
     ]
     arguments = [*configs, "--fp16-on-cpu", "--resume", "auto"]
-    left = []
+    results = []
     for _ in range(2):
         result = run("forked", 2, arguments, timeout=200, script=PRETRAIN_EACH)
         assert result.status == 0, result.output
-        left.append([left_behind(config.parent / "run") for config in configs])
+        results.append([results_of(config.parent / "run") for config in configs])
         for config in configs:
             (config.parent / "run" / "checkpoints" / "latest").write_text("step-000010")
     assert "after step 10" in result.stdout
-    return dict(zip(cases, zip(*left, strict=True), strict=True))
+    return dict(zip(cases, zip(*results, strict=True), strict=True))
 
 
-def left_behind(directory: Path) -> dict[str, dict]:
+def results_of(directory: Path) -> dict[str, dict]:
+    """Return the logged curves and the final weights of a run."""
     curves = ("train/loss", "train/gradient_norm", "train/learning_rate", "train/skipped_steps")
     weights = load_file(directory / "checkpoints" / "step-000020" / "model.safetensors")
     return {tag: scalars(directory, tag) for tag in curves} | {
@@ -216,8 +217,8 @@ def left_behind(directory: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("case", [*SHARDED, BLEND])
-def test_resuming_from_an_earlier_checkpoint_gives_the_same_run(gone_back, case):
-    once, twice = gone_back[case]
+def test_resuming_from_an_earlier_checkpoint_gives_the_same_run(repeated_runs, case):
+    once, twice = repeated_runs[case]
     assert len(once["train/loss"]) == 20
     assert once == twice
     assert (once["train/skipped_steps"][20] > 0) == case.startswith("fp16")

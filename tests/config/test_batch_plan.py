@@ -1,3 +1,5 @@
+"""Division of the global batch into ranks, micro-batches and gradient accumulation."""
+
 import re
 
 import pytest
@@ -10,24 +12,26 @@ from elc_bert.utils.errors import UserError
 counts = st.integers(1, 200)
 
 
-def test_the_largest_micro_batch_that_fits_is_taken():
+def test_the_largest_possible_micro_batch_up_to_the_maximum_is_chosen():
     assert plan_batch(32768, 16, max_micro_batch=256) == BatchPlan(256, 8, 16)
     assert plan_batch(96, 2, max_micro_batch=20) == BatchPlan(16, 3, 2)
     assert plan_batch(22, 2, max_micro_batch=10) == BatchPlan(1, 11, 2)
 
 
-@given(micro=counts, accumulation=counts, world=counts, most=counts)
-def test_the_product_is_exactly_the_global_batch(micro, accumulation, world, most):
-    plan = plan_batch(micro * accumulation * world, world, most)
+@given(micro=counts, accumulation=counts, world=counts, max_micro_batch=counts)
+def test_micro_batch_times_accumulation_times_world_size_is_the_global_batch(
+    micro, accumulation, world, max_micro_batch
+):
+    plan = plan_batch(micro * accumulation * world, world, max_micro_batch)
     assert plan.global_batch == plan.micro_batch * plan.accumulation * plan.world_size
     assert plan.global_batch == micro * accumulation * world
     assert plan.world_size == world
-    assert plan.micro_batch <= most
-    assert not [m for m in range(plan.micro_batch + 1, most + 1) if micro * accumulation % m == 0]
+    assert plan.micro_batch <= max_micro_batch
+    assert not [m for m in range(plan.micro_batch + 1, max_micro_batch + 1) if micro * accumulation % m == 0]
 
 
 @given(micro=counts, accumulation=counts, world=counts)
-def test_what_is_given_is_kept(micro, accumulation, world):
+def test_a_given_micro_batch_or_accumulation_is_kept(micro, accumulation, world):
     total, plan = micro * accumulation * world, BatchPlan(micro, accumulation, world)
     assert plan_batch(total, world, 1, micro_batch=micro) == plan
     assert plan_batch(total, world, 1, accumulation=accumulation) == plan
@@ -35,7 +39,7 @@ def test_what_is_given_is_kept(micro, accumulation, world):
 
 
 @given(total=counts, world=counts, micro=st.none() | counts, accumulation=st.none() | counts)
-def test_a_refusal_is_right_and_what_it_proposes_works(total, world, micro, accumulation):
+def test_only_impossible_batches_are_refused_and_the_proposed_values_work(total, world, micro, accumulation):
     possible = any(
         micro in (None, m) and accumulation in (None, a)
         for m in range(1, total + 1)
@@ -44,9 +48,9 @@ def test_a_refusal_is_right_and_what_it_proposes_works(total, world, micro, accu
     )
     try:
         plan = plan_batch(total, world, 256, micro, accumulation)
-    except UserError as refusal:
+    except UserError as error:
         assert not possible
-        check_proposals(str(refusal), total, world)
+        check_proposals(str(error), total, world)
     else:
         assert possible
         assert plan.global_batch == total
@@ -89,7 +93,7 @@ def check_proposals(message: str, total: int, world: int) -> None:
         ),
     ],
 )
-def test_messages(given, message):
-    with pytest.raises(UserError) as refusal:
+def test_error_messages_name_the_key_and_say_what_to_do(given, message):
+    with pytest.raises(UserError) as error:
         plan_batch(**given, max_micro_batch=256)
-    assert str(refusal.value) == message
+    assert str(error.value) == message

@@ -1,3 +1,5 @@
+"""Schedule of sequence lengths: phases, and the samples that each step reads."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +8,7 @@ from elc_bert.config.length_schedule import LengthSchedule, Phase
 from elc_bert.utils.errors import UserError
 
 
-def test_sequences_get_longer_and_batches_smaller_at_the_same_step():
+def test_sequences_become_longer_and_batches_smaller_at_the_same_step():
     schedule = LengthSchedule(max_steps=100, sequence_length=128, global_batch=32)
     assert schedule.switch_step == 90
     assert schedule.phases == (Phase(0, 128, 32, 0), Phase(90, 512, 8, 1))
@@ -29,7 +31,7 @@ def test_sequences_can_stay_short_or_be_long_from_the_start():
     after=st.floats(0, 1),
     batch=st.integers(1, 8).map(lambda n: 4 * n),
 )
-def test_every_step_has_a_phase_and_reads_as_many_tokens(steps, after, batch):
+def test_every_step_has_a_phase_and_reads_the_same_number_of_tokens(steps, after, batch):
     schedule = LengthSchedule(steps, 128, batch, after)
     for step in range(steps):
         length, samples, first = schedule.at(step)

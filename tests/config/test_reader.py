@@ -1,4 +1,4 @@
-"""Reading a configuration: what is refused, in which words, and what --set does."""
+"""Reading a configuration file: refused keys and values, error messages, and ``--set``."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.engine.monitor import check_monitors
 from elc_bert.utils.errors import UserError
 
-NEEDED = {
+REQUIRED = {
     "train_batch_size": 8,
     "elc_bert": {
         "data": {"train": "train", "dev": "dev", "tokenizer": "tokenizer.json"},
@@ -23,9 +23,9 @@ NEEDED = {
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file of the keys that must be given."""
+    """A configuration file with the required keys only."""
     path = tmp_path / "run.json"
-    path.write_text(json.dumps(NEEDED), encoding="utf-8")
+    path.write_text(json.dumps(REQUIRED), encoding="utf-8")
     return path
 
 
@@ -35,8 +35,8 @@ def load_and_check(file: Path, overrides: Sequence[str]) -> None:
     check_monitors(config)
 
 
-def refusal(file: Path, *overrides: str) -> str:
-    """What a user reads, without the file's name, which comes first."""
+def error_message(file: Path, *overrides: str) -> str:
+    """Return the error message for a configuration, without the file name that it begins with."""
     with pytest.raises(UserError) as error:
         load_and_check(file, overrides)
     message = str(error.value)
@@ -67,12 +67,12 @@ def refusal(file: Path, *overrides: str) -> str:
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(file, key, nearest):
-    assert refusal(file, f"{key}=1") == f"unknown key {key}; did you mean {nearest}?"
+    assert error_message(file, f"{key}=1") == f"unknown key {key}; did you mean {nearest}?"
 
 
-def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
+def test_an_unknown_key_without_a_similar_valid_one_is_reported_with_all_valid_ones(file):
     assert (
-        refusal(file, "elc_bert.checkpoint.zzz=1")
+        error_message(file, "elc_bert.checkpoint.zzz=1")
         == "unknown key elc_bert.checkpoint.zzz; valid: background, every, keep, keep_best, keep_every"
     )
 
@@ -131,8 +131,8 @@ def test_an_unknown_key_that_resembles_nothing_comes_with_all_valid_ones(file):
         ("scheduler.type=cosine", "scheduler.type: unknown schedule cosine; did you mean Cosine?"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_range(file, override, message):
-    assert refusal(file, override).startswith(message)
+def test_an_invalid_value_is_reported_with_the_valid_ones(file, override, message):
+    assert error_message(file, override).startswith(message)
 
 
 def test_training_datasets_are_a_path_or_a_list(file, tmp_path):
@@ -198,28 +198,28 @@ def test_training_datasets_are_a_path_or_a_list(file, tmp_path):
         ),
     ],
 )
-def test_a_blend_that_cannot_be_is_named_with_its_entry(file, train, message):
-    assert refusal(file, f"elc_bert.data.train={json.dumps(train)}").startswith(message)
+def test_an_invalid_blend_is_reported_with_the_entry_at_fault(file, train, message):
+    assert error_message(file, f"elc_bert.data.train={json.dumps(train)}").startswith(message)
 
 
-def test_keys_that_contradict_each_other(file):
-    heads = refusal(file, "elc_bert.model.hidden_size=384", "elc_bert.model.num_attention_heads=7")
+def test_keys_that_contradict_each_other_are_refused(file):
+    heads = error_message(file, "elc_bert.model.hidden_size=384", "elc_bert.model.num_attention_heads=7")
     assert heads == (
         "elc_bert.model: hidden_size 384 is not divisible by num_attention_heads 7; "
         "nearest valid values: 3, 4, 6, 8"
     )
-    split = refusal(file, "elc_bert.data.random_probability=0.6", "elc_bert.data.keep_probability=0.5")
+    split = error_message(file, "elc_bert.data.random_probability=0.6", "elc_bert.data.keep_probability=0.5")
     assert split == "elc_bert.data: random_probability + keep_probability must not exceed 1"
-    both = refusal(file, "bf16.enabled=true", "fp16.enabled=true")
+    both = error_message(file, "bf16.enabled=true", "fp16.enabled=true")
     assert both == "bf16 and fp16 are both enabled; keep one"
-    both = refusal(file, "bf16.enabled=true", "torch_autocast.enabled=true")
+    both = error_message(file, "bf16.enabled=true", "torch_autocast.enabled=true")
     assert both == "bf16 and torch_autocast are both enabled; keep one"
-    offload = refusal(file, "zero_optimization.offload_optimizer.device=cpu")
+    offload = error_message(file, "zero_optimization.offload_optimizer.device=cpu")
     assert offload == (
         "zero_optimization.offload_optimizer: has no effect at stage 0; set zero_optimization.stage to 1, "
         "2 or 3"
     )
-    sums = refusal(file, "bf16.enabled=true", "data_types.grad_accum_dtype=fp32")
+    sums = error_message(file, "bf16.enabled=true", "data_types.grad_accum_dtype=fp32")
     assert sums == (
         "data_types.grad_accum_dtype = fp32: without ZeRO, DeepSpeed sums in bf16, the type of the weights; "
         "remove it, or set zero_optimization.stage to 1"
@@ -227,7 +227,7 @@ def test_keys_that_contradict_each_other(file):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_lamb_goes_with_every_stage_and_with_offload(file, stage):
+def test_lamb_is_accepted_with_every_zero_stage_and_with_offload(file, stage):
     load_and_check(
         file,
         [f"zero_optimization.stage={stage}", "zero_optimization.offload_optimizer.device=cpu"],
@@ -246,62 +246,62 @@ def test_lamb_goes_with_every_stage_and_with_offload(file, stage):
         "bf16.bf16_optimizer_states=true",
     ],
 )
-def test_lamb_is_refused_where_it_would_not_be_exact(file, override):
+def test_lamb_is_refused_with_settings_under_which_it_would_not_be_exact(file, override):
     settings = ["zero_optimization.stage=3", "zero_optimization.offload_optimizer.device=cpu", override]
     key = override.partition("=")[0].removesuffix(".topk_ratio")
-    assert refusal(file, *settings).startswith(f"{key}: does not work with optimizer.type Lamb: ")
+    assert error_message(file, *settings).startswith(f"{key}: does not work with optimizer.type Lamb: ")
     load_and_check(file, [*settings, "optimizer.type=AdamW"])
 
 
-def test_fp16_needs_a_device_that_computes_in_it(file, monkeypatch):
+def test_fp16_is_refused_on_a_device_that_does_not_support_it(file, monkeypatch):
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: False)
-    assert "cannot compute in fp16; set it to false" in refusal(file, "fp16.enabled=true")
+    assert "cannot compute in fp16; set it to false" in error_message(file, "fp16.enabled=true")
     monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
     load_and_check(file, ["fp16.enabled=true"])
 
 
 def test_all_problems_are_reported_at_once(file):
-    message = refusal(file, "elc_bert.training.seed=-1", "elc_bert.model.hiden_size=3")
+    message = error_message(file, "elc_bert.training.seed=-1", "elc_bert.model.hiden_size=3")
     assert "elc_bert.training.seed" in message
     assert "elc_bert.model.hiden_size" in message
 
 
-def test_missing_keys_are_named(file):
+def test_missing_required_keys_are_named(file):
     file.write_text('{"train_batch_size": 8}')
-    assert refusal(file) == "missing key elc_bert"
+    assert error_message(file) == "missing key elc_bert"
     file.write_text('{"elc_bert": {"data": {}, "training": {"max_steps": 1}}}')
-    assert refusal(file) == (
+    assert error_message(file) == (
         "missing key train_batch_size; missing key elc_bert.data.train; missing key elc_bert.data.dev; "
         "missing key elc_bert.data.tokenizer; missing key elc_bert.training.output_dir"
     )
 
 
-def test_files_that_are_no_configuration(file):
+def test_files_that_are_not_a_configuration_are_refused(file):
     file.write_text('{"train_batch_size": 8,\n "elc_bert": {]}')
     with pytest.raises(UserError, match=r"run\.json:2:15: not valid JSON: Expecting property name"):
         load_config(file)
     file.write_text('{"elc_bert": {"model": {"vocab_size": 1, "vocab_size": 2}}}')
-    assert refusal(file) == "key vocab_size is given twice; remove one"
+    assert error_message(file) == "key vocab_size is given twice; remove one"
     file.write_text("[1, 2]")
-    assert refusal(file) == "must contain a JSON object, not a list"
+    assert error_message(file) == "must contain a JSON object, not a list"
     file.write_bytes(b"\xff\xfe\x00")
-    assert refusal(file).startswith("cannot be read: ")
+    assert error_message(file).startswith("cannot be read: ")
     with pytest.raises(UserError, match=r"cannot be read: .*Is a directory"):
         load_config(file.parent)
     file.unlink()
-    assert refusal(file) == "no such configuration file; see ds_configs/ for examples"
+    assert error_message(file) == "no such configuration file; see ds_configs/ for examples"
 
 
-def test_set_wins_over_the_file_and_the_last_one_wins(file):
+def test_set_overrides_the_file_and_the_last_value_of_a_key_wins(file):
     config = load_config(file, ["elc_bert.training.max_steps=20", "elc_bert.training.max_steps=30"])
     assert config.elc_bert.training.max_steps == 30
     assert load_config(file).elc_bert.training.max_steps == 10
-    assert load_config(file).elc_bert.training.sequence_length == 128  # neither: the default
+    assert load_config(file).elc_bert.training.sequence_length == 128  # set by neither, so the default
 
 
-def test_set_takes_json_or_text(file):
+def test_values_of_set_are_json_or_text(file):
     config = load_config(
         file,
         [
@@ -318,7 +318,7 @@ def test_set_takes_json_or_text(file):
     assert config.elc_bert.evaluation.sequences is None
     assert config.elc_bert.training.activation_checkpointing is True
     assert config.optimizer.params["betas"] == (0.8, 0.9)
-    assert config.optimizer.params["eps"] == 1e-6  # a default next to what was set
+    assert config.optimizer.params["eps"] == 1e-6  # not set, so the default
     assert config.scheduler.params == {"min_factor": 0.2, "warmup_proportion": 0.016}
     assert config.precision == "bf16"
     assert config.gradient_clipping == 0.1
@@ -335,14 +335,14 @@ def test_set_takes_json_or_text(file):
         ),
     ],
 )
-def test_set_that_cannot_be_applied(file, override, message):
+def test_values_of_set_that_cannot_be_applied_are_refused(file, override, message):
     with pytest.raises(UserError) as error:
         load_config(file, [override])
     assert str(error.value) == message
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_monitor_that_is_not_installed(file):
-    assert refusal(file, "wandb.enabled=true") == (
+def test_a_monitor_whose_package_is_not_installed_is_refused(file):
+    assert error_message(file, "wandb.enabled=true") == (
         "wandb.enabled: the package wandb is not installed; pip install wandb, or set it to false"
     )

@@ -33,7 +33,7 @@ def test_every_configuration_is_valid_and_survives_being_saved(path, tmp_path):
     ("name", "batch", "learning_rate", "decay", "parameters"),
     [("strict", 32768, 0.01, 0.1, 98), ("strict_small", 8192, 0.005, 0.4, 24)],
 )
-def test_the_published_recipe(name, batch, learning_rate, decay, parameters):
+def test_the_strict_configurations_equal_the_published_recipe(name, batch, learning_rate, decay, parameters):
     config = load(name)
     ours = config.elc_bert
     assert (ours.training.max_steps, ours.training.sequence_length) == (15_625, 128)
@@ -61,7 +61,7 @@ def test_the_published_recipe(name, batch, learning_rate, decay, parameters):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8, 16, 128])
-def test_the_batch_of_strict_can_be_met_on(devices):
+def test_the_batch_of_strict_can_be_divided_among_devices(devices):
     config = load("strict")
     training = config.elc_bert.training
     schedule = LengthSchedule(
@@ -70,12 +70,12 @@ def test_the_batch_of_strict_can_be_met_on(devices):
     plans = plan_phases(config, schedule, devices)
     assert [plan.global_batch for plan in plans.values()] == [32_768, 8_192]
     assert [plan.world_size for plan in plans.values()] == [devices] * 2
-    # As many tokens at once before as after the switch.
+    # A micro-batch has the same number of tokens before and after the switch to longer sequences.
     assert [plan.micro_batch for plan in plans.values()] == [256, 64]
     assert [(p.first_step, p.sequence_length) for p in schedule.phases] == [(0, 128), (14_062, 512)]
 
 
-def test_a_batch_that_fits_before_but_not_after_the_switch_is_refused():
+def test_a_batch_that_is_divisible_only_before_sequences_become_longer_is_refused():
     config = load("strict")
     schedule = LengthSchedule(100, 128, config.train_batch_size, 0.9)
     with pytest.raises(UserError, match=r"^train_batch_size / 4 after .*long_after: 8192 sequences .* 16384"):
@@ -88,8 +88,8 @@ def test_the_configuration_is_frozen():
         config.elc_bert.training.max_steps = 1
 
 
-def test_every_field_is_documented():
-    """The README's table and ``--help`` can only be as complete as these."""
+def test_every_field_has_a_docstring():
+    """The page ``docs/configuration.md`` is generated from the docstrings of the fields."""
     missing = []
 
     def visit(model) -> None:

@@ -54,7 +54,7 @@ def babylm(tmp_path) -> Path:
     return folder
 
 
-def test_a_babylm_folder(babylm, tmp_path):
+def test_the_files_of_a_babylm_folder_are_cleaned(babylm, tmp_path):
     done = run("--input", babylm, "--output", tmp_path / "out", "--workers", 2)
     assert done.returncode == 0, done.stderr
     expected = {
@@ -89,7 +89,7 @@ def test_existing_files_are_kept_unless_overwrite_is_given(babylm, tmp_path):
     assert (out / "other.txt").read_text() == '"Other" text\n'
 
 
-def test_a_corpus_under_another_name_and_compressed(tmp_path):
+def test_a_compressed_file_of_any_name_is_cleaned_by_the_rules_of_corpus(tmp_path):
     path = tmp_path / "talk.txt.gz"
     path.write_bytes(gzip.compress(b"is n't it ?\n"))
     clean([path], tmp_path / "out", corpus="bnc_spoken")
@@ -165,7 +165,7 @@ def test_a_user_error_is_one_line(babylm):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_help_text_has_examples():
+def test_the_help_text_of_clean_has_examples():
     assert "python -m data_tools clean --input babylm_10M" in run("--help").stdout
 
 

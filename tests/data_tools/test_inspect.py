@@ -129,7 +129,9 @@ def test_a_document_is_shown_as_the_text_that_it_was_built_from(tiny_text, tiny_
         assert len(beginning) < 60 + 14 + 1
 
 
-def test_the_command(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
+def test_inspect_prints_tables_and_documents_and_draws_a_picture(
+    capsys, tiny_tokenizer, tiny_dataset, tmp_path
+):
     tokenizer = "--tokenizer", tiny_tokenizer
     done = run("inspect", tiny_dataset, *tokenizer, "--picture", tmp_path / "new/lengths.png")
     assert done.returncode == 0, done.stderr
@@ -160,7 +162,7 @@ def test_the_command(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
     assert len(re.findall(r"  document \d+: ", shown("--documents", "0"))) == 0
 
 
-def test_user_errors(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
+def test_user_errors_of_inspect_name_the_option_or_the_file(capsys, tiny_tokenizer, tiny_dataset, tmp_path):
     assert_fails(capsys, ("inspect", tmp_path / "none"), "none.idx: ")
     assert_fails(capsys, ("inspect", tiny_dataset, "--documents", 3), "--documents", "--tokenizer")
     assert_fails(capsys, ("inspect", tiny_dataset, "--segment", 3), "--segment: ", "--tokenizer", "--length")

@@ -50,15 +50,15 @@ def describe(prefix: Path, **fields) -> Path:
     return prefix
 
 
-def files(prefix: Path) -> dict[str, bytes]:
-    """Return the contents of all files of a dataset, by suffix."""
+def file_contents(prefix: Path) -> dict[str, bytes]:
+    """Return the contents of all file_contents of a dataset, by suffix."""
     found = prefix.parent.glob(f"{prefix.name}.*")
     return {path.name.removeprefix(prefix.name): path.read_bytes() for path in found}
 
 
 @settings(max_examples=25, deadline=None)
 @given(datasets=DATASETS, codes=st.lists(CODES, min_size=4, max_size=4), at_once=st.integers(1, 9))
-def test_merged_is_the_concatenation(tmp_path_factory, datasets, codes, at_once):
+def test_the_result_is_the_concatenation_of_the_inputs(tmp_path_factory, datasets, codes, at_once):
     folder = tmp_path_factory.mktemp("merge")
     inputs = [
         write(folder / str(number), documents, code)
@@ -69,14 +69,14 @@ def test_merged_is_the_concatenation(tmp_path_factory, datasets, codes, at_once)
         merge_datasets(inputs, folder / "merged")
     documents = [document for each in datasets for document in each]
     assert foreign.read(folder / "merged") == documents
-    # The files are those of a writer that gets all documents. int32 is used only if an input has it.
+    # The file_contents are those of a writer that gets all documents. int32 is used only if an input has it.
     dtype = "<i4" if {4} & set(codes[: len(datasets)]) else "<u2"
     with IndexedDatasetWriter(folder / "whole", dtype) as writer:
         for document in documents:
             writer.add_document(document)
-    merged = files(folder / "merged")
+    merged = file_contents(folder / "merged")
     del merged[".json"]
-    assert merged == files(folder / "whole")
+    assert merged == file_contents(folder / "whole")
 
 
 @settings(max_examples=10, deadline=None)
@@ -92,8 +92,8 @@ def test_merging_is_associative(tmp_path_factory, a, b, c):
     for name, inputs in (("(ab)c", ["ab", "c"]), ("abc", ["a", "b", "c"])):
         (folder / name).mkdir()
         merge_datasets([folder / each for each in inputs], folder / name / "merged")
-    at_once = files(folder / "abc/merged")
-    assert at_once == files(folder / "(ab)c/merged")
+    at_once = file_contents(folder / "abc/merged")
+    assert at_once == file_contents(folder / "(ab)c/merged")
     assert {".segments-8.npy", ".bin", ".idx", ".json"} < set(at_once)
 
 
@@ -106,7 +106,7 @@ def test_merging_parts_equals_building_the_whole(tiny_text, tiny_tokenizer, tmp_
     build_dataset(texts, tiny_tokenizer, tmp_path / "whole/d", lengths=[32, 128], workers=1)
     merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "merged/d")
     # This includes the manifests: words, inputs, versions, checksums, segments.
-    assert files(tmp_path / "merged/d") == files(tmp_path / "whole/d")
+    assert file_contents(tmp_path / "merged/d") == file_contents(tmp_path / "whole/d")
 
 
 def test_sentences_may_be_stored_in_any_order(tmp_path):
@@ -173,7 +173,7 @@ def test_the_default_segment_indexes_are_those_that_all_inputs_have(tmp_path):
     assert segments(lengths=[16, 128]) == [(16, "reference"), (128, "reference")]
 
 
-def test_the_command(capsys, tmp_path):
+def test_merge_writes_one_dataset_and_refuses_inputs_that_do_not_match(capsys, tmp_path):
     a, b, other = (write(tmp_path / name, [[[1, 2], [3]], [[4]]]) for name in ("a", "b", "other"))
     describe(a, words=3, vocab_size=512, tokenizer_sha256="a" * 64)
     describe(b, words=2, vocab_size=512, tokenizer_sha256="a" * 64)
@@ -184,7 +184,7 @@ def test_the_command(capsys, tmp_path):
     assert re.search(r"segments of 8 +4\n", done.stdout)
     manifest = IndexedDataset(tmp_path / "new/ab").manifest
     assert (manifest.words, manifest.vocab_size, manifest.tokenizer_sha256) == (5, 512, "a" * 64)
-    kept = files(tmp_path / "new/ab")
+    kept = file_contents(tmp_path / "new/ab")
 
     output = "--output", tmp_path / "new/ab"
     assert_fails(capsys, ("merge", "--input", a, b, *output), f"{tmp_path / 'new/ab'}.bin: ", "--overwrite")
@@ -197,7 +197,7 @@ def test_the_command(capsys, tmp_path):
     assert_fails(capsys, ("merge", "--input", a, tmp_path / "none", *output), "none.idx: ")
     assert_fails(capsys, ("merge", "--input", a, b, "--output", tmp_path / "new/../a"), f"the input {a}")
     assert_fails(capsys, ("merge", "--input", a, b, *output, "--lengths", 2), "length 2")
-    assert files(tmp_path / "new/ab") == kept
+    assert file_contents(tmp_path / "new/ab") == kept
 
     Manifest.path(b).unlink()
     assert main(["merge", "--input", str(a), str(b), *map(str, output), "--overwrite"]) == 0
@@ -244,7 +244,7 @@ def test_files_of_a_killed_process_are_not_reused(tmp_path):
     work_folder(tmp_path / "merged").mkdir()
     (work_folder(tmp_path / "merged") / "merged.segments-64.npy").touch()
     merge_datasets([good], tmp_path / "merged")
-    assert set(files(tmp_path / "merged")) == {".bin", ".idx", ".json"}
+    assert set(file_contents(tmp_path / "merged")) == {".bin", ".idx", ".json"}
 
 
 def test_documents_of_different_inputs_are_not_joined(tmp_path):

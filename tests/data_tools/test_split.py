@@ -112,7 +112,7 @@ def test_a_long_document_is_hashed_in_pieces():
     assert in_pieces == document_hashes(batch, seed=3)
 
 
-def test_the_command(capsys, tmp_path, corpus):
+def test_split_writes_two_datasets_with_manifests_and_refuses_bad_input(capsys, tmp_path, corpus):
     source = write(tmp_path / "all", corpus)
     Manifest(
         sequences=sum(map(len, corpus)),

@@ -56,7 +56,7 @@ def test_an_intact_dataset_passes_with_a_table_of_the_checks(copy, tiny_tokenize
     assert "of 5 files" in done.stdout
 
 
-def test_the_help_text_has_examples():
+def test_the_help_text_of_verify_has_examples():
     assert "python -m data_tools verify corpus/train corpus/dev" in run("verify", "--help").stdout
 
 
@@ -137,7 +137,7 @@ def test_another_tokenizer_is_a_problem(copy, tiny_tokenizer, tmp_path):
     ],
 )
 def test_damage_with_a_valid_checksum_is_found(copy, suffix, offset, data, message):
-    """This is the case after a bug in the program that wrote the file."""
+    """A bug in the program that wrote the file can cause damage with a valid checksum."""
     change(copy.with_suffix(suffix), offset, data)
     update_manifest(copy)
     problems = verify(copy).problems

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import deepspeed  # noqa: F401 (imported here once for all runs)
+import deepspeed  # noqa: F401 (imported once for all runs)
 import torch
 import torch.distributed as dist
 
@@ -30,7 +30,7 @@ TIMEOUTS = Timeouts(silence=6.0, hang=6.0)
 
 
 def die() -> None:
-    """Die as a rank with data workers does, which survive it by some seconds."""
+    """Kill this rank. A child process lives longer, as the data workers of a killed rank do."""
     multiprocessing.get_context("fork").Process(target=time.sleep, args=[20.0]).start()
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,7 +62,7 @@ FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "exception": (1, raise_exception),
     "user error": (1, raise_user_error),
 }
-"""The rank that has the fault, and the fault, which happens in step 3."""
+"""The faulty rank of each run, and the function that causes its fault in step 3, by name of the run."""
 
 
 def train(watchdog: Watchdog, faulty_rank: int, fault: Callable[[], None]) -> None:

@@ -73,7 +73,7 @@ def test_a_file_missing_on_one_host_is_reported_in_one_line(hosts, configure, tm
     assert line.endswith("(on host node2)")
 
 
-def test_loss_of_a_host(hosts, configure, tmp_path):
+def test_the_loss_of_a_host_ends_the_run_which_can_be_resumed(hosts, configure, tmp_path):
     settings = {"training": {"max_steps": 60, "silence_limit": SILENCE_LIMIT}, "checkpoint": {"every": 10}}
     uninterrupted, interrupted = (
         configure(tmp_path / name, **settings) for name in ("uninterrupted", "interrupted")

@@ -117,7 +117,7 @@ def test_a_job_resumes_after_a_lost_rank_and_after_a_signal(slurm, configure, tm
     assert list(losses(run)) == list(range(1, STEPS + 1))
     assert re.findall(r"slurm: status (\d+);", job.log)[1:] == ["75"]
     assert job.log.count("resumed ") == 2
-    assert not list(tmp_path.glob("*.losses")), "an orderly stop resets the count of losses"
+    assert not list(tmp_path.glob("*.losses")), "a stop by a signal must reset the count of lost ranks"
 
 
 def test_a_user_error_ends_the_job(slurm, configure, tmp_path):
@@ -138,7 +138,7 @@ def test_a_cancelled_job_stays_cancelled(slurm, tmp_path):
             break
     slurm("scancel", job.number)
     job.wait_for("CANCELLED")
-    assert "slurm: status 75" in job.log, "the script asks for a restart, which Slurm refuses"
+    assert "slurm: status 75" in job.log, "the script must ask for a restart, which Slurm then refuses"
 
 
 def test_repeated_losses_end_the_job(slurm, tmp_path):

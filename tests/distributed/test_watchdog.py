@@ -31,7 +31,7 @@ ASLEEP = Location("", "in sleep (trouble.py:1)")
 
 
 def statuses(*changes: dict) -> list[RankStatus]:
-    """Statuses of ranks in step 18 whose heartbeats have just arrived, two per host, with some changes."""
+    """Return statuses of healthy ranks in step 18, two per host, with the given change of each rank."""
     defaults = {"step": 18, "activity": "training"}
     return [
         RankStatus(rank, f"node-{'abcd'[rank // 2]}", 100 + rank, **{**defaults, **change})
@@ -48,7 +48,7 @@ def statuses(*changes: dict) -> list[RankStatus]:
         ([{}, {"last_heartbeat": -59.0}, {}], None, None),
         ([{}, {"last_heartbeat": -61.0}, {}], "lost", {1: "no heartbeat for 61 s"}),
         ([{}, {"last_heartbeat": -61.0, "state": "ended"}, {}], None, None),
-        # The loss of its host has killed another rank before the host was silent for the whole timeout.
+        # Rank 1 is silent because its host was lost, and its loss has killed rank 2 before the full timeout.
         (
             [{}, {"last_heartbeat": -20.0}, {"state": "died"}],
             "lost",

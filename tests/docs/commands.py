@@ -1,4 +1,4 @@
-"""Checking a command of the documentation with the parsers that would read it, without doing its work."""
+"""Check a command of the documentation with the parsers that would read it, without doing its work."""
 
 import argparse
 import contextlib
@@ -21,11 +21,11 @@ OWN_SCRIPTS = ("launch", "benchmarks", "examples", "docs")
 
 
 class CommandError(Exception):
-    """A command that would not start."""
+    """A command of the documentation would not start."""
 
 
 class _Parsed(BaseException):
-    """Raised in place of the work, with the options; not an Exception, so that no command handles it."""
+    """Raised with the parsed options in place of the work. Commands do not catch a ``BaseException``."""
 
     def __init__(self, options: argparse.Namespace):
         super().__init__()

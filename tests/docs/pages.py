@@ -7,7 +7,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 HISTORY = REPOSITORY / "CHANGELOG.md"
-"""Names what was there before; only its links are checked."""
+"""Page that names files and keys of earlier versions, so only its links are checked."""
 PAGES = [
     page for folder in (".", "docs") for page in sorted((REPOSITORY / folder).glob("*.md")) if page != HISTORY
 ]

@@ -1,8 +1,8 @@
 """Every command in README.md and docs/ would start, every Python block runs.
 
 Commands are read by the parsers of the programs that they name, so an option, a subcommand or a script that
-does not exist fails, and configuration files are loaded with their ``--set`` options. Their work is not done
-here; other tests do that. A comment ``<!-- needs: cluster -->`` above a block says what it would need beyond
+does not exist fails, and configuration files are loaded with their ``--set`` options. Their work is
+left to other tests. A comment ``<!-- needs: cluster -->`` above a block says what it would need beyond
 this checkout. It exempts nothing from these checks, but blocks that need "the edits of this page" are checked
 after these edits, in tests/docs/test_development.py.
 """

@@ -1,4 +1,4 @@
-"""The worked examples of the pages docs/add-*.md: applied to a copy of the code, tested, and trained with."""
+"""The worked examples of docs/add-*.md are applied to a copy of the code, tested, and used for training."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def apply(block: Block, root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code with all edits and files of the page."""
+    """A copy of the code with all edits and files of the pages."""
     root = tmp_path_factory.mktemp("edited")
     for folder in ("elc_bert", "data_tools", "launch", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "golden")

@@ -31,7 +31,7 @@ def test_every_fenced_block_names_a_language_that_is_checked(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_file_that_the_text_names_exists(page):
-    """Files of this repository; those that the examples in docs/add-*.md make do not count."""
+    """Check the files of this repository, except those that the examples in docs/add-*.md create."""
     made = {block.marks.get("file") for block in blocks(page)}
     folders = "benchmarks|data_tools|docs|ds_configs|elc_bert|examples|launch|tests"
     named = re.findall(rf"`((?:{folders})/[\w./-]*)`", prose(page))

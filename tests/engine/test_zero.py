@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 STEPS = 50
 STAGES = (0, 1, 2, 3)
 MICRO_BATCH = {1: 6, 2: 3, 3: 2}
-"""Micro-batch of each world size: two of them on every rank make 12 sequences a step."""
+"""Micro-batch by world size. With two micro-batches on every rank, a step has 12 sequences."""
 CLIPPING = 0.5
 PEAK = 0.03
 ODD_MODEL = {
@@ -40,7 +40,7 @@ ODD_MODEL = {
     "num_hidden_layers": 1,
     **NO_DROPOUT,
 }
-"""Nothing is a multiple of a number of ranks, and some tensors have fewer elements than there are ranks."""
+"""No size is divisible by a number of ranks, and some tensors have fewer elements than there are ranks."""
 RUN: dict[str, Any] = {
     "train_batch_size": 12,
     "gradient_clipping": CLIPPING,
@@ -52,7 +52,7 @@ BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 SUB_GROUPS = {"sub_group_size": 500, "stage3_param_persistence_threshold": 0}
-"""No parameter is kept whole on every rank, and a group of the optimizer is several tensors to it."""
+"""Settings of stage 3 that partition every parameter and divide a parameter group into sub-groups."""
 
 
 def zero(stage: int, **settings: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def zero(stage: int, **settings: Any) -> dict[str, Any]:
 MATRIX = {f"fp32 stage {stage}": zero(stage) for stage in STAGES} | {
     f"bf16 stage {stage}": zero(stage) | BF16 for stage in STAGES
 }
-"""For each world size. Runs with autocast come last: DeepSpeed remembers it for the whole process."""
+"""Changes of ``RUN`` for the runs on every world size, by name of the run."""
 VARIATIONS = {
     "fp32 stage 1 offload": zero(1, **OFFLOAD),
     "fp32 stage 2 offload": zero(2, **OFFLOAD),
@@ -73,33 +73,34 @@ VARIATIONS = {
     "bf16 stage 3 offload": zero(3, **OFFLOAD) | BF16,
     "bf16 stage 1 summed in fp32": zero(1) | BF16 | FP32_SUMS,
 }
-"""On two ranks."""
+"""Changes of ``RUN`` for further runs on two ranks, by name of the run."""
 AUTOCAST = {
     f"autocast stage {stage}": zero(stage) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     for stage in STAGES
 }
+"""Runs with autocast. They follow the others because DeepSpeed then keeps it on for the whole process."""
 PLAIN = {
     f"plain stage {stage}": zero(stage) | {"training": {"max_steps": STEPS, "max_nonfinite_steps": STEPS}}
     for stage in STAGES[1:]
 }
-"""Under stage 3 it may meet what is in the padding, and the loss become NaN."""
+"""Runs with plain LAMB. Under stage 3 it may read the contents of padding, so that the loss becomes NaN."""
 FP16 = {f"fp16 stage {stage}": zero(stage) | {"fp16": {"enabled": True}} for stage in STAGES}
 OVERFLOW = {
     f"fp16 stage {stage} overflow": zero(stage)
     | {"fp16": {"enabled": True, "initial_scale_power": 24, "hysteresis": 1}, "training": {"max_steps": 14}}
     for stage in STAGES
 }
-"""At a loss scale of 2^24 gradients overflow; it is halved each time."""
+"""Runs whose gradients overflow at the initial loss scale of 2^24. Every overflow halves the scale."""
 
 
 class Launches:
-    """Output directories of runs by name, started together with the others of the same world size."""
+    """Output directories of runs by name. All runs of a world size are started together."""
 
     def __init__(self, configure: Callable[..., Path], folder: Path):
         self._configure = configure
         self._folder = folder
 
-    @functools.cache  # noqa: B019 (as long as the tests of this file)
+    @functools.cache  # noqa: B019 (it lives as long as the tests of this file)
     def __call__(self, world: int) -> dict[str, Path]:
         if world != 2:
             return self.launch(world, MATRIX)
@@ -133,7 +134,7 @@ def final_weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_training(directory: Path, reference: Path) -> None:
-    """The same but for rounding: the loss at every step, and the parameters at the end."""
+    """Check that every loss and the final parameters of two runs are equal up to rounding."""
     assert largest_difference(losses(directory), losses(reference)) < 1e-5
     weights, expected = final_weights(directory), final_weights(reference)
     assert list(weights) == list(expected)
@@ -150,7 +151,7 @@ def test_partitions_cut_through_tensors(world):
         partition = -(-sum(sizes) // (2 * world)) * 2  # stages 1 and 2 round up to an even number
         borders = {partition * rank for rank in range(1, world)}
         assert not borders & set(itertools.accumulate(sizes))
-        # Stage 3 cuts each tensor; some shares are filled up with padding.
+        # Stage 3 partitions each tensor, and some of the partitions end with padding.
         assert any(size % world for size in sizes)
 
 
@@ -176,14 +177,14 @@ def test_losses_are_equal_with_offload_sub_groups_and_other_layouts(launches, ca
 
 @pytest.mark.parametrize("case", PLAIN)
 def test_a_plain_lamb_trains_another_model(launches, case):
-    """The difference that this project's LAMB does not have."""
+    """Plain LAMB takes the partitions of ZeRO for whole tensors, so that its losses differ."""
     expected = losses(launches(1)["fp32 stage 0"])
     curve = losses(launches(2)[case])
     assert any(not abs(curve[step] / expected[step] - 1) < 1e-3 for step in expected)
 
 
 def test_gradients_were_clipped_and_the_loss_fell(launches):
-    """Otherwise their agreement would say little."""
+    """Equal losses of all runs would prove little if nothing were clipped or learned."""
     directory = launches(1)["fp32 stage 0"]
     norms, curve = scalars(directory, "train/gradient_norm"), losses(directory)
     assert sum(norm > CLIPPING for norm in norms.values()) > 0.8 * STEPS
@@ -220,7 +221,7 @@ def check_fp16(directory: Path, reference: Path) -> None:
 
 
 def check_overflow(directory: Path) -> None:
-    """Steps that overflow are counted, and advance neither the schedule nor anything else."""
+    """Check that steps that overflow are counted, and do not advance the learning-rate schedule."""
     skipped = scalars(directory, "train/skipped_steps")
     scales = scalars(directory, "train/loss_scale")
     rates = scalars(directory, "train/learning_rate")

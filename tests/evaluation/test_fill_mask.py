@@ -87,7 +87,7 @@ def test_the_model_sees_the_mask_and_not_the_word(tokenizer, clozes: list[Cloze]
 
 def test_tokens_are_shown_as_text(tokenizer):
     ids = {token: tokenizer.token_to_id(token) for token in ("Ġ", "a", ".", *tokenizer.encode("é").tokens)}
-    assert token_text(tokenizer, ids["a"]) == "-a", "it continues a word"
+    assert token_text(tokenizer, ids["a"]) == "-a", "a token that continues a word begins with a hyphen"
     assert token_text(tokenizer, ids["."]) == "."
     # A single space and a single byte of a character are shown as they are spelled in the vocabulary.
     assert token_text(tokenizer, ids["Ġ"]) == "Ġ"

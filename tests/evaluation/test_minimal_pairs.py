@@ -71,7 +71,7 @@ def test_invalid_lines_are_named(line, message, tmp_path):
         read_paradigms(tmp_path)
 
 
-def test_no_files(tmp_path):
+def test_a_folder_without_pairs_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"contains no \.jsonl files"):
         read_paradigms(tmp_path)
 

@@ -18,7 +18,7 @@ def run(*arguments: str, cwd=REPOSITORY) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
 
 
-def test_it_prints_layer_weights_and_takes_a_step_that_lowers_the_loss(tiny_run):
+def test_the_example_prints_layer_weights_and_takes_a_step_that_lowers_the_loss(tiny_run):
     done = run(str(tiny_run.directory))
     assert done.returncode == 0, done.stderr
     weights = dict(re.findall(r"^  (layer_\d\d) +([\d. ]+)$", done.stdout, re.MULTILINE))
@@ -32,7 +32,7 @@ def test_it_prints_layer_weights_and_takes_a_step_that_lowers_the_loss(tiny_run)
     assert 0 < after < before
 
 
-def test_it_uses_the_demos_run_by_default(tiny_run, tmp_path):
+def test_the_example_uses_the_run_of_the_demo_by_default(tiny_run, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(tiny_run.directory)
     done = run(cwd=tmp_path)

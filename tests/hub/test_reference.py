@@ -37,7 +37,7 @@ def training_checkpoint(variant: str, path: Path, prefix: str = "", **changes) -
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_training_checkpoint(variant, prefix, tmp_path):
+def test_a_training_checkpoint_gives_the_logits_of_the_reference(variant, prefix, tmp_path):
     path = training_checkpoint(variant, tmp_path / "model.bin", prefix)
     given = None if variant == "weighted_output" else variant
     loaded = load_model(path, given, tmp_path / "sizes.json")
@@ -58,7 +58,7 @@ def test_sizes_are_inferred_from_the_tensors(tmp_path):
     assert config.max_position_embeddings == expected.max_position_embeddings
 
 
-def test_ambiguous_variants_must_be_given(tmp_path):
+def test_a_variant_that_the_file_does_not_determine_must_be_given(tmp_path):
     path = training_checkpoint("zero", tmp_path / "model.bin")
     with pytest.raises(UserError, match=r"model\.bin: .*base, zero and normalized .*--variant"):
         load_model(path)

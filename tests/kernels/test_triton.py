@@ -27,7 +27,7 @@ both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], i
 def device(request, monkeypatch) -> str:
     if request.param == "cpu":
         if torch.cuda.is_available():
-            pytest.skip("the kernels run on the GPU here")
+            pytest.skip("the kernels run on this machine's GPU, not in the interpreter")
         # The interpreter is fastest with few large tiles.
         monkeypatch.setattr(attention_gpu, "COLUMNS_WIDE", attention_gpu.COLUMNS)
     return request.param

@@ -1,4 +1,4 @@
-"""The demo, without the minutes of training."""
+"""The demo, without its training, which takes minutes."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def options(command: list[str]) -> dict[str, list[str]]:
-    """Values of each option of a command."""
+    """Return the values of each option of a command."""
     found: dict[str, list[str]] = {}
     for word in command:
         if word.startswith("--"):
@@ -24,7 +24,7 @@ def options(command: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_the_steps_produce_what_the_configuration_asks_for():
+def test_the_steps_create_the_files_that_the_configuration_names():
     config = load_config(REPOSITORY / "ds_configs" / "demo.json")
     steps = demo.plan(config, ["--deepspeed_config", "ds_configs/demo.json"], [])
     prose, tokenizer, train, dev, pretrain, report = (step.command for step in steps)
@@ -42,9 +42,9 @@ def test_the_steps_produce_what_the_configuration_asks_for():
     assert report[1:] == ["launch/report.py", "runs/demo"]
 
 
-def test_two_processes_can_share_its_batches():
+def test_the_batches_of_the_demo_can_be_divided_between_two_ranks():
     config = load_config(REPOSITORY / "ds_configs" / "demo.json")
-    assert config.train_batch_size % (2 * 4) == 0, "also when sequences are 4 times longer"
+    assert config.train_batch_size % (2 * 4) == 0, "batches of long sequences are 4 times smaller"
 
 
 def test_the_demo_logs_pictures_evaluations_and_checkpoints():
@@ -57,7 +57,7 @@ def test_the_demo_logs_pictures_evaluations_and_checkpoints():
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> list[str]:
-    """Arguments for a demo of seconds in a directory of its own; its training would take two steps."""
+    """Arguments for a demo that takes seconds, in a temporary directory, with two training steps."""
     values = {
         "data.train": tmp_path / "data" / "train",
         "data.dev": tmp_path / "data" / "dev",
@@ -69,7 +69,7 @@ def tiny(tmp_path: Path) -> list[str]:
     return ["--max-words", "30000", *(f"--set=elc_bert.{key}={value}" for key, value in values.items())]
 
 
-def test_it_resumes_where_it_stopped(
+def test_the_demo_resumes_at_the_step_that_failed(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
@@ -79,14 +79,14 @@ def test_it_resumes_where_it_stopped(
         lines = capfd.readouterr().out.splitlines()
         return [int(line[1]) for line in lines if re.match(r"\[\d/6\].*already done$", line)]
 
-    assert main(tiny) == 7, "the status of the command that failed"
+    assert main(tiny) == 7, "the exit status is that of the command that failed"
     output = capfd.readouterr()
     assert re.search(r"^\[5/6\].* 2 steps", output.out, re.MULTILINE)
     assert "[6/6]" not in output.out
-    assert "SystemExit(7)" in output.err, "the command that failed"
+    assert "SystemExit(7)" in output.err, "the error names the command that failed"
     assert "Traceback" not in output.err
 
-    # Complete results are kept; what is incomplete or was made for other settings is made again.
+    # Complete results are kept. Results that are incomplete or belong to other settings are made again.
     (tmp_path / "data" / "dev.json").unlink()
     assert main(tiny) == 7
     assert steps_skipped() == [1, 2, 3]
@@ -105,7 +105,7 @@ def test_it_resumes_where_it_stopped(
     assert "report.py: error:" in output.err
 
 
-def test_mistakes_get_one_line(capfd: pytest.CaptureFixture[str]):
+def test_a_mistake_in_the_options_is_reported_in_one_line(capfd: pytest.CaptureFixture[str]):
     assert main(["--set=elc_bert.model.vocab=3"]) == 1
     error = capfd.readouterr().err
     for fact in ("error: ", "ds_configs/demo.json", "elc_bert.model.vocab"):

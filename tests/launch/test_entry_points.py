@@ -1,4 +1,4 @@
-"""The entry points: their options, and that they hold no logic."""
+"""The entry points: their options and messages, and a check that they hold no logic."""
 
 import ast
 import re
@@ -16,18 +16,18 @@ SCRIPTS = sorted(path for path in (ROOT / "launch").glob("*.py") if path.stem no
 CONFIG = ["--deepspeed_config", "run.json"]
 
 
-def test_all_scripts_are_known():
+def test_the_entry_points_are_those_expected():
     assert {path.stem for path in SCRIPTS} == {"demo", "evaluate", "export", "plan", "pretrain", "report"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_every_script_explains_itself_with_examples(script: Path):
+def test_the_help_text_of_every_script_has_examples(script: Path):
     done = subprocess.run(
         [sys.executable, script, "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: {script.name} ")
-    assert f"launch/{script.name}" in done.stdout, "an example"
+    assert f"launch/{script.name}" in done.stdout, "the help text must contain an example"
     for command in re.findall(r"launch/(\w+)\.py", done.stdout):
         assert (ROOT / "launch" / f"{command}.py").is_file()
     for config in re.findall(r"ds_configs/\w+\.json", done.stdout):
@@ -45,14 +45,14 @@ def test_scripts_only_parse_call_and_exit(script: Path):
     assert functions.keys() <= {"main", "build_parser", "parse_arguments", "host_range"}
 
 
-def test_options_of_a_run():
+def test_options_and_defaults_of_pretrain():
     arguments = pretrain.parse_arguments([*CONFIG, "--set", "a=1", "--set", "b=2", "--local_rank", "3"])
     assert arguments.config == Path("run.json")
     assert arguments.set == ["a=1", "b=2"]
     assert (arguments.resume, arguments.log_level, arguments.supervise) == ("never", "info", None)
 
 
-def test_number_of_supervised_hosts():
+def test_supervise_takes_a_number_or_a_range_of_hosts():
     single = pretrain.parse_arguments([*CONFIG, "--supervise", "1"])
     assert single.supervise == (1, 1)
     several = pretrain.parse_arguments([*CONFIG, "--supervise", "2:4", "--rdzv-endpoint", "node1:29400"])
@@ -73,7 +73,7 @@ def test_number_of_supervised_hosts():
         ([*CONFIG, "--supervise", "1", "--max-restarts", "-1"], ["--max-restarts", "-1"]),
     ],
 )
-def test_wrong_options_are_named(arguments, facts, capsys):
+def test_the_error_for_invalid_options_names_them(arguments, facts, capsys):
     with pytest.raises(SystemExit) as end:
         pretrain.parse_arguments(arguments)
     assert end.value.code == 2
@@ -82,14 +82,14 @@ def test_wrong_options_are_named(arguments, facts, capsys):
         assert fact in error
 
 
-def test_a_default_makes_the_configuration_optional():
+def test_the_configuration_is_optional_if_there_is_a_default():
     parser = options.command_line("Test.")
     options.add_config_options(parser, "--config", Path("ds_configs/demo.json"))
     assert parser.parse_args([]).config == Path("ds_configs/demo.json")
     assert plan.build_parser().parse_args(["--config", "x.json"]).config == Path("x.json")
 
 
-def test_models_are_named_alike_everywhere():
+def test_the_arguments_of_export_are_a_model_and_a_folder():
     arguments = export.build_parser().parse_args(["runs/a", "models/a", "--variant", "zero"])
     assert (arguments.model, arguments.folder) == (Path("runs/a"), Path("models/a"))
     assert (arguments.variant, arguments.tokenizer) == ("zero", None)

@@ -27,7 +27,7 @@ SOURCES = sorted(
     for name in ("elc_bert", "data_tools", "launch", "benchmarks", "tests", "examples", "docs")
     for path in (ROOT / name).rglob("*.py")
 )
-# Scripts find the modules in their own folder.
+# Scripts can import the modules in their own folder by their plain names.
 OURS = {"elc_bert", "elc_bert_launch", "data_tools", "benchmarks", "tests"} | {
     path.stem for folder in ("benchmarks", "examples", "docs") for path in (ROOT / folder).glob("*.py")
 }
@@ -45,7 +45,7 @@ LAZY = {
         "optim/lamb_triton.py",
         "kernels/triton/kernels.py",
         "kernels/triton/attention.py",
-        # transformers runs these, out of an export.
+        # transformers runs these files, which are copied to every export.
         "hub/files/configuration_elc_bert.py",
         "hub/files/modeling_elc_bert.py",
     )
@@ -64,7 +64,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imported(tree: ast.AST, top_level_only: bool) -> Iterator[str]:
-    """First components of the names that a module imports; relative imports are ours."""
+    """Yield the top-level package of every import of a module, except relative imports."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -78,7 +78,7 @@ def imported(tree: ast.AST, top_level_only: bool) -> Iterator[str]:
 
 
 def third_party(path: Path, top_level_only: bool = False) -> set[str]:
-    """Packages of others that a file imports."""
+    """Return the third-party packages that a file imports."""
     names = imported(ast.parse(path.read_bytes()), top_level_only)
     return set(names) - OURS - sys.stdlib_module_names
 
@@ -89,12 +89,12 @@ def import_name(distribution: str) -> str:
 
 @pytest.fixture(scope="module")
 def pins() -> dict[str, str]:
-    """Version by distribution name, read here by rules of its own."""
+    """Versions in requirements.txt by distribution name, parsed by a strict regular expression."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     requirements = [re.fullmatch(r"([a-z0-9-]+)==(\d+(?:\.\d+)*)", line) for line in lines if line]
-    assert all(requirements), "every requirement is a name and one exact version"
+    assert all(requirements), "every requirement must be a name and one exact version"
     versions = {match[1]: match[2] for match in requirements if match}
-    assert len(versions) == len(requirements), "no distribution is pinned twice"
+    assert len(versions) == len(requirements), "a distribution is pinned twice"
     return versions
 
 
@@ -105,13 +105,13 @@ def project() -> dict:
 
 @pytest.fixture(scope="module")
 def required(project) -> dict[str, Requirement]:
-    """Requirement by distribution name of what every installation has."""
+    """Requirements of every installation, by distribution name."""
     return {each.name: each for each in map(Requirement, project["dependencies"])}
 
 
 @pytest.fixture(scope="module")
 def extras(project) -> dict[str, dict[str, Requirement]]:
-    """The same of every extra; ``dev`` without the extras that it includes."""
+    """Requirements of every extra, by distribution name; ``dev`` without the extras that it includes."""
     return {
         extra: {each.name: each for each in map(Requirement, lines) if each.name != "elc-bert"}
         for extra, lines in project["optional-dependencies"].items()
@@ -177,8 +177,8 @@ def test_pins_lie_within_the_ranges_and_each_is_declared_once(pins, required, ex
     declared = [*required.values(), *(each for extra in extras.values() for each in extra.values())]
     assert sorted(each.name for each in declared) == sorted(pins)
     for requirement in declared:
-        assert requirement.specifier, f"{requirement.name}: has a lower bound at least"
-        assert "==" not in str(requirement.specifier), f"{requirement}: a range, not a pin"
+        assert requirement.specifier, f"{requirement.name}: needs a lower bound"
+        assert "==" not in str(requirement.specifier), f"{requirement}: must be a range, not a pin"
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
@@ -191,12 +191,12 @@ def test_dev_includes_all_other_extras(project, extras):
     assert included == extras.keys() - {"dev"}
 
 
-def test_messages_know_the_extra_of_every_optional_package(extras):
+def test_error_messages_name_the_right_extra_of_every_optional_package(extras):
     runtime = {
         import_name(name): extra
         for extra in extras.keys() - {"dev"}
         for name in extras[extra]
-        if name != "openmpi"  # programs, not a Python package
+        if name != "openmpi"  # it consists of programs and has no Python package
     }
     assert runtime == PACKAGES
 
@@ -226,7 +226,7 @@ def test_a_missing_extra_is_named_in_one_line(
     shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.json")
     for name in ("text.parquet", "text.txt.zst"):
         (tmp_path / name).write_bytes(b"PAR1, not read without the package")
-    # Every Python process, also a worker, starts as if the package were not installed.
+    # Every Python process, including workers, behaves as if the package were not installed.
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
@@ -261,7 +261,7 @@ def test_mpi_without_its_extra_is_named_in_one_line(monkeypatch):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel built from a copy of the sources, unpacked: what an installation holds."""
+    """Folder of an unpacked wheel that was built from a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
     for name in ("elc_bert", "data_tools", "launch"):
@@ -294,10 +294,10 @@ def test_a_wheel_holds_every_module_and_the_files_that_they_read(wheel):
         "elc_bert",
         "data_tools",
         "elc_bert_launch",
-    }, "no package of a common name, such as launch or tests"
+    }, "the wheel must not install packages with common names, such as launch or tests"
 
 
-def test_a_wheel_says_what_it_is_and_needs(wheel, required):
+def test_the_metadata_of_a_wheel_name_its_version_license_and_requirements(wheel, required):
     (distribution,) = importlib.metadata.distributions(path=[str(wheel)])
     assert distribution.version == elc_bert.__version__
     assert distribution.metadata["Name"] == "elc-bert"

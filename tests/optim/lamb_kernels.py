@@ -22,7 +22,7 @@ def kernels_of(kind: str) -> tuple[LambKernels, str]:
     pytest.importorskip("triton", reason="triton comes with torch's GPU builds only")
     # Triton reads at import whether to compile or to interpret kernels: see conftest.py.
     if kind == "gpu, interpreted" and torch.cuda.is_available():
-        pytest.skip("the kernels run on the GPU here")
+        pytest.skip("the kernels run on this machine's GPU, not in the interpreter")
     from elc_bert.optim.lamb_triton import TritonLambKernels
 
     return TritonLambKernels(), "cuda" if kind == "gpu" else "cpu"

@@ -1,4 +1,4 @@
-"""Takes two steps in each stage and precision; says how many bytes of tensors are left, and were planned."""
+"""Take two steps with every ZeRO stage and precision; print the actual and the planned bytes of tensors."""
 
 import gc
 import json
@@ -22,13 +22,14 @@ SHAPE = ["elc_bert.model.hidden_size=128", "elc_bert.model.num_attention_heads=4
 
 
 def all_tensors() -> list[torch.Tensor]:
+    """Return all CPU tensors of this process that are still in use."""
     gc.collect()
     tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
     return [tensor for tensor in tensors if tensor.is_cpu]
 
 
 def bytes_since(earlier: list[weakref.ref]) -> int:
-    """Of tensors that share no memory with what is left of the earlier ones, such as another engine's."""
+    """Return the bytes of all tensors except the ``earlier`` ones, which another engine may still hold."""
     gc.collect()
     others = {tensor.untyped_storage().data_ptr() for ref in earlier if (tensor := ref()) is not None}
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in all_tensors()}

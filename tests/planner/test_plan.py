@@ -1,4 +1,4 @@
-"""The plan of a run: parameters, state, communication, time, and the command."""
+"""The plan of a run: its parameters, memory, communication and time, and the command that prints it."""
 
 import json
 import re
@@ -24,7 +24,7 @@ DS_CONFIGS = sorted((Path(__file__).resolve().parents[2] / "ds_configs").glob("*
 MILLION = Parameters(
     200_000, 790_000, 100, 9_900, (790_000, 210_000), decaying_tensors=61, largest=100_000, small=0
 )
-"""A million parameters, so that sizes are in units of MB."""
+"""Counts of a model of a million parameters, so that one byte per parameter is one MB."""
 
 
 def load(name: str, *overrides: str) -> RunConfig:
@@ -33,7 +33,7 @@ def load(name: str, *overrides: str) -> RunConfig:
 
 @pytest.mark.parametrize("variant", ["base", "zero", "normalized", "weighted_output"])
 @pytest.mark.parametrize("path", DS_CONFIGS, ids=lambda path: path.stem)
-def test_counts_are_those_of_the_model(path, variant):
+def test_parameter_counts_equal_those_of_the_model(path, variant):
     config = load_config(path, [f"elc_bert.model.variant={variant}"]).elc_bert.model
     counts = count_parameters(config)
     with torch.device("meta"):
@@ -47,12 +47,12 @@ def test_counts_are_those_of_the_model(path, variant):
 @pytest.mark.parametrize(
     ("name", "millions"), [("strict_small", 24), ("strict", 98), ("large", 322), ("xl", 1510)]
 )
-def test_the_ladder(name, millions):
+def test_configurations_have_the_parameters_of_their_size(name, millions):
     assert count_parameters(load(name).elc_bert.model).total / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def state(stage: int, devices: int, precision: str = "bf16", sums: str = "fp32", **zero) -> dict[str, float]:
-    """Bytes of a million parameters, on a GPU, by ``Piece.when``."""
+    """Return the MB of state of a million parameters on a GPU, by ``Piece.when`` or ``host``."""
     overrides = [f"zero_optimization={json.dumps({'stage': stage, **zero})}", "bf16.enabled=false"]
     overrides += [f"{precision}.enabled=true"] if precision != "fp32" else []
     overrides += [f"data_types={json.dumps({'grad_accum_dtype': sums} if sums else {})}"]
@@ -64,36 +64,36 @@ def state(stage: int, devices: int, precision: str = "bf16", sums: str = "fp32",
 
 
 def test_state_without_zero():
-    # fp32: weights 4, two moments 8; gradients 4, once more in a row when they are reduced.
+    # Bytes per parameter in fp32: weights 4, moments 8, gradients 4, their contiguous copy 4.
     assert state(0, 8, "fp32", "") == {"always": 12, "gradients": 4, "reduction": 4}
-    # bf16: weights 2, masters 4, moments 8; gradients 2, of which the step makes an fp32 copy.
+    # In bf16: weights 2, masters 4, moments 8, gradients 2, their copy 2; the step casts them to fp32.
     assert state(0, 8, "bf16", "") == {"always": 14, "gradients": 2, "reduction": 2, "step": 4}
 
 
 def test_state_of_zero_1_in_bf16_with_fp32_sums():
-    # Weights 2, gradients 2, sums 4 on each device; masters and moments 12 divided. Sums travel as bf16.
+    # Weights 2, gradients 2, fp32 sums 4; partitioned: master weights and moments 12. Sums are sent in bf16.
     assert state(1, 4) == {"always": 6 + 12 / 4, "gradients": 2, "reduction": 4 + 2}
 
 
 def test_state_of_zero_2():
     found = state(2, 4, reduce_bucket_size=500_000)
-    # Weights 2; masters and moments 12 divided; bucket of bf16 gradients; sums of the share's.
+    # Weights 2; partitioned: master weights and moments 12, fp32 sums 4. Bucket of bf16 gradients 1.
     assert found == {"always": 2 + 12 / 4, "reduction": 1, "backward": 1, "gradients": 4 / 4}
 
 
 def test_state_of_zero_3():
     found = state(3, 4, reduce_bucket_size=500_000, stage3_max_live_parameters=250_000)
-    # Divided: weights 2, masters and moments 12, sums 4. Bucket 1, and its copy; gathered weights 0.5.
+    # Partitioned: weights 2, masters and moments 12, sums 4. Bucket 1, its copy 1, gathered weights 0.5.
     assert found == {"always": 18 / 4 + 1, "backward": 1 + 0.5, "step": 4 / 4}
 
 
-def test_offload_moves_masters_and_moments_to_the_host():
+def test_offload_moves_master_weights_and_moments_to_the_host():
     found = state(2, 4, offload_optimizer={"device": "cpu"})
     assert found["host"] == pytest.approx((12 + 4 + 2) / 4)
     assert found["always"] == pytest.approx(2 + 0.2)
 
 
-def test_a_cpu_has_only_the_used_part_of_a_bucket():
+def test_a_cpu_allocates_only_the_used_part_of_a_bucket():
     layout = layout_of(load("strict_small", "zero_optimization.stage=3"), 2)
     bucket = {
         on_cpu: next(p.bytes for p in pieces(layout, MILLION, on_cpu) if p.name == "reduction bucket")
@@ -102,7 +102,7 @@ def test_a_cpu_has_only_the_used_part_of_a_bucket():
     assert bucket == {True: 2e6, False: 1e9}
 
 
-def test_defaults_are_those_of_deepspeed():
+def test_default_sizes_equal_those_of_deepspeed():
     from deepspeed.runtime import engine
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -118,7 +118,7 @@ def test_defaults_are_those_of_deepspeed():
 
 
 @pytest.mark.launcher
-def test_deepspeed_keeps_what_is_planned_in_every_stage_and_precision():
+def test_deepspeed_keeps_the_planned_bytes_with_every_stage_and_precision():
     script = Path(__file__).with_name("state_each.py")
     result = launching.run("forked", 2, [DS_CONFIGS[0].parent / "strict_small.json"], script=script)
     assert result.status == 0, result.output
@@ -141,7 +141,7 @@ def layout(stage: int, devices: int, weights: int = 2, wire: int = 2) -> Layout:
         (3, {"gradients": 5 * 2e6, "weights": 5 * 2 * 2e6, "LAMB's norms": 488}),
     ],
 )
-def test_what_is_exchanged_in_a_step_of_five_micro_batches(stage, expected):
+def test_bytes_communicated_in_a_step_of_five_micro_batches(stage, expected):
     found = {each.what: each.bytes for each in collectives(layout(stage, 4), MILLION, 5, lamb=True)}
     assert found == {**expected, "counts and norms": 16}
     without = collectives(layout(stage, 4), MILLION, 5, lamb=False)
@@ -149,7 +149,7 @@ def test_what_is_exchanged_in_a_step_of_five_micro_batches(stage, expected):
     assert collectives(layout(stage, 1), MILLION, 5, lamb=True) == []
 
 
-def test_what_a_device_sends_in_a_ring():
+def test_bytes_that_a_device_sends_in_a_ring():
     gradients, weights = collectives(layout(3, 4), MILLION, 1, lamb=False)[:2]
     assert (gradients.operation, gradients.sent_per_device) == ("reduce-scatter", 2e6 * 3 / 4)
     assert (weights.operation, weights.sent_per_device) == ("all-gather", 4e6 * 3 / 4)
@@ -162,7 +162,7 @@ def machine(devices: int = 8, **changes) -> Machine:
     return Machine(Device("test", **{**figures, **changes}), devices, 100.0, 0.5, "fused")
 
 
-def test_time_is_arithmetic_by_peak_and_exchange_by_link():
+def test_time_is_computed_from_peak_flops_and_bandwidth():
     plan = make_plan(load("strict"), machine(1))
     (short, long) = plan.phases
     assert (short.steps, long.steps) == (14_062, 1_563)
@@ -181,13 +181,13 @@ def test_time_is_arithmetic_by_peak_and_exchange_by_link():
 @pytest.mark.parametrize("kernels", ["fused", "plain"])
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("path", DS_CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_fits_devices_of_80_gb(path, devices, kernels):
+def test_every_configuration_fits_on_devices_of_80_gb(path, devices, kernels):
     plan = make_plan(load_config(path), Machine(DEVICES["A100-80"], devices, 300.0, 0.4, kernels))
     assert plan.fits
     assert warnings(plan) == []
 
 
-def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does():
+def test_a_plan_that_does_not_fit_suggests_the_largest_micro_batch_that_does():
     plan = make_plan(load("strict"), machine(memory=8e9))
     largest = largest_micro_batch(plan)
     (warning,) = warnings(plan)
@@ -200,7 +200,7 @@ def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does():
     assert "not even a micro-batch of 1 fits" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
 
 
-def test_checkpointing_and_stages_lower_memory():
+def test_activation_checkpointing_and_higher_zero_stages_reduce_memory():
     def needed(*overrides: str) -> float:
         return make_plan(load("xl", *overrides), machine(64)).worst.memory.total
 
@@ -209,7 +209,7 @@ def test_checkpointing_and_stages_lower_memory():
     assert needed("elc_bert.training.activation_checkpointing=false") > 4 * needed()
 
 
-def test_devices_are_found_by_any_spelling_and_unknown_ones_named():
+def test_device_names_ignore_case_and_separators_and_unknown_ones_are_refused():
     assert find_device("a100-80") == find_device("A100 80".replace(" ", "_")) == DEVICES["A100-80"]
     with pytest.raises(UserError, match=r"^--device H10: unknown device; did you mean H100\?"):
         find_device("H10")
@@ -257,7 +257,7 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
         (["--set", "elc_bert.model.hiden_size=3"], "unknown key elc_bert.model.hiden_size; did you mean"),
     ],
 )
-def test_bad_input_is_one_line(arguments, error, capsys):
+def test_a_user_error_is_one_line(arguments, error, capsys):
     status, out, line = run(*arguments, capsys=capsys)
     assert (status, out) == (1, "")
     assert "error: " in line

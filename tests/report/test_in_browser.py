@@ -96,11 +96,11 @@ def look(page: Path, folder: Path, width: int, dark: bool) -> Seen:
 def test_charts_are_drawn_and_fit_the_window(width, columns, page, tmp_path):
     seen = look(page, tmp_path, width, dark=False)
     assert seen.facts["window"] == width
-    assert seen.facts["document"] <= width, "nothing to scroll sideways"
-    assert seen.facts["excess"] <= 0, "no chart is wider than its card"
+    assert seen.facts["document"] <= width, "the page must not scroll sideways"
+    assert seen.facts["excess"] <= 0, "a chart is wider than its card"
     assert seen.facts["columns"] == columns
     assert seen.facts["drawn"] == seen.facts["charts"] > 5
-    assert seen.facts["refused"] == [], "the page requests nothing that its policy forbids"
+    assert seen.facts["refused"] == [], "the page must not request anything that its policy forbids"
 
 
 def test_light_and_dark_themes_follow_the_browser(page, tmp_path):
@@ -111,7 +111,7 @@ def test_light_and_dark_themes_follow_the_browser(page, tmp_path):
         seen = look(page, folder, 900, dark)
         text, background = (brightness(seen.facts[name]) for name in ("text", "page"))
         assert (text > background) == dark
-        assert abs(text - background) > 90, "the labels of the axes can be read"
+        assert abs(text - background) > 90, "the labels of the axes must contrast with the background"
         pictures.append(seen.picture)
     assert pictures[0] != pictures[1]
 

@@ -20,7 +20,7 @@ def page(reported) -> Page:
     return Page((reported / "report.html").read_text(encoding="utf-8"))
 
 
-def test_terminal_output(main, tiny_run, tmp_path, capsys):
+def test_the_terminal_output_of_a_report(main, tiny_run, tmp_path, capsys):
     assert main([str(tiny_run.directory), "--output", str(tmp_path / "page.html")]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{tiny_run.directory}, step-000004\n")
@@ -37,7 +37,7 @@ def test_terminal_output(main, tiny_run, tmp_path, capsys):
     assert f"tensorboard --logdir {tiny_run.directory}" in text
     assert f"Report: {tmp_path / 'page.html'}" in text
     assert "Missing" not in text
-    assert not list(tmp_path.glob(".*")), "no temporary file is left"
+    assert not list(tmp_path.glob(".*")), "a temporary file is left"
 
 
 def test_the_page_is_self_contained(page):
@@ -52,7 +52,7 @@ def test_the_page_is_self_contained(page):
         for tag, attributes in page.elements
         if attributes.get("http-equiv") == "Content-Security-Policy"
     )
-    assert policy.startswith("default-src 'none'"), "the browser refuses everything else"
+    assert policy.startswith("default-src 'none'"), "the browser must refuse everything else"
     assert "http" not in policy
 
 
@@ -75,7 +75,9 @@ def test_the_page_contains_the_layer_weights(page):
     assert heat["y"] == ["layer 1", "layer 2"]
     assert heat["x"] == ["emb", "1"]
     (strip,) = page.drawings()[over_time]["data"]
-    assert strip["y"] == ["emb", "1"], "only the second layer has several sources"
+    assert strip["y"] == ["emb", "1"], (
+        "only the weights of the second layer are shown, since the first has one source"
+    )
 
 
 def test_the_page_contains_the_key_figures(page):
@@ -97,7 +99,7 @@ def test_the_page_contains_the_key_figures(page):
 def test_the_page_contains_the_newest_minimal_pairs(page):
     bars, dots = page.drawings()[page.titles.index("Minimal pairs: blimp")]["data"]
     assert bars["y"] == ["binding", "island effects", "overall"], (
-        "drawn from the bottom up, the best at the top"
+        "bars are drawn from the bottom up, so the best one comes last"
     )
     assert bars["x"] == [0.5, 0.7, 0.6]
     assert dots["customdata"] == ["binding 1", "island effects 1"]
@@ -131,7 +133,7 @@ def test_several_runs_are_compared(main, reported, tmp_path, capsys):
     differing = page.text[page.text.index("differing setting") : page.text.index("complete configuration")]
     assert "elc_bert.training.seed 42 7" in differing
     assert "elc_bert.model.hidden_size 32 –" in differing
-    assert "train_batch_size" not in differing, "both have 8"
+    assert "train_batch_size" not in differing, "settings with equal values are not listed"
     assert page.text.count("complete configuration") == 2
     assert "other, step 2" in capsys.readouterr().out
 
@@ -174,7 +176,7 @@ def numbers(values):
     return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
 
 
-def test_pairs_scored_during_training(main, tmp_path):
+def test_minimal_pairs_scored_during_training_are_in_the_report(main, tmp_path):
     scalars = {f"minimal_pairs/{name}": {1: 0.5, 2: 0.6} for name in ("overall", "binding")}
     run = write_run(tmp_path / "run", scalars)
     assert main([str(run)]) == 0

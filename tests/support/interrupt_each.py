@@ -1,4 +1,4 @@
-"""Pretrains from several configurations in one launch, and sends itself a signal in the middle of each."""
+"""Pretrain from several configurations in one launch, and send a signal to this process during each run."""
 
 import argparse
 import functools
@@ -22,16 +22,19 @@ MOMENTS = {
     "publishing": (publishing, "publish"),
     "evaluation": (held_out, "evaluate"),
 }
-"""Where the signal arrives: the function that is just being run."""
+"""Function that runs when the signal arrives, as module and attribute, by name of the moment."""
 ORIGINALS = {moment: getattr(*place) for moment, place in MOMENTS.items()}
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "cases", nargs="+", metavar="CONFIG:MOMENT:RANK:CALL", help="the signal comes within that call of it"
+        "cases",
+        nargs="+",
+        metavar="CONFIG:MOMENT:RANK:CALL",
+        help="RANK gets a signal during call number CALL of the function of MOMENT",
     )
-    parser.add_argument("--local_rank", help="given by the deepspeed launcher")
+    parser.add_argument("--local_rank", help="set by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
     def command(watchdog) -> int:
@@ -41,7 +44,7 @@ def main(argv: list[str]) -> None:
             for name, (module, attribute) in MOMENTS.items():
                 original = ORIGINALS[name]
                 if name == moment and os.environ["RANK"] == rank:
-                    original = signalling(original, int(call))
+                    original = with_signals_in_call(original, int(call))
                 setattr(module, attribute, original)
             statuses.append(pretrain(load_config(Path(path)), watchdog, "auto"))
         if os.environ["RANK"] == "0":
@@ -51,27 +54,27 @@ def main(argv: list[str]) -> None:
     run_command(command)
 
 
-def signalling(function: Callable, at: int) -> Callable:
-    """The function, with signals to this process within the call number ``at``, and again in the next one."""
+def with_signals_in_call(function: Callable, number_of_call: int) -> Callable:
+    """Return a function that sends a signal to this process in the call with this number and in the next."""
     calls = 0
 
     @functools.wraps(function)
     def wrapped(*arguments, **named):
         nonlocal calls
         calls += 1
-        if calls == at and function is ORIGINALS["evaluation"]:
-            arguments = (arguments[0], signalled(arguments[1]), *arguments[2:])
-        elif calls == at:
-            os.kill(os.getpid(), signal.SIGUSR1 if at % 2 else signal.SIGTERM)
-        if calls == at + 1:
+        if calls == number_of_call and function is ORIGINALS["evaluation"]:
+            arguments = (arguments[0], with_signal_before_third(arguments[1]), *arguments[2:])
+        elif calls == number_of_call:
+            os.kill(os.getpid(), signal.SIGUSR1 if number_of_call % 2 else signal.SIGTERM)
+        if calls == number_of_call + 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return function(*arguments, **named)
 
     return wrapped
 
 
-def signalled(micro_batches: Iterable) -> Iterator:
-    """Micro-batches, with a signal before the third."""
+def with_signal_before_third(micro_batches: Iterable) -> Iterator:
+    """Yield the micro-batches, and send a signal to this process before the third one."""
     for number, batch in enumerate(micro_batches):
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)

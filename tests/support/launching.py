@@ -27,7 +27,7 @@ from elc_bert.utils.machine import free_port
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRETRAIN = REPOSITORY / "launch" / "pretrain.py"
 PRETRAIN_EACH = Path(__file__).with_name("pretrain_each.py")
-"""Script that runs several configurations in one launch, because a launch takes longer than a tiny run."""
+"""Script that trains from several configurations in one launch, which saves the time of further launches."""
 LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",

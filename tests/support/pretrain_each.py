@@ -1,4 +1,4 @@
-"""Pretrains from several configurations, one after the other, in one launch."""
+"""Pretrain from several configurations, one after the other, in one launch."""
 
 import argparse
 import sys
@@ -20,10 +20,10 @@ def main(argv: list[str]) -> None:
         default=[],
         type=Path,
         metavar="CONFIG",
-        help="run after the others, with a LAMB that takes what ZeRO hands it for whole tensors",
+        help="runs to do last, with a plain LAMB that takes the partitions of ZeRO for whole tensors",
     )
-    parser.add_argument("--fp16-on-cpu", action="store_true", help="slow, but torch can do it")
-    parser.add_argument("--local_rank", help="given by the deepspeed launcher")
+    parser.add_argument("--fp16-on-cpu", action="store_true", help="allow fp16 on a CPU, where it is slow")
+    parser.add_argument("--local_rank", help="set by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
     def command(watchdog) -> None:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
 
 def allow_fp16() -> None:
-    """DeepSpeed asks whether the CPU has instructions for fp16; torch does without them, slowly."""
+    """Make DeepSpeed accept fp16 on any CPU. PyTorch needs no fp16 instructions, but is slow without."""
     from deepspeed.accelerator import get_accelerator
 
     type(get_accelerator()).is_fp16_supported = lambda self: True

@@ -1,4 +1,4 @@
-"""Pretrains from several configurations in one launch of two ranks; something goes wrong on rank 1."""
+"""Pretrain from several configurations in one launch of two ranks, with a fault on rank 1 in each run."""
 
 import argparse
 import contextlib
@@ -23,24 +23,24 @@ from tests.support.pretrain_each import allow_fp16
 
 @dataclass
 class Case:
-    """A run, and what goes wrong in it."""
+    """A run and its faults."""
 
     config: str
     resume: str = "never"
     nan_gradients: list[int] = field(default_factory=list)
     """Steps whose gradient is NaN on rank 1, although the loss is finite."""
     bad_losses: dict[str, float] = field(default_factory=dict)
-    """What is added to the loss on rank 1, by step; the gradient stays what it is."""
+    """Number to add to the loss on rank 1, by step. It does not change the gradient."""
     flips: list[int] = field(default_factory=list)
     """Steps after which a bit of a weight changes on rank 1."""
     overrides: list[str] = field(default_factory=list)
-    """What is set on rank 1 only."""
+    """Overrides of the configuration on rank 1 only, as for ``--set``."""
     directories: list[str] = field(default_factory=list)
-    """Where each rank finds its relative paths."""
+    """Working directory of each rank. Empty if the ranks share the usual one."""
 
 
 class NanGradient(torch.autograd.Function):
-    """The identity, with a gradient of NaN."""
+    """Identity function whose gradient is NaN."""
 
     @staticmethod
     def forward(ctx, loss):
@@ -53,8 +53,8 @@ class NanGradient(torch.autograd.Function):
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("cases", type=Path, help="JSON: the cases by name")
-    parser.add_argument("--local_rank", help="given by the deepspeed launcher")
+    parser.add_argument("cases", type=Path, help="JSON file of the cases, by name")
+    parser.add_argument("--local_rank", help="set by the deepspeed launcher")
     arguments = parser.parse_args(argv)
 
     def command(watchdog) -> None:
@@ -66,25 +66,25 @@ def main(argv: list[str]) -> None:
             try:
                 with directory:
                     pretrain(case, rank, watchdog)
-            except UserError as error:  # on all ranks alike
+            except UserError as error:  # raised on all ranks
                 print(f"\n{name}, rank {rank}: {error}", flush=True)
 
     run_command(command)
 
 
 def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
-    """Run a case; what each step left on this rank goes to ``run/rank-N.json``."""
-    is_there = rank == 1
-    config = load_config(Path(case.config), case.overrides if is_there else [])
+    """Run a case, and write the state of this rank after each step to ``run/rank-N.json``."""
+    is_faulty = rank == 1
+    config = load_config(Path(case.config), case.overrides if is_faulty else [])
     steps: dict[int, dict[str, Any]] = {}
     number = 0
     original_forward, original_step = step._forward, loop.train_step
 
     def forward(*arguments):
         loss, correct = original_forward(*arguments)
-        if is_there and number in case.nan_gradients:
+        if is_faulty and number in case.nan_gradients:
             loss = NanGradient.apply(loss)
-        if is_there:
+        if is_faulty:
             loss = loss + case.bad_losses.get(str(number), 0.0)
         return loss, correct
 
@@ -97,7 +97,7 @@ def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
             "learning_rate": engine.get_lr()[0],
             "skipped": engine.skipped_steps,
         }
-        if is_there and number in case.flips:
+        if is_faulty and number in case.flips:
             weights = [weight for weight in engine.module.parameters() if weight.numel()]
             weights[-1].data.view(-1)[:1].view(torch.uint8)[0] ^= 1
         return result
@@ -112,7 +112,7 @@ def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
 
 
 def fingerprint(engine: Any) -> str:
-    """A hash over all that this rank has of weights, masters and optimizer state."""
+    """Return a hash of this rank's weights, master weights and optimizer state."""
     digest = hashlib.sha256()
     optimizer = engine.basic_optimizer
     weights = [getattr(weight, "ds_tensor", weight) for weight in engine.module.parameters()]

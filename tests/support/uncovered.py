@@ -1,11 +1,11 @@
-"""The parts of the project that a test run did not cover, and why: the last section of pytest's output."""
+"""Description of the parts of the project that a test run did not cover, for the end of its output."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 PARTS = (
-    ("kernels and training on a GPU", r"\bGPU here|no GPU|CUDA"),
+    ("kernels and training on a GPU", r"machine's GPU|no GPU|CUDA"),
     ("Triton kernels", r"[Tt]riton"),
     ("C kernels", r"kernels"),
     ("runs on several hosts", r"several hosts|address"),
@@ -17,16 +17,16 @@ PARTS = (
     ("a full disk", r"disk"),
     ("figures of /proc", r"/proc"),
 )
-"""Parts of the project, and a pattern for the reasons with which their tests are skipped."""
+"""Parts of the project, each with a regular expression that matches the skip reasons of its tests."""
 
 
 def part_of(reason: str) -> str:
-    """Name of the part whose tests are skipped for a reason."""
+    """Return the part of the project whose tests are skipped for a reason."""
     return next((part for part, pattern in PARTS if re.search(pattern, reason)), "other tests")
 
 
 def describe_skips(reasons: Iterable[str]) -> list[str]:
-    """A line for each part and reason, with the number of skipped tests or files.
+    """Return a line for each part and reason, with the number of skipped tests or files.
 
     Args:
         reasons: Reason of each skipped test, and of each skipped file.

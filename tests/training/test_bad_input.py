@@ -25,22 +25,22 @@ from tests.support.launching import PRETRAIN, Result, finish, run, spawn
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(600)]
 
 AT_ONCE = 3
-"""Launches at a time; each keeps two ranks busy."""
-LAUNCHED = ("unknown_key", "truncated_bin", "resuming_another_model")
-"""Mistakes that are made with DeepSpeed's launcher: one that ends before the ranks have met, one after."""
+"""Number of launches that run at the same time, each with two ranks."""
+WITH_DEEPSPEED = ("unknown_key", "truncated_bin", "resuming_another_model")
+"""Mistakes that are tested with DeepSpeed's launcher. They end before and after the ranks connect."""
 SECONDS = 60
 
 
 @dataclass
 class Mistake:
-    """What a user types, and what the one line of the answer says."""
+    """Arguments of a user's mistake, and facts that the error message must contain."""
 
     arguments: list[Any]
     expected: list[str]
 
 
-class Setting:
-    """One user's folder: a sound dataset, tokenizer, configuration and finished run, to be spoilt."""
+class UserFolder:
+    """Folder with a valid dataset, tokenizer, configuration and finished run, which a test may damage."""
 
     def __init__(self, folder: Path, dataset: Path, tokenizer: Path, finished: Path, configure: Callable):
         self.folder = folder
@@ -70,8 +70,8 @@ class Setting:
     def resume(self, which: Any = "auto", **changes: Any) -> list[Any]:
         return ["--deepspeed_config", self.config(**changes), "--resume", which]
 
-    def resume_trapped(self, **changes: Any) -> list[Any]:
-        """Resume from a checkpoint that has been made to run code when it is unpickled."""
+    def resume_unsafe(self, **changes: Any) -> list[Any]:
+        """Return arguments that resume from a checkpoint that would run code when it is unpickled."""
         weights = self.checkpoint / "mp_rank_00_model_states.pt"
         torch.save({"module": RunsCode(self.folder / "was-run")}, weights)
         record = read_record(self.checkpoint)
@@ -81,15 +81,15 @@ class Setting:
 
 
 FINISHED: dict[str, Any] = {"training": {"max_steps": 4}, "checkpoint": {"every": 2}}
-MISTAKES: dict[str, Callable[[Setting], Mistake]] = {}
+MISTAKES: dict[str, Callable[[UserFolder], Mistake]] = {}
 
 
-def mistake(function: Callable[[Setting], Mistake]) -> Callable[[Setting], Mistake]:
+def mistake(function: Callable[[UserFolder], Mistake]) -> Callable[[UserFolder], Mistake]:
     MISTAKES[function.__name__] = function
     return function
 
 
-# The configuration.
+# Mistakes in the configuration.
 
 
 @mistake
@@ -165,7 +165,7 @@ def output_that_cannot_be_written(user):
     )
 
 
-# The data.
+# Mistakes in the data.
 
 
 @mistake
@@ -225,7 +225,7 @@ def model_of_another_vocabulary(user):
     )
 
 
-# Going on with a run.
+# Mistakes in resuming a run.
 
 
 @mistake
@@ -266,20 +266,20 @@ def resuming_where_every_checkpoint_is_damaged(user):
 
 @mistake
 def resuming_a_checkpoint_that_would_run_code(user):
-    """Its recorded hash is right, so that only the loader stands in its way."""
-    return Mistake(user.resume_trapped(), [str(user.checkpoint), "is not loaded because that could run code"])
+    """The recorded hash of the checkpoint is valid, so only the loader can refuse it."""
+    return Mistake(user.resume_unsafe(), [str(user.checkpoint), "is not loaded because that could run code"])
 
 
 @mistake
 def resuming_in_another_layout_a_checkpoint_that_would_run_code(user):
     return Mistake(
-        user.resume_trapped(zero_optimization={"stage": 1}),
+        user.resume_unsafe(zero_optimization={"stage": 1}),
         [str(user.checkpoint), "is not loaded because that could run code"],
     )
 
 
 class RunsCode:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -289,16 +289,16 @@ class RunsCode:
 
 
 def test_a_pickle_that_runs_code_would_be_noticed(tmp_path):
-    """Without the protection the file would be created."""
+    """Unpickling without protection creates the file, so the tests above could notice it."""
     pickle.loads(pickle.dumps(RunsCode(tmp_path / "was-run")))
     assert (tmp_path / "was-run").exists()
 
 
 @dataclass
 class Answer:
-    """What came of a mistake."""
+    """Result of a launch with a mistake."""
 
-    setting: Setting
+    user_folder: UserFolder
     expected: list[str]
     before: dict[str, str]
     result: Result
@@ -306,16 +306,16 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def answers(configure, tiny_dataset, tiny_tokenizer, tmp_path_factory) -> Iterator[dict[str, Future[Answer]]]:
-    """All mistakes are made at once, a few launches at a time."""
+    """Results of all mistakes by name. A few launches run at the same time."""
     folder = tmp_path_factory.mktemp("mistakes")
     finished = run("python", 1, ["--deepspeed_config", configure(folder / "finished", **FINISHED)])
     assert finished.status == 0, finished.output
 
     def make(name: str) -> Answer:
-        user = Setting(folder / name, tiny_dataset, tiny_tokenizer, folder / "finished", configure)
+        user = UserFolder(folder / name, tiny_dataset, tiny_tokenizer, folder / "finished", configure)
         made = MISTAKES[name](user)
         before = contents(user.folder)
-        launcher = "deepspeed" if name in LAUNCHED else "forked"
+        launcher = "deepspeed" if name in WITH_DEEPSPEED else "forked"
         return Answer(user, made.expected, before, run(launcher, 2, made.arguments))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -323,7 +323,7 @@ def answers(configure, tiny_dataset, tiny_tokenizer, tmp_path_factory) -> Iterat
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hash of every file, and every directory, by path."""
+    """Return the hash of every file by path, and an empty string for every directory."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))
@@ -341,7 +341,7 @@ def test_a_user_error_ends_the_launch_with_one_line(answers, name):
     assert "Traceback" not in result.output
     assert "terminate called" not in result.output
     assert result.seconds < SECONDS
-    assert contents(answer.setting.folder) == answer.before, "nothing is created, changed or removed"
+    assert contents(answer.user_folder.folder) == answer.before, "no file may be created, changed or removed"
 
 
 def test_a_port_in_use_is_reported(configure, tmp_path):

@@ -13,7 +13,7 @@ DIVISORS_OF_360 = [n for n in range(1, 361) if 360 % n == 0]
 
 
 def trials_of(sizes: list[int], limit: float, cost: Callable[[int], float]) -> tuple[list[int], list[int]]:
-    """Sizes that were tried, and those that were found to fit; a pass keeps at least 1 byte a sequence."""
+    """Return the sizes that the search tried, and those that fit. Every sequence needs at least 1 byte."""
     tried = []
 
     def attempt(size: int) -> Trial:
@@ -23,40 +23,40 @@ def trials_of(sizes: list[int], limit: float, cost: Callable[[int], float]) -> t
     return tried, [trial.micro_batch for trial in search(sizes, limit, attempt, saved=float)]
 
 
-def test_sizes_double_and_stop_before_what_would_not_fit():
+def test_sizes_double_until_the_next_would_not_fit():
     tried, good = trials_of(POWERS, limit=100, cost=lambda n: 20 + 4 * n)
     assert tried == good == [1, 2, 4, 8, 16]
 
 
-def test_the_last_step_is_to_the_largest_divisor_that_fits():
+def test_search_ends_at_the_largest_divisor_that_fits():
     tried, good = trials_of(DIVISORS_OF_360, limit=100, cost=lambda n: 20 + n)
-    assert good[-1] == 72  # of 72 and 90
+    assert good[-1] == 72  # the next divisor, 90, would exceed the limit
     assert max(tried) == 72
     tried, good = trials_of(DIVISORS_OF_360, limit=111, cost=lambda n: 20 + n)
     assert good[-1] == 90
 
 
-def test_search_ends_at_the_largest_if_all_fit():
+def test_search_ends_at_the_largest_size_if_all_fit():
     assert trials_of(POWERS, limit=1000, cost=lambda n: 20 + n)[1] == POWERS
 
 
-def test_search_returns_nothing_if_none_fits():
+def test_search_returns_nothing_if_no_size_fits():
     assert trials_of(POWERS, limit=10, cost=lambda n: 20 + n) == ([1], [])
 
 
-def test_search_handles_memory_that_jumps():
+def test_search_handles_a_jump_of_the_memory():
     tried, good = trials_of(DIVISORS_OF_360, limit=100, cost=lambda n: 20 + n if n < 30 else 200 + n)
     assert good[-1] == 24
-    assert [size for size in tried if size >= 30], "only trying could tell"
+    assert [size for size in tried if size >= 30], "the jump can be found only by a trial that does not fit"
 
 
-def test_search_tries_nothing_too_large_if_memory_grows_faster():
+def test_search_tries_no_size_beyond_the_limit_if_memory_grows_linearly():
     tried, good = trials_of(POWERS, limit=500, cost=lambda n: 20 + 10 * n)
-    # After one trial nothing but the least is known, after two the slope.
+    # One trial gives only a lower bound of the memory of larger sizes, two trials give the slope.
     assert tried == good == [1, 2, 4, 8, 16, 32]
 
 
-def test_the_fastest_is_named_if_it_is_not_the_largest():
+def test_the_fastest_size_is_named_if_it_is_not_the_largest():
     slow, fast, largest = Trial(1, 1, 50.0), Trial(2, 2, 2000.0), Trial(4, 3, 1500.0)
     assert conclusion([slow, fast]) == ['"train_micro_batch_size_per_gpu": 2']
     assert conclusion([slow, fast, largest]) == [
@@ -75,7 +75,7 @@ def test_through_the_launcher_two_ranks_agree_and_nothing_is_written(configure, 
     trials = re.findall(
         r"^micro-batch (\d+) \(as (\d+) x (\d+)\): ([\d.]+) GiB, \S+ tokens/s$", result.stdout, re.M
     )
-    # In the second phase there are a quarter as many sequences, at least one, of four times the length.
+    # The second phase has sequences of 4 times the length, and a quarter as many (at least one).
     assert [trial[:3] for trial in trials] == [
         ("1", "1", "128"),
         ("2", "1", "128"),

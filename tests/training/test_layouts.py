@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 SWITCHING = {"long_after": 0.9}
-"""Steps 19 and 20 are at 128 tokens and 2 sequences."""
-# "torch_adam" because DeepSpeed's own Adam would be compiled for this CPU first.
+"""Setting that makes steps 19 and 20 read 2 sequences of 128 tokens."""
+# "torch_adam" avoids DeepSpeed's own Adam, which would have to be compiled for this CPU first.
 ADAMW = {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}
 ONE_STEP = {
     "gradient_clipping": 0.5,
@@ -75,7 +75,7 @@ CASES = {
     **{f"one step stage {stage}": {**ONE_STEP, "zero_optimization": {"stage": stage}} for stage in (0, 1, 2)},
     "one step micro-batches of 1": {**ONE_STEP, "train_micro_batch_size_per_gpu": 1},
 }
-"""Runs on two ranks: what is changed in the tiny configuration."""
+"""Changes of the tiny configuration for the runs on two ranks, by name of the run."""
 
 
 def _configure(configure, folder: Path, name: str, **changes) -> Path:
@@ -100,7 +100,7 @@ def two_ranks(configure, blended, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def one_rank(configure, blended, tmp_path_factory) -> dict[str, Path]:
-    """Output directories of the same batch on one rank, by accumulating two micro-batches."""
+    """Output directories of runs with the same batch on one rank, which accumulates two micro-batches."""
     folder = tmp_path_factory.mktemp("one-rank")
     cases = {variant: {"model": {"variant": variant}} for variant in VARIANTS} | {"blend": blended}
     configs = {name: _configure(configure, folder, name, **case) for name, case in cases.items()}
@@ -112,7 +112,7 @@ def one_rank(configure, blended, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_ranks_train_as_one_that_accumulates(one_rank, two_ranks, variant):
+def test_losses_of_two_ranks_equal_those_of_one_that_accumulates(one_rank, two_ranks, variant):
     two = two_ranks[f"{variant} fp32 stage 0"]
     lengths = scalars(two, "train/sequence_length")
     assert list(lengths.values()) == [32] * 18 + [128] * 2
@@ -124,7 +124,7 @@ def test_two_ranks_read_the_same_blend_as_one(one_rank, two_ranks):
 
 
 def test_epochs_of_a_blend_are_those_of_each_dataset(one_rank, tiny_dataset, second_dataset):
-    """18 steps of 8 and 2 of 2 sequences: 144 and 4 positions, of which the second dataset gets 3 in 10."""
+    """Of the 18 x 8 short and 2 x 2 long sequences, the second dataset provides 3 in 10."""
     tags = events(one_rank["blend"]).Tags()["scalars"]
     assert "data/epochs" not in tags
     for prefix, short, long in ((tiny_dataset, 101, 3), (second_dataset, 43, 1)):
@@ -135,7 +135,7 @@ def test_epochs_of_a_blend_are_those_of_each_dataset(one_rank, tiny_dataset, sec
     assert 0 < words[1] < words[20]
 
 
-def test_the_variants_differ(one_rank):
+def test_the_variants_have_different_losses(one_rank):
     assert len({losses(one_rank[variant])[20] for variant in VARIANTS}) == len(VARIANTS)
 
 
@@ -159,7 +159,7 @@ def test_losses_of_another_variant_are_equal_under_zero(two_ranks):
 
 
 def test_clipping_and_weight_decay_were_active(two_ranks):
-    """Otherwise the agreement above would not cover them."""
+    """Equal losses prove that clipping and weight decay are right only if both are active."""
     config = load_config(two_ranks["zero fp32 stage 2"] / "config.json")
     norms = scalars(two_ranks["zero fp32 stage 2"], "train/gradient_norm")
     assert config.optimizer.params["weight_decay"] > 0
@@ -183,7 +183,7 @@ def test_losses_are_equal_for_all_launchers(configure, two_ranks, tmp_path, laun
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("one step")])
 def test_a_step_equals_plain_pytorch_on_the_whole_batch(two_ranks, case):
-    """Loss, gradient norm and updated weights: every masked token of the global batch counts the same."""
+    """Loss, gradient norm and updated weights are equal, so all masked tokens weigh the same."""
     directory = two_ranks[case]
     batch, parts = _first_batch(directory)
     assert len({len(part.targets) for part in parts}) > 1, "micro-batches predict unequally many tokens"
@@ -210,7 +210,7 @@ def test_a_step_equals_plain_pytorch_on_the_whole_batch(two_ranks, case):
 
 
 def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
-    """The first global batch of a run, whole and in micro-batches of half its size."""
+    """Return the first global batch of a run, whole and in micro-batches of half its size."""
     config = load_config(directory / "config.json")
     data, training = config.elc_bert.data, config.elc_bert.training
     schedule = LengthSchedule(1, training.sequence_length, config.train_batch_size)

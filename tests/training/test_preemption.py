@@ -22,40 +22,40 @@ RUN = {
     "data": {"workers": 1},
     "zero_optimization": {"stage": 1},
 }
-"""With dropout, and with a worker that launchers would send their signals to as well."""
+"""Settings with dropout, and with a data worker, to which launchers also send their signals."""
 CASES = {
     "step 1": ("step", 1, 1, 1),
     "step 3": ("step", 0, 3, 3),
     "step 4": ("step", 1, 4, 4),
     "step 6": ("step", 0, 6, 6),
     "step 11": ("step", 1, 11, 11),
-    # Checkpoints of steps 4, 8 and so on are written while training goes on, at most until the next is due,
-    # which waits for the one before.
+    # Checkpoints of steps 4, 8 and so on are written while training continues. If one is not complete when
+    # the next is due, training waits for it.
     "rank 0 writes the first": ("checkpoint", 0, 1, None),
     "rank 1 writes the first": ("checkpoint", 1, 1, None),
     "rank 1 writes the second": ("checkpoint", 1, 2, None),
     "the first is published": ("publishing", 0, 1, None),
     "the second is published": ("publishing", 0, 2, None),
-    # Evaluations follow steps 4, 8 and so on; what is left of them is for later.
+    # Evaluations follow steps 4, 8 and so on. The signal ends an evaluation, and the resumed run repeats it.
     "first evaluation": ("evaluation", 0, 1, 4),
     "first evaluation, rank 1": ("evaluation", 1, 1, 4),
     "second evaluation": ("evaluation", 0, 2, 8),
     "second evaluation, rank 1": ("evaluation", 1, 2, 8),
     "last evaluation": ("evaluation", 1, 4, 16),
 }
-"""The moment, the rank that gets the signal, the call of it, and the step of the checkpoint that is left."""
+"""Moment of the signal, rank that gets it, number of the call, and step of the last checkpoint if fixed."""
 
 
 @dataclass
 class StoppedRuns:
-    """Runs that received signals, and an uninterrupted one."""
+    """Runs that received signals, and an uninterrupted run."""
 
     uninterrupted: Path
     runs: dict[str, Path]
     launch: Result
     stopped_at: dict[str, int]
     """Step of the newest checkpoint after the signal, by case."""
-    left_over: dict[str, list[str]]
+    hidden_files: dict[str, list[str]]
     """Hidden files that remain after the signal, by case."""
 
 
@@ -71,29 +71,31 @@ def outcome(configure, tmp_path_factory) -> StoppedRuns:
         name: read_record(path / (path / "latest").read_text())["progress"]["step"]
         for name, path in checkpoints.items()
     }
-    left_over = {name: [hidden.name for hidden in path.glob(".*")] for name, path in checkpoints.items()}
+    hidden_files = {name: [hidden.name for hidden in path.glob(".*")] for name, path in checkpoints.items()}
     resumed = run("forked", 2, [*configs.values(), "--resume", "auto"], timeout=200, script=PRETRAIN_EACH)
     assert resumed.status == 0, resumed.output
-    return StoppedRuns(runs.pop("uninterrupted"), runs, launch, stopped_at, left_over)
+    return StoppedRuns(runs.pop("uninterrupted"), runs, launch, stopped_at, hidden_files)
 
 
-def test_the_exit_status_is_75(outcome):
+def test_a_signal_ends_a_run_with_exit_status_75(outcome):
     (statuses,) = re.findall(r"statuses: (.*)", outcome.launch.stdout)
     assert [int(status) for status in statuses.split()] == [PREEMPTED] * len(CASES)
-    assert outcome.launch.status == PREEMPTED, "which the launcher passes on"
+    assert outcome.launch.status == PREEMPTED, "the launcher must pass on the exit status"
     assert outcome.launch.output.count("stopped by a signal") == len(CASES)
     assert "Traceback" not in outcome.launch.output
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_checkpoint_of_the_step_is_saved(outcome, case):
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(outcome, case):
     _, _, call, expected = CASES[case]
     if expected is None:
         due, next_due = 4 * call, 4 * (call + 1)
-        assert due < outcome.stopped_at[case] <= next_due + 1, "one that went on meanwhile, or the one after"
+        assert due < outcome.stopped_at[case] <= next_due + 1, (
+            "the run must stop at the latest one step after the next checkpoint is due"
+        )
     else:
         assert outcome.stopped_at[case] == expected
-    assert outcome.left_over[case] == []
+    assert outcome.hidden_files[case] == []
 
 
 @pytest.mark.parametrize("case", CASES)

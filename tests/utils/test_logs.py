@@ -47,7 +47,7 @@ def test_other_ranks_write_only_warnings_and_only_to_the_file(tmp_path, capsys):
     logs.configure(rank=3)
     logs.open_file(tmp_path / logs.LOG_FILE, rank=3)
     logger.info("on every rank")
-    assert not (tmp_path / logs.LOG_FILE).exists(), "a rank without anything to say leaves no file"
+    assert not (tmp_path / logs.LOG_FILE).exists(), "a rank without messages creates no file"
     logger.warning("on this rank")
     logs.close()
     assert capsys.readouterr() == ("", "")
@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_written_is_reported_once(tmp_path, capsys):
 
 
 def test_a_file_system_that_does_not_respond_delays_nothing(tmp_path, capsys, monkeypatch):
-    """To open a named pipe for writing blocks until somebody reads from it."""
+    """The log file is a named pipe. Opening it for writing blocks until another process reads from it."""
     monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
     os.mkfifo(tmp_path / "pipe")
     logs.configure(rank=0)
@@ -127,7 +127,7 @@ def test_only_the_first_flush_waits_for_a_file_system_that_does_not_respond(tmp_
     let_writers_end(tmp_path / "pipe")
 
 
-def test_a_process_that_is_no_rank_does_not_wait_for_a_file_system_either(tmp_path, monkeypatch):
+def test_a_process_that_is_not_a_rank_does_not_wait_for_a_file_system_either(tmp_path, monkeypatch):
     """On a network file system whose server is gone, even the question whether a directory exists blocks."""
     responds = threading.Event()
     monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
@@ -141,7 +141,7 @@ def test_a_process_that_is_no_rank_does_not_wait_for_a_file_system_either(tmp_pa
     assert "restart 1 of 3" in (tmp_path / logs.LOG_FILE).read_text(), "written once the file system responds"
 
 
-def test_a_process_that_is_no_rank_reports_a_file_that_cannot_be_written(tmp_path, capsys):
+def test_a_process_that_is_not_a_rank_reports_a_file_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "full").symlink_to("/dev/full")
     logs.append(tmp_path / "full", "supervisor", "restart 1 of 3")
     (line,) = capsys.readouterr().err.splitlines()
@@ -163,7 +163,7 @@ def let_writers_end(pipe: Path) -> None:
     os.close(reader)
 
 
-def test_a_process_that_is_no_rank_appends_a_line(tmp_path: Path):
+def test_a_process_that_is_not_a_rank_appends_a_line_if_the_folder_exists(tmp_path: Path):
     logs.append(tmp_path / "missing" / logs.LOG_FILE, "supervisor", "nowhere")
     logs.append(tmp_path / logs.LOG_FILE, "supervisor on node-a", "restart 1 of 3")
     assert not (tmp_path / "missing").exists()

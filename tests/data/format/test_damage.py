@@ -63,7 +63,7 @@ def prefix(request, tmp_path_factory):
 
 
 @pytest.fixture
-def little_memory():
+def memory_limit():
     """Limit the memory, so that a reader that allocates by a damaged size fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**29, before[1]))
@@ -110,14 +110,14 @@ def damaged(draw: random.Random, data: bytes, others: list[bytes]) -> bytes | No
     return bytes(new)
 
 
-def put(path, content: bytes | None) -> None:
+def replace_file(path, content: bytes | None) -> None:
     """Replace a file, so that existing memory maps of the old one stay valid."""
     path.unlink(missing_ok=True)
     if content is not None:
         path.write_bytes(content)
 
 
-def everything(prefix) -> list[list]:
+def read_everything(prefix) -> list[list]:
     """Read all samples of a dataset as training does, and all sentences and documents."""
     dataset = IndexedDataset(prefix)
     read = []
@@ -148,9 +148,9 @@ def error_of(read) -> str | None:
 
 
 @pytest.mark.timeout(300)
-def test_all_damage_is_detected_and_harmless(prefix, little_memory):
+def test_all_damage_is_detected_and_harmless(prefix, memory_limit):
     draw = random.Random(7)
-    whole = everything(prefix)
+    whole = read_everything(prefix)
     files = {path: path.read_bytes() for path in sorted(prefix.parent.iterdir())}
     # There are three segment indexes, so the other files are drawn more often to balance the kinds.
     paths = [*files, *(prefix.with_suffix(suffix) for suffix in (".idx", ".idx", ".bin", ".json"))]
@@ -158,9 +158,9 @@ def test_all_damage_is_detected_and_harmless(prefix, little_memory):
     for case in range(1000):
         path = draw.choice(paths)
         content = damaged(draw, files[path], [*files.values()])
-        put(path, content)
+        replace_file(path, content)
         read = []
-        error = error_of(lambda read=read: read.extend(everything(prefix)))
+        error = error_of(lambda read=read: read.extend(read_everything(prefix)))
         if error is not None:
             assert error.startswith(os.fspath(prefix)), error
             assert "\n" not in error
@@ -169,8 +169,8 @@ def test_all_damage_is_detected_and_harmless(prefix, little_memory):
         assert bool(problems) == (content != files[path]), f"case {case}: {path.name} is {content!r}"
         assert not any("\n" in problem for problem in problems)
         outcomes[path.suffix, "error" if error else "same" if read == whole else "other"] += 1
-        put(path, files[path])
-    assert everything(prefix) == whole
+        replace_file(path, files[path])
+    assert read_everything(prefix) == whole
     for suffix in (".bin", ".idx", ".json", ".npy"):
         assert outcomes[suffix, "error"] > outcomes[suffix, "same"] + outcomes[suffix, "other"]
     assert outcomes[".json", "other"] == 0

@@ -1,4 +1,4 @@
-"""Tests that datasets of other programs can be read here, and ours there."""
+"""Datasets of other programs can be read, and other programs can read the datasets of this project."""
 
 import random
 from itertools import pairwise
@@ -76,7 +76,7 @@ SENTENCE = st.lists(st.integers(0, 65_535), min_size=1, max_size=5)
     documents=st.lists(st.lists(SENTENCE, min_size=1, max_size=4), min_size=1, max_size=5),
     dtype=st.sampled_from([np.uint16, np.int32, np.int64]),
 )
-def test_other_programs_read_datasets_written_here(tmp_path_factory, documents, dtype):
+def test_other_programs_read_datasets_of_this_project(tmp_path_factory, documents, dtype):
     prefix = tmp_path_factory.mktemp("d") / "d"
     with IndexedDatasetWriter(prefix, np.dtype(dtype)) as writer:
         for document in documents:
@@ -84,7 +84,7 @@ def test_other_programs_read_datasets_written_here(tmp_path_factory, documents, 
     assert foreign.read(prefix) == documents == documents_of(IndexedDataset(prefix))
 
 
-def test_other_programs_read_segments_written_here(tiny_dataset):
+def test_other_programs_read_segments_of_this_project(tiny_dataset):
     index = open_segments(IndexedDataset(tiny_dataset), 32)
     ours = np.stack(index(np.arange(len(index))), axis=1).tolist()
     assert list(map(list, foreign.read_segments(tiny_dataset.with_name("tiny.segments-32.npy")))) == ours

@@ -37,7 +37,7 @@ def test_samples_do_not_depend_on_the_batch_of_positions(count, seed, data):
     data=st.data(),
 )
 def test_no_sample_occurs_twice_in_an_epoch_of_any_size(count, seed, data):
-    """Positions in runs, at the ends of an epoch, and at random."""
+    """Check consecutive positions, the last positions of an epoch, and random positions."""
     begin = data.draw(st.integers(0, count - 1))
     chosen = data.draw(st.lists(st.integers(0, count - 1), max_size=20))
     positions = {*range(begin, min(begin + 200, count)), *range(max(0, count - 50), count), *chosen}

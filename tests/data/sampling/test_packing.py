@@ -22,7 +22,7 @@ WIDTH = 32
 LENGTHS = st.lists(st.integers(3, WIDTH), min_size=1, max_size=200) | st.lists(
     st.sampled_from([3, 5, 16, 17, 31, 32]), min_size=1, max_size=200
 )
-"""Of a global batch: any lengths, or many that are alike."""
+"""Sample lengths of a global batch: arbitrary ones, or a few values that occur many times."""
 SCHEDULE = LengthSchedule(max_steps=10, sequence_length=32, global_batch=48, long_after=0.5)
 
 
@@ -142,7 +142,7 @@ def test_work_is_balanced_closely_where_there_are_many_rows():
     assert max(work) / min(work) < 1.01
 
 
-def test_where_rows_are_too_few_a_micro_batch_is_a_row_of_padding():
+def test_if_there_are_too_few_rows_a_micro_batch_is_a_row_of_padding():
     layouts = all_ranks([10, 9, 8], 3, 2)
     assert [each.sizes.tolist() for each in layouts] == [[1], [1], [1]]
     assert [len(each.samples) for each in layouts] == [3, 0, 0]

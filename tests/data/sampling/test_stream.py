@@ -39,7 +39,7 @@ def rows(batch: Batch) -> list[tuple]:
 @settings(max_examples=25, deadline=None)
 @given(positions=st.lists(st.integers(0, 10**6), min_size=1, max_size=40))
 def test_a_batch_has_the_rows_that_each_dataset_gives(blend, positions):
-    """Return the expected samples, one at a time, from components that have their own tests."""
+    """The expected samples are computed one at a time, by components that have tests of their own."""
     whole = rows(blend(np.array(positions)))
     which, places = blend.blend(np.array(positions))
     for i, position in enumerate(positions):

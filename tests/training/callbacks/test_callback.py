@@ -1,4 +1,4 @@
-"""Callbacks: called after every step, with a state of their own in checkpoints."""
+"""Callbacks are called after every step, and checkpoints hold their state."""
 
 import json
 from pathlib import Path

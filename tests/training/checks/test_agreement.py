@@ -19,7 +19,7 @@ def test_ranks_are_named_with_their_hosts():
     assert ranks_with_hosts([0, 1, 2, 4], hosts) == "ranks 0-2 (node-a), rank 4 (node-b)"
 
 
-@pytest.mark.timeout(60)  # in which nobody reads a tebibyte
+@pytest.mark.timeout(60)  # reading the whole tebibyte would take longer
 def test_a_large_file_is_not_read_whole(tmp_path):
     path = tmp_path / "large"
     with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""Runs in which a rank computes, reads or holds something wrong: the step is skipped, or the run ends."""
+"""Runs in which one rank computes, reads or stores wrong values: the step is skipped, or the run ends."""
 
 import json
 import re
@@ -16,7 +16,7 @@ PRETRAIN_FAULTY = Path(__file__).parents[2] / "support" / "pretrain_faulty.py"
 BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 FP16 = {"fp16": {"enabled": True, "initial_scale_power": 0}}
-"""At the least loss scale, so that an overflow is not one of its search."""
+"""fp16 with the lowest loss scale, at which no step overflows unless a test causes it."""
 ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}}
 
 
@@ -35,8 +35,8 @@ SKIPPING = {
     "fp16 stage 3": FP16 | stage(3),
     "AdamW stage 0": ADAMW | stage(0),
 }
-"""A case for every wrapper that DeepSpeed puts around the optimizer, and for every way it keeps gradients.
-In all of them the gradient is NaN in step 3, and the loss infinite in step 5, on rank 1.
+"""Cases for every optimizer wrapper of DeepSpeed, and for every way in which it stores gradients. On rank 1,
+the gradient is NaN in step 3 and the loss is infinite in step 5.
 """
 
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def launch(configure, folder, tiny_dataset, second_dataset) -> Result:
-    """All cases, one after the other, in one launch of two ranks."""
+    """Result of one launch of two ranks, which runs all cases one after the other."""
     cases: dict[str, dict[str, Any]] = {}
 
     def add(name: str, changes: dict[str, Any], training: dict[str, Any], **fault: Any) -> None:
@@ -80,7 +80,7 @@ def launch(configure, folder, tiny_dataset, second_dataset) -> Result:
 
 
 def message(launch: Result, name: str) -> str:
-    """What the run of a case ended with, on both ranks alike."""
+    """Return the message with which the run of a case ended on both ranks."""
     messages = re.findall(rf"^{name}, rank \d: (.*)$", launch.output, flags=re.MULTILINE)
     assert len(messages) == 2, launch.output
     assert messages[0] == messages[1]
@@ -107,7 +107,7 @@ def test_a_nonfinite_step_changes_no_state_on_any_rank(launch, folder, name):
 
 
 @pytest.mark.parametrize("name", SKIPPING)
-def test_training_continues_without_the_nonfinite_step(launch, folder, name):
+def test_training_continues_after_a_nonfinite_step(launch, folder, name):
     directory = folder / name.replace(" ", "-") / "run"
     curve = scalars(directory, "train/loss")
     assert [number for number, loss in curve.items() if loss != loss] == [5]
@@ -116,12 +116,12 @@ def test_training_continues_without_the_nonfinite_step(launch, folder, name):
     assert scalars(directory, "data/words")[5] > scalars(directory, "data/words")[4]
 
 
-def test_too_many_nonfinite_steps_end_the_run_also_across_a_resume(launch, folder):
+def test_too_many_nonfinite_steps_end_the_run_and_are_counted_across_a_resume(launch, folder):
     for name in ("too many", "too many, resumed"):
         assert "not finite in steps 4-6, 3 in a row (elc_bert.training.max_nonfinite_steps)" in message(
             launch, name
         )
-    assert list(ranks(folder, "too many")[0]) == ["5", "6"], "the resumed run began behind step 4"
+    assert list(ranks(folder, "too many")[0]) == ["5", "6"], "the resumed run must begin after step 4"
 
 
 def test_samples_of_a_nonfinite_step_are_recorded(launch, folder, tiny_dataset):
@@ -148,7 +148,7 @@ def test_a_flipped_bit_is_found_at_the_next_check(launch, folder, number):
     assert list(ranks(folder, f"flip stage {number}")[0]) == ["1", "2", "3", "4"]
 
 
-def test_equal_replicas_pass(launch, folder):
+def test_a_run_with_equal_replicas_passes_the_check(launch, folder):
     assert list(ranks(folder, "no flip")[0]) == [str(number) for number in range(1, 8)]
 
 
@@ -156,7 +156,7 @@ def test_another_configuration_on_one_rank_is_named(launch):
     text = message(launch, "other config")
     assert re.search(r"elc_bert\.training\.seed: 42 on rank 0 \(.*\), 7 on rank 1 \(.*\)", text)
     assert re.search(r"gradient_clipping: 2\.0 on rank 0 \(.*\), 1\.5 on rank 1 \(.*\)", text)
-    assert text.count(" on rank 1 ") == 2, "nothing else differs"
+    assert text.count(" on rank 1 ") == 2, "only two keys differ"
 
 
 def test_another_dataset_on_one_rank_is_named(launch):

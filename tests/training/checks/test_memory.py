@@ -13,13 +13,13 @@ from elc_bert.utils.errors import UserError
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def room(monkeypatch, gib: float) -> None:
+def set_free_memory(monkeypatch, gib: float) -> None:
     monkeypatch.setattr(preflight, "free_memory", lambda device: gib * 2**30)
 
 
 @pytest.fixture
 def config(configure, tmp_path):
-    """Short sequences need little memory, long ones much: their attention is kept."""
+    """Configuration whose longer sequences need the most memory, for their attention probabilities."""
     path = configure(
         tmp_path,
         train_batch_size=1024,
@@ -29,7 +29,7 @@ def config(configure, tmp_path):
 
 
 def test_memory_of_the_longer_sequences_is_checked(config, monkeypatch):
-    room(monkeypatch, 40)
+    set_free_memory(monkeypatch, 40)
     kernels = kernels_for("cpu", "plain")
     with pytest.raises(UserError, match=r"sequences of 2048 need [\d.]+ GiB of 40.00 GiB; .*size=\d+"):
         check_memory(config, kernels, ALONE)
@@ -37,11 +37,11 @@ def test_memory_of_the_longer_sequences_is_checked(config, monkeypatch):
 
 def test_memory_close_to_the_limit_gives_advice(config, monkeypatch):
     kernels = kernels_for("cpu", "plain")
-    room(monkeypatch, 1000)
-    said = check_memory(config, kernels, ALONE)
-    assert "of 1000.00 GiB free per device" in said
-    assert "close" not in said
-    room(monkeypatch, float(said.split()[1]) * 0.95)
+    set_free_memory(monkeypatch, 1000)
+    line_far_from_limit = check_memory(config, kernels, ALONE)
+    assert "of 1000.00 GiB free per device" in line_far_from_limit
+    assert "close" not in line_far_from_limit
+    set_free_memory(monkeypatch, float(line_far_from_limit.split()[1]) * 0.95)
     line = check_memory(config, kernels, ALONE)
     assert "close to the limit" in line
     assert "lower elc_bert.training.max_micro_batch_size" in line
