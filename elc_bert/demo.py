@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.manifest import Manifest
@@ -78,10 +78,7 @@ def plan(config: RunConfig, config_options: list[str], prose_options: list[str])
     """
     data, training = config.elc_bert.data, config.elc_bert.training
     vocab_size = config.elc_bert.model.vocab_size
-    schedule = LengthSchedule(
-        training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
-    )
-    lengths = [phase.sequence_length for phase in schedule.phases]
+    lengths = [phase.sequence_length for phase in length_schedule(config).phases]
     folder = data.tokenizer.parent
     if len(data.train) > 1 or data.segments != "reference":
         raise UserError(

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parse_arguments(argv)
 
     def command(watchdog: Watchdog) -> None:
-        # These imports load PyTorch, which --help should not wait for.
+        # These imports are slow, and --help does not need them.
         from elc_bert.evaluation.commands import evaluate_loss, evaluate_pairs, fill_in
         from elc_bert.hub.loading import load_model
         from elc_bert.model.loaded import LoadedModel

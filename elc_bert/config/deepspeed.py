@@ -191,9 +191,11 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
         built["optimizer"] = config.optimizer.model_dump()
     if not config.scheduler.is_ours:
         built["scheduler"] = config.scheduler.model_dump()
-    if config.precision == "bf16 autocast":
-        # DeepSpeed's default is the device's, which is float16 on a GPU.
-        built["torch_autocast"] = {"dtype": "bfloat16", **config.deepspeed.torch_autocast.as_given()}
+    if "torch_autocast" in built:
+        autocast = config.deepspeed.torch_autocast
+        # DeepSpeed's default type is the device's, which is float16 on a GPU. Any non-empty string counts as
+        # true there, even "false" (get_torch_autocast_enabled, DeepSpeed 0.19.8).
+        built["torch_autocast"] = {"dtype": "bfloat16", **autocast.as_given(), "enabled": autocast.enabled}
     return built | {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,

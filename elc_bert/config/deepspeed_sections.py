@@ -8,7 +8,7 @@ neither DeepSpeed nor PyTorch, so that reading a configuration stays cheap.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -26,30 +26,32 @@ MONITORS = ("tensorboard", "wandb", "csv_monitor", "comet")
 """Sections of DeepSpeed's monitors."""
 
 
-def _parse_stage(value: Any) -> int:
-    # Like DeepSpeed, accept 2.0 and true as numbers.
-    if value not in range(4):
-        raise PydanticCustomError("stage", "Choose 0, 1, 2 or 3")
-    return int(value)
-
-
-def _parse_size(value: Any) -> Any:
-    if value != "auto" and not (isinstance(value, int | float) and 0 <= value < math.inf):
-        raise PydanticCustomError("size", "Give a number")
-    return value
-
-
 def _parse_dtype_name(value: Any) -> Any:
     if value is not None and not isinstance(value, str):
         raise PydanticCustomError("dtype", "Choose fp32, bf16 or fp16")
     return value
 
 
+def _parse_stage(value: Any) -> int:
+    # Like DeepSpeed, accept 2.0, true and "2".
+    if value not in (*range(4), *"0123"):
+        raise PydanticCustomError("stage", "Choose 0, 1, 2 or 3")
+    return int(value)
+
+
+def _parse_size(value: Any) -> float:
+    try:
+        size = float(value)
+    except (TypeError, ValueError):
+        size = math.nan
+    if not 0 <= size < math.inf:
+        raise PydanticCustomError("size", "Give a number")
+    return size
+
+
 Stage = Annotated[int, BeforeValidator(_parse_stage)]
-Switch = Annotated[bool, BeforeValidator(bool)]
-OptionalSwitch = Annotated[bool | None, BeforeValidator(lambda value: None if value is None else bool(value))]
-Size = Annotated[int | float | Literal["auto"], BeforeValidator(_parse_size)]
-"""Number of elements; ``"auto"`` leaves the choice to DeepSpeed."""
+Size = Annotated[float, BeforeValidator(_parse_size)]
+"""Number of elements."""
 DtypeName = Annotated[str | None, BeforeValidator(_parse_dtype_name)]
 
 
@@ -58,6 +60,8 @@ class DeepSpeedSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     _content: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _auto_is_default: ClassVar[bool] = True
+    """True if DeepSpeed has a class for the section, which drops the value ``"auto"``."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -65,7 +69,9 @@ class DeepSpeedSection(BaseModel):
         content = {} if value is None else value
         if not isinstance(content, dict):
             raise ValueError(f"must be a section, not {value!r}")
-        section = handler(content)
+        # DeepSpeed's classes drop "auto" (DeepSpeedConfigModel.__init__), so that the default applies.
+        given = {key: item for key, item in content.items() if item != "auto" or not cls._auto_is_default}
+        section = handler(given)
         section._content = dict(content)
         return section
 
@@ -77,14 +83,20 @@ class DeepSpeedSection(BaseModel):
 class SwitchedSection(DeepSpeedSection):
     """A section whose feature is off by default: ``bf16``, ``fp16``, ``torch_autocast`` and the monitors."""
 
-    enabled: Switch = False
+    enabled: bool = False
     """Use the feature that the section describes."""
+
+
+class TorchAutocastSection(SwitchedSection):
+    """``torch_autocast``: weights in fp32, matrix products in bf16."""
+
+    _auto_is_default: ClassVar[bool] = False
 
 
 class OffloadOptimizerSection(DeepSpeedSection):
     """``zero_optimization.offload_optimizer``: where master weights and optimizer state are kept."""
 
-    device: Literal["none", "cpu", "nvme", "auto"] = "none"
+    device: Literal["none", "cpu", "nvme"] = "none"
     """Device that holds master weights and optimizer state; ``none`` means the accelerator."""
 
 
@@ -100,14 +112,10 @@ class ZeroSection(DeepSpeedSection):
     """Offloading of master weights and optimizer state."""
     reduce_bucket_size: Size = 500_000_000
     """Number of gradient elements reduced at once."""
-    overlap_comm: OptionalSwitch = None
+    overlap_comm: bool | None = None
     """Reduce gradients while the backward pass continues. DeepSpeed's default is true at stage 3 only."""
-    stage3_prefetch_bucket_size: Size = 50_000_000
-    """Number of parameters that stage 3 gathers ahead of their use."""
     stage3_max_live_parameters: Size = 1_000_000_000
     """Largest number of parameters that stage 3 keeps gathered at any time."""
-    stage3_max_reuse_distance: Size = 1_000_000_000
-    """Stage 3 keeps a parameter gathered if it is used again within this number of parameters."""
     sub_group_size: JsonValue = None
     """Number of parameters that stage 3 processes together; value as in the file."""
     round_robin_gradients: JsonValue = None
@@ -129,6 +137,7 @@ class ZeroSection(DeepSpeedSection):
 class DataTypesSection(DeepSpeedSection):
     """``data_types``: types of buffers."""
 
+    _auto_is_default: ClassVar[bool] = False
     grad_accum_dtype: DtypeName = None
     """Type in which gradients of several micro-batches are summed; None means the type of the weights."""
 
@@ -144,7 +153,7 @@ class DeepSpeedSections(BaseModel):
     """Weights in bf16."""
     fp16: SwitchedSection = SwitchedSection()
     """Weights in fp16, with loss scaling."""
-    torch_autocast: SwitchedSection = SwitchedSection()
+    torch_autocast: TorchAutocastSection = TorchAutocastSection()
     """Weights in fp32, matrix products in bf16."""
     data_types: DataTypesSection = DataTypesSection()
     """Types of buffers."""

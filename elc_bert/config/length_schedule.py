@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 
 
@@ -84,3 +85,15 @@ class LengthSchedule:
         """Return the step's sequence length, global batch and first index in its phase's sample stream."""
         phase = self.phase_at(step)
         return phase.sequence_length, phase.global_batch, (step - phase.first_step) * phase.global_batch
+
+
+def length_schedule(config: RunConfig) -> LengthSchedule:
+    """Return the sequence length and global batch of a run by step.
+
+    Raises:
+        UserError: The length switch does not fit the batch or the number of steps.
+    """
+    training = config.elc_bert.training
+    return LengthSchedule(
+        training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
+    )

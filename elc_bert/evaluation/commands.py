@@ -70,7 +70,7 @@ def evaluate_pairs(
     world = connect(watchdog)
     paradigms = agree(world, lambda: read_paradigms(pairs))
     loaded = agree(world, load)
-    path = agree(world, lambda: _tokenizer_path(loaded, tokenizer))
+    path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
     folder = agree(world, lambda: _results_folder(loaded, output, pairs))
     loaded_tokenizer = agree(world, lambda: load_tokenizer(path))
     model = loaded.model.to(world.device)
@@ -126,7 +126,7 @@ def evaluate_loss(
     world = connect(watchdog)
     agree(world, lambda: _check_output_file(output))
     loaded = agree(world, load)
-    path = agree(world, lambda: _tokenizer_path(loaded, tokenizer))
+    path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
     held_out = agree(world, lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
     model = loaded.model.to(world.device)
     with world.watchdog.activity("evaluating"):
@@ -159,7 +159,7 @@ def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int
     Raises:
         UserError: There is no tokenizer, or the text has no ``[MASK]`` or several.
     """
-    loaded_tokenizer = load_tokenizer(_tokenizer_path(loaded, tokenizer))
+    loaded_tokenizer = load_tokenizer(loaded.tokenizer_path(tokenizer))
     ids = np.array(loaded_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
     positions = np.flatnonzero(ids == MASK)
     if len(positions) != 1:
@@ -167,16 +167,6 @@ def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int
     with torch.no_grad():
         predicted = fill_blank(loaded.model, loaded_tokenizer, Cloze(ids, int(positions[0])), guesses)
     return "\n".join(f"{guess.probability:7.2%}  {guess.text}" for guess in predicted)
-
-
-def _tokenizer_path(loaded: LoadedModel, given: Path | None) -> Path:
-    path = given or loaded.tokenizer
-    if path is None:
-        raise UserError(
-            "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json "
-            "that it was trained with"
-        )
-    return path
 
 
 def _with_progress(held_out: HeldOut, bar: Any) -> Iterator[MicroBatch]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from elc_bert.hub.export import check_target, export
 from elc_bert.hub.loading import load_model
-from elc_bert.utils.errors import UserError
 
 
 def export_model(
@@ -33,9 +32,6 @@ def export_model(
     """
     check_target(folder, force)
     loaded = load_model(source, variant, config)
-    tokenizer = tokenizer or loaded.tokenizer
-    if tokenizer is None:
-        raise UserError(f"{source}: no tokenizer found there; name its file with --tokenizer")
-    export(loaded, tokenizer, folder, dtype, force)
+    export(loaded, loaded.tokenizer_path(tokenizer), folder, dtype, force)
     size = f"{loaded.model.num_parameters():,} parameters"
     print(f"{folder}: {loaded.model.config.variant}, {size}, {dtype}")

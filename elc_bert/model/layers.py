@@ -18,7 +18,8 @@ class KernelUser:
 
     def kernels_for_input(self, x: Tensor) -> Kernels:
         """Return the kernels for the device that ``x`` is on."""
-        return kernels_for(x.device.type, self.kernels)
+        kernels = self.kernels
+        return kernels if isinstance(kernels, Kernels) else kernels_for(x.device.type, kernels)
 
 
 def use_kernels(model: nn.Module, kernels: Choice | Kernels) -> None:

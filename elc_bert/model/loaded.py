@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elc_bert.model.masked_lm import ElcBertForMaskedLM
+from elc_bert.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -16,3 +17,17 @@ class LoadedModel:
     """The model's tokenizer file, or None if it is unknown."""
     checkpoint: Path | None = None
     """Directory of the checkpoint that the model was read from, if a run of this project wrote it."""
+
+    def tokenizer_path(self, given: Path | None) -> Path:
+        """Return the tokenizer file that the user has given, or the model's own.
+
+        Raises:
+            UserError: There is neither.
+        """
+        path = given or self.tokenizer
+        if path is None:
+            raise UserError(
+                "--tokenizer: required, because the model comes without a tokenizer; give the tokenizer.json "
+                "that it was trained with"
+            )
+        return path

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from elc_bert.config.batch_plan import BatchPlan, divisors, plan_phases
-from elc_bert.config.length_schedule import LengthSchedule, Phase
+from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.planner.activations import Kernels
 from elc_bert.planner.communication import Collective, collectives
@@ -93,11 +93,11 @@ def largest_micro_batch(plan: Plan) -> int | None:
 
 
 def _plan(config: RunConfig, machine: Machine, parameters: Parameters) -> Plan:
-    schedule = _schedule(config)
+    schedule = length_schedule(config)
     layout = layout_of(config, machine.devices)
     batches = plan_phases(config, schedule, machine.devices)
     phases = []
-    for phase, steps in _lengths(schedule):
+    for phase, end in schedule.phases_with_ends():
         batch = batches[phase.index]
         exchanged = collectives(layout, parameters, batch.accumulation, config.optimizer.is_lamb)
         load = workload(
@@ -118,23 +118,17 @@ def _plan(config: RunConfig, machine: Machine, parameters: Parameters) -> Plan:
             layout.overlaps,
         )
         phases.append(
-            PhasePlan(phase.sequence_length, phase.global_batch, steps, batch, memory, exchanged, time)
+            PhasePlan(
+                phase.sequence_length,
+                phase.global_batch,
+                end - phase.first_step,
+                batch,
+                memory,
+                exchanged,
+                time,
+            )
         )
     return Plan(config, machine, parameters, phases)
-
-
-def _schedule(config: RunConfig) -> LengthSchedule:
-    training = config.elc_bert.training
-    return LengthSchedule(
-        training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
-    )
-
-
-def _lengths(schedule: LengthSchedule) -> Iterator[tuple[Phase, int]]:
-    """Yield the phases and their numbers of steps."""
-    ends = [phase.first_step for phase in schedule.phases[1:]] + [schedule.max_steps]
-    for phase, end in zip(schedule.phases, ends, strict=True):
-        yield phase, end - phase.first_step
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -17,13 +17,6 @@ until the step is taken. ``backward``: the backward passes. ``reduction``: the r
 them. ``step``: the optimizer's step."""
 ALLREDUCE_ELEMENTS = 500_000_000
 """Number of gradient elements in one all-reduce without ZeRO (``MEMORY_OPT_ALLREDUCE_SIZE``)."""
-SIZES = (
-    "reduce_bucket_size",
-    "stage3_prefetch_bucket_size",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-)
-"""Keys of ``zero_optimization`` that must be numbers, not ``"auto"``, for the memory to be predicted."""
 BYTES = {"fp32": 4, "bf16 autocast": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -73,9 +66,6 @@ def layout_of(config: RunConfig, devices: int) -> Layout:
         UserError: A value is one that the planner cannot use, or that DeepSpeed would refuse.
     """
     zero = config.deepspeed.zero_optimization
-    for key in SIZES:
-        if getattr(zero, key) == "auto":
-            raise UserError(f"{config.origin}zero_optimization.{key} = 'auto': give a number")
     weights = BYTES[config.precision]
     return Layout(
         stage=config.zero_stage,

@@ -9,7 +9,7 @@ import torch
 
 from elc_bert.config.batch_plan import BatchPlan, divisors, plan_batch, plan_phases
 from elc_bert.config.deepspeed import check_deepspeed_sections
-from elc_bert.config.length_schedule import Phase
+from elc_bert.config.length_schedule import Phase, length_schedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.distributed.collectives import agree, max_over_ranks
@@ -22,7 +22,6 @@ from elc_bert.planner.activations import saved_bytes
 from elc_bert.planner.memory import workload
 from elc_bert.training.checks.memory import free_memory
 from elc_bert.training.metrics import peak_memory
-from elc_bert.training.setup import length_schedule
 from elc_bert.training.step import train_step
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import reset_peak_memory

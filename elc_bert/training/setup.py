@@ -14,7 +14,7 @@ from elc_bert.checkpoint.manager import Checkpoints
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.config.batch_plan import plan_phases
 from elc_bert.config.deepspeed import check_deepspeed_sections
-from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import agree
 from elc_bert.distributed.signals import StopSignals
@@ -100,18 +100,6 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     if world.is_main:
         report_start(run, checkpoint or starts_from, plain_lamb, memory)
     return run
-
-
-def length_schedule(config: RunConfig) -> LengthSchedule:
-    """Return the sequence length and global batch of a run by step.
-
-    Raises:
-        UserError: The length switch does not fit the batch or the number of steps.
-    """
-    training = config.elc_bert.training
-    return LengthSchedule(
-        training.max_steps, training.sequence_length, config.train_batch_size, training.long_after
-    )
 
 
 def minimal_pairs(config: RunConfig) -> list[Paradigm]:

@@ -30,8 +30,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         sync_directory(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            # Errors while writing to an open file do not carry its name.
+        if isinstance(error, OSError) and error.filename in (None, os.fspath(temporary)):
+            # Name the file that the caller knows; errors while writing to an open file carry no name at all.
             error.filename = os.fspath(path)
         raise
 
