@@ -1,6 +1,7 @@
 """Start and end of the processes of a run: connect them through DeepSpeed, run a command, exit cleanly."""
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
@@ -119,8 +120,9 @@ def finish_interpreter() -> None:
         from mpi4py import MPI
 
         MPI.Finalize()  # without it, mpirun treats the process as crashed
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the reader of a pipe may have exited
+            stream.flush()
 
 
 def run_to_status(command: Command, watchdog: Watchdog) -> int:
@@ -137,8 +139,8 @@ def run_to_status(command: Command, watchdog: Watchdog) -> int:
             time.sleep(_RANK_0_REPORTS_FIRST)
         if rank == 0 or on_this_rank_only:
             where = f" on rank {rank}" if rank else ""
-            print(f"error{where}: {error}", file=sys.stderr, flush=True)
             logger.error("%s", error, extra=FILE_ONLY)
+            print(f"error{where}: {error}", file=sys.stderr, flush=True)
         if on_this_rank_only and dist.is_initialized():
             watchdog.end_all_ranks()  # the other ranks are waiting in a collective
         disconnect(watchdog)

@@ -13,6 +13,7 @@ from elc_bert.distributed.watchdog.diagnosis import Timeouts
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import connect
 from elc_bert.training.callbacks.build import build_callbacks
+from elc_bert.training.callbacks.callback import restore_states
 from elc_bert.training.checks.memory import explaining_out_of_memory
 from elc_bert.training.loop import train
 from elc_bert.training.setup import set_up
@@ -53,6 +54,7 @@ def pretrain(
     with explaining_out_of_memory():
         run = set_up(config, resume, world, init_from)
         callbacks = build_callbacks(run)
+        restore_states(callbacks, run.progress.callbacks)
         try:
             status = train(run, callbacks)
         except SharedUserError:

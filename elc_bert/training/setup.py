@@ -1,9 +1,6 @@
 """Set-up of a run: everything is checked and built on all ranks together before the first step."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,30 +53,29 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     Raises:
         UserError: Something does not fit on some rank. Raised on all ranks.
     """
-    on_all_ranks: Callable[..., Any] = partial(agree, world)
-    on_all_ranks(check_deepspeed_sections, config)  # first collective, see processes._share_with_other_hosts
+    agree(world, check_deepspeed_sections, config)  # first collective, see processes._share_with_other_hosts
     check_agreement(world, facts_of_start(config, resume, init_from, world))
     signals = StopSignals(world)
-    on_all_ranks(check_monitors, config)
-    plain_lamb = on_all_ranks(reason_for_plain_lamb, config, world.device)
-    kernels = on_all_ranks(choose_kernels, config, world.device)
-    schedule = on_all_ranks(length_schedule, config)
-    plans = on_all_ranks(plan_phases, config, schedule, world.size)
-    memory = on_all_ranks(check_memory, config, kernels, world)
-    data = on_all_ranks(open_data, config, schedule, plans, world)
+    agree(world, check_monitors, config)
+    plain_lamb = agree(world, reason_for_plain_lamb, config, world.device)
+    kernels = agree(world, choose_kernels, config, world.device)
+    schedule = agree(world, length_schedule, config)
+    plans = agree(world, plan_phases, config, schedule, world.size)
+    memory = agree(world, check_memory, config, kernels, world)
+    data = agree(world, open_data, config, schedule, plans, world)
     facts = {"kernels": type(kernels).__name__, "reason for plain LAMB": plain_lamb}
     check_agreement(world, facts_of_data(config, data) | facts)
     checkpoints = Checkpoints(config, world, run_identity(config, data.identity))
     checkpoint, record = checkpoints.find(resume) or (None, {})
     progress = Progress.from_record(record.get("progress", {}))
     starts_from = None if checkpoint else init_from
-    initial = on_all_ranks(initial_model, config, starts_from) if starts_from else None
-    paradigms = on_all_ranks(minimal_pairs, config)
-    engine = on_all_ranks(build_engine, config, plans[schedule.phases[0].index], world, kernels, initial)
+    initial = agree(world, initial_model, config, starts_from) if starts_from else None
+    paradigms = agree(world, minimal_pairs, config)
+    engine = agree(world, build_engine, config, plans[schedule.phases[0].index], world, kernels, initial)
     if checkpoint is not None:
-        on_all_ranks(checkpoints.load, engine, checkpoint, record)
+        agree(world, checkpoints.load, engine, checkpoint, record)
     continue_at_min_loss_scale(engine)
-    on_all_ranks(prepare_output_dir, config, world)
+    agree(world, prepare_output_dir, config, world)
     logs.open_file(config.elc_bert.training.output_dir / logs.LOG_FILE, world.rank)
     monitor = RunMonitor(config, progress.step)
     peak_flops = measure_peak_flops_of_all(config, world)

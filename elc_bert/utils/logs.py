@@ -89,13 +89,25 @@ class LogFile(logging.Handler):
 
 
 class _Terminal(logging.Handler):
-    """Handler that prints messages on the terminal, above the progress bar if there is one."""
+    """Handler that prints messages on the terminal, above the progress bar if there is one.
+
+    Once the terminal cannot be written, for example because the reader of a pipe has exited, messages go to
+    the log file only.
+    """
+
+    _failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._failed:
+            return
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(f"{prefix}{self.format(record)}", file=stream)
-        stream.flush()
+        try:
+            tqdm.write(f"{prefix}{self.format(record)}", file=stream)
+            stream.flush()
+        except OSError as error:
+            self._failed = True
+            _ROOT.warning("terminal: cannot be written: %s; messages are in this file only", error.strerror)
 
 
 def configure(rank: int, level: str = "info") -> None:

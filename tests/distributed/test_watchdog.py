@@ -1,9 +1,12 @@
 """The watchdog: if a rank dies or hangs, all ranks end soon and with one message."""
 
+import contextlib
 import json
+import os
 import re
 import selectors
 import subprocess
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +24,9 @@ from elc_bert.distributed.watchdog.diagnosis import (
     lost_ranks_message,
 )
 from elc_bert.distributed.watchdog.stack_traces import Location, location_of
+from elc_bert.utils.logs import LOG_FILE
 from tests.distributed.run_each_fault import RANKS
-from tests.support.launching import kill, last_step, poll, run, start
+from tests.support.launching import environment, kill, last_step, poll, run, start
 
 TIMEOUTS = Timeouts(silence=60.0, hang=600.0)
 IN_ALL_REDUCE = Location("all_reduce", "waiting in all_reduce, called from train_step (step.py:37)")
@@ -273,6 +277,9 @@ def test_death_of_a_rank_ends_a_launch(configure, tmp_path):
         r"error: rank 1 on \S+ \(pid \d+\) died during step \d+; .* all 2 ranks; .*--resume auto", line
     )
     assert "Traceback" not in errors
+    assert re.search(
+        r" rank 0 ERROR error: rank 1 on \S+ \(pid \d+\) died", (tmp_path / "run" / LOG_FILE).read_text()
+    )
     # The launcher returns the first status that it sees: that of a rank that was ended, or 256 - SIGKILL.
     assert process.returncode in (LOST_A_RANK, 247)
 
@@ -281,3 +288,31 @@ def _process_of_rank(launcher: subprocess.Popen, rank: int) -> psutil.Process:
     """Return the process of a rank. Its data workers have the same command line and come after it."""
     children = psutil.Process(launcher.pid).children(recursive=True)
     return next(child for child in children if f"--local_rank={rank}" in child.cmdline())
+
+
+def test_the_final_message_is_in_the_log_file_even_if_nobody_reads_the_terminal(tmp_path):
+    """A pipe that is full and has a reader that does not read blocks the thread that prints."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    code = (
+        "import os, sys, pathlib\n"
+        "from elc_bert.distributed.watchdog.heartbeats import print_final_message\n"
+        "from elc_bert.utils import logs\n"
+        "logs.configure(0)\n"
+        "logs.open_file(pathlib.Path(sys.argv[1]), 0)\n"
+        "sys.stdout.write('not flushed')\n"
+        "print_final_message('error: rank 1 died')\n"
+        "os._exit(76)\n"
+    )
+    variables = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / LOG_FILE], stdout=writer, env=variables, timeout=60
+    )
+    os.close(reader)
+    os.close(writer)
+    assert done.returncode == 76
+    assert "ERROR error: rank 1 died" in (tmp_path / LOG_FILE).read_text()

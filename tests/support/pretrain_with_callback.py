@@ -10,6 +10,9 @@ from elc_bert.training import pretrain as module
 from elc_bert.training.callbacks.build import build_callbacks
 from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.run import Run
+from elc_bert.utils.errors import UserError
+
+FAULTS = ("user error", "bug", "close")
 
 
 class CountSteps(Callback):
@@ -31,32 +34,36 @@ class CountSteps(Callback):
         self.count = state["count"]
 
 
-class FailToClose(Callback):
-    """Raise an error at the end of the run."""
+class Fail(Callback):
+    """Fail in one of the ways of ``FAULTS``."""
+
+    def __init__(self, fault: str) -> None:
+        self._fault = fault
 
     def after_step(self, run: Run) -> None:
-        pass
+        if self._fault == "user error":
+            raise UserError("disk: is full; free some space")
+        if self._fault == "bug":
+            raise RuntimeError("a bug in after_step")
 
     def close(self) -> None:
-        raise RuntimeError("a bug in this callback")
+        if self._fault == "close":
+            raise RuntimeError("a bug in close")
 
 
 def with_one_more(run: Run) -> list[Callback]:
-    callbacks, mine = build_callbacks(run), CountSteps()
-    if mine.name in run.progress.callbacks:
-        mine.load_state_dict(run.progress.callbacks[mine.name])
-    # Before the checkpoint, which holds the state of all callbacks in the same list.
-    callbacks.insert(0, mine)
+    callbacks = build_callbacks(run)
+    callbacks.insert(0, CountSteps())  # into the same list, whose states the checkpoint contains
     return callbacks
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
-    parser.add_argument("--fail-to-close", action="store_true")
+    parser.add_argument("--fault", choices=FAULTS)
     arguments = parser.parse_args(argv)
-    if arguments.fail_to_close:
-        module.build_callbacks = lambda run: [FailToClose(), *build_callbacks(run)]
+    if arguments.fault:
+        module.build_callbacks = lambda run: [Fail(arguments.fault), *build_callbacks(run)]
     else:
         module.build_callbacks = with_one_more
     run_command(lambda watchdog: module.pretrain(load_config(arguments.config), watchdog, "auto"))

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.model.loss import masked_lm_loss
 from elc_bert.optim.lamb import TensorNorms
+from elc_bert.training.callbacks.callback import Callback
+from elc_bert.training.loop import call
 from elc_bert.training.metrics import Stopwatch, Totals, lamb_scalars, peak_memory
 
 CPU = torch.device("cpu")
@@ -92,6 +95,22 @@ def test_the_stopwatch_excludes_paused_time():
     first, _ = watch.read()
     assert 0.02 <= first <= time.perf_counter() - start - 0.05
     assert watch.read()[0] < first
+
+
+def test_only_callbacks_that_are_part_of_a_step_count_as_training(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Take(Callback):
+        def __init__(self, seconds: float, part_of_step: bool) -> None:
+            self.seconds, self.part_of_step = seconds, part_of_step
+
+        def after_step(self, run) -> None:
+            now[0] += self.seconds
+
+    run = SimpleNamespace(stopwatch=Stopwatch())
+    call([Take(1.0, True), Take(10.0, False), Take(100.0, True)], run)
+    assert run.stopwatch.read() == (101.0, 0.0)
 
 
 def test_the_stopwatch_measures_waiting_separately():

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from elc_bert.distributed.exit_status import FAILED, PREEMPTED
+from elc_bert.utils.logs import LOG_FILE
 from tests.support.launching import kill, last_step, losses, poll, run, start
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(240)]
@@ -32,7 +33,7 @@ def wait_for_step(supervisor, directory, step: int) -> None:
 def test_the_run_restarts_after_a_loss_and_ends_after_a_signal(configure, tmp_path):
     config = configure(tmp_path, training={"max_steps": STEPS}, checkpoint={"every": 20})
     directory = tmp_path / "run"
-    supervisor = start("python", 1, ["--deepspeed_config", config, *SUPERVISED])
+    supervisor = start("python", 1, ["--deepspeed_config", config, *SUPERVISED, "--log-level", "error"])
     try:
         wait_for_step(supervisor, directory, 25)
         ranks_of(supervisor)[1].kill()
@@ -40,7 +41,7 @@ def test_the_run_restarts_after_a_loss_and_ends_after_a_signal(configure, tmp_pa
         before = losses(directory)
         wait_for_step(supervisor, directory, max(before) + 1)
         supervisor.send_signal(signal.SIGTERM)
-        _, errors = supervisor.communicate(timeout=100)
+        output, errors = supervisor.communicate(timeout=100)
     finally:
         kill(supervisor)
     assert supervisor.returncode == PREEMPTED
@@ -48,6 +49,11 @@ def test_the_run_restarts_after_a_loss_and_ends_after_a_signal(configure, tmp_pa
     # Rank 0 ends within milliseconds after rank 1, and the supervisor reports the end that it sees first.
     assert re.search(r"rank (1 was killed by SIGKILL|0 exited with status 76); restart 1 of 3", errors)
     assert errors.count("supervisor on") == 1
+    log = (directory / LOG_FILE).read_text()
+    assert re.search(r" supervisor on \S+ INFO .*restart 1 of 3", log)
+    assert re.search(r" rank 0 ERROR error: rank 1 on \S+ \(pid \d+\) died", log)
+    assert "ELC-BERT zero" in log
+    assert "ELC-BERT zero" not in output, "the supervisor must pass --log-level on to the ranks"
     assert {step: loss for step, loss in losses(directory).items() if step in before} == before
 
     finished = run("python", 1, ["--deepspeed_config", config, *SUPERVISED])

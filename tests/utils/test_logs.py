@@ -1,8 +1,10 @@
 """Messages reach the terminal of rank 0, and with time and rank the log file."""
 
+import contextlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +98,25 @@ def test_a_file_that_cannot_be_written_is_reported_once(tmp_path, capsys):
     (line,) = err.splitlines()
     assert "full: cannot be written" in line
     assert "No space left" in line
+
+
+def test_the_file_has_all_messages_if_the_terminal_is_gone(tmp_path, monkeypatch):
+    """The reader of standard output, such as ``head``, may exit before the run."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    logs.configure(rank=0)
+    logs.open_file(tmp_path / logs.LOG_FILE, rank=0)
+    stream = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    logger.info("one")
+    logger.info("two")
+    logs.close()
+    monkeypatch.undo()
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+    texts = [line.split(" rank 0 ")[1] for line in (tmp_path / logs.LOG_FILE).read_text().splitlines()]
+    assert texts[0].startswith("WARNING terminal: cannot be written: Broken pipe")
+    assert texts[1:] == ["INFO one", "INFO two"]
 
 
 def test_a_file_system_that_does_not_respond_delays_nothing(tmp_path, capsys, monkeypatch):

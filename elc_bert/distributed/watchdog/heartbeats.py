@@ -141,13 +141,14 @@ def print_final_message(text: str) -> None:
         sys.stdout.flush()
         if text:
             print(f"\n{text}", file=sys.stderr)  # a progress bar may have left its line unfinished
-            logger.error("%s", text, extra=logs.FILE_ONLY)
         sys.stderr.flush()
-        logs.flush()
 
+    if text:
+        logger.error("%s", text, extra=logs.FILE_ONLY)  # even if the terminal does not respond
     printer = threading.Thread(target=flush_and_print, daemon=True)
     printer.start()
     printer.join(SHORT_TIMEOUT)
+    logs.flush()
 
 
 async def read_messages(reader: StreamReader) -> AsyncIterator[dict[str, Any]]:

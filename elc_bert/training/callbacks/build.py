@@ -1,9 +1,7 @@
 """List of the callbacks of a run."""
 
-from typing import TypeVar
-
 from elc_bert.training.callbacks.babylm_exports import BabyLMExports
-from elc_bert.training.callbacks.callback import Callback
+from elc_bert.training.callbacks.callback import Callback, restore_states
 from elc_bert.training.callbacks.checkpoint import SaveCheckpoint
 from elc_bert.training.callbacks.compile_report import CompileReport
 from elc_bert.training.callbacks.held_out import HeldOutEvaluation
@@ -16,25 +14,24 @@ from elc_bert.training.callbacks.replica_check import ReplicaCheck
 from elc_bert.training.callbacks.stop_signals import ExchangeSignals
 from elc_bert.training.run import Run
 
-T = TypeVar("T", bound=Callback)
-
 
 def build_callbacks(run: Run) -> list[Callback]:
-    """Return the callbacks of a run in the order of their calls, with their saved state. Collective.
+    """Return the callbacks of a run in the order of their calls. Collective.
 
     The order matters: non-finite losses are discarded before they are logged, evaluations precede the
     exchange of signals, which may arrive during them, and the checkpoint comes last, with the results of all
     others.
     """
     settings = run.config.elc_bert
-    log_entry = _restored(LogEntry(run), run)
-    callbacks: list[Callback] = [_restored(NonFiniteSteps(), run)]
+    log_entry = LogEntry(run)
+    callbacks: list[Callback] = [NonFiniteSteps()]
     if settings.training.check_replicas_every is not None:
         callbacks.append(ReplicaCheck())
     if settings.training.compile:
         callbacks.append(CompileReport(run))
     callbacks += [log_entry, ProgressBar(run)]
     if settings.evaluation.babylm_checkpoints:
+        restore_states([log_entry], run.progress.callbacks)  # BabyLMExports reads its sums
         callbacks.append(BabyLMExports(run, log_entry))
     callbacks += [LayerWeightsPicture(), HeldOutEvaluation()]
     if settings.evaluation.minimal_pairs is not None:
@@ -42,10 +39,3 @@ def build_callbacks(run: Run) -> list[Callback]:
     callbacks.append(ExchangeSignals())
     callbacks.append(SaveCheckpoint(callbacks))
     return callbacks
-
-
-def _restored(callback: T, run: Run) -> T:
-    """Return the callback with the state that the checkpoint holds of it."""
-    if callback.name in run.progress.callbacks:
-        callback.load_state_dict(run.progress.callbacks[callback.name])
-    return callback

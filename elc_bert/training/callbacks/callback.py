@@ -1,6 +1,7 @@
 """Base class of callbacks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from elc_bert.training.run import Run
@@ -10,8 +11,8 @@ class Callback(ABC):
     """Something that happens during training after some or all steps.
 
     A subclass implements ``after_step``, which decides whether anything is due, and is added to
-    ``build_callbacks``. One that has state sets a ``name`` and returns the state from ``state_dict``, so that
-    checkpoints contain it.
+    ``build_callbacks``. One that has state sets a ``name`` and implements ``state_dict`` and
+    ``load_state_dict``; checkpoints then contain the state, and a resumed run restores it.
     """
 
     name: ClassVar[str] = ""
@@ -39,3 +40,17 @@ class Callback(ABC):
 
     def close(self) -> None:  # noqa: B027 (optional)
         """Release resources at the end of the run."""
+
+
+def states_of(callbacks: Iterable[Callback]) -> dict[str, Any]:
+    """Return the states of callbacks by name, for a checkpoint. Collective."""
+    return {callback.name: callback.state_dict() for callback in callbacks if callback.name}
+
+
+def restore_states(callbacks: Sequence[Callback], states: Mapping[str, Any]) -> None:
+    """Restore the states of callbacks, by name, from a checkpoint."""
+    names = [callback.name for callback in callbacks if callback.name]
+    assert len(names) == len(set(names)), f"two callbacks have the same name: {sorted(names)}"
+    for callback in callbacks:
+        if callback.name in states:
+            callback.load_state_dict(states[callback.name])

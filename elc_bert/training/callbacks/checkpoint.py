@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from elc_bert.checkpoint.manager import Written
 from elc_bert.distributed.collectives import agree
-from elc_bert.training.callbacks.callback import Callback
+from elc_bert.training.callbacks.callback import Callback, states_of
 from elc_bert.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,7 @@ class SaveCheckpoint(Callback):
         """
         progress = run.progress
         progress.samples_seen, progress.epochs = run.samples_seen(), run.epochs()
-        progress.callbacks = {
-            callback.name: callback.state_dict() for callback in self._callbacks if callback.name
-        }
+        progress.callbacks = states_of(self._callbacks)
         with run.world.watchdog.activity("saving a checkpoint"):
             start = time.perf_counter()
             self._log_written(run, run.checkpoints.finish())  # the previous one, if it is not complete yet

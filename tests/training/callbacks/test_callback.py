@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from elc_bert.checkpoint.files import read_record, with_checksum
-from elc_bert.training.callbacks.callback import Callback
+from elc_bert.training.callbacks.callback import Callback, restore_states
 from elc_bert.utils.logs import LOG_FILE
 from tests.support.launching import run, scalars
 
@@ -82,14 +82,37 @@ def test_the_log_file_has_what_the_terminal_shows(finished):
     assert "rank 1" not in text
 
 
-def test_a_callback_that_cannot_be_closed_does_not_change_the_exit_status(configure, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "status", "facts"),
+    [
+        ("user error", 1, ["disk: is full; free some space"]),
+        ("bug", 1, ["Traceback", "RuntimeError: a bug in after_step"]),
+        ("close", 0, ["Fail.close", "Traceback", "RuntimeError: a bug in close"]),
+    ],
+)
+def test_an_error_is_on_the_terminal_and_in_the_log_file(fault, status, facts, configure, tmp_path):
+    """An error while a callback is closed does not change the exit status."""
     config = configure(tmp_path, training={"max_steps": 2})
-    result = run("forked", 1, [config, "--fail-to-close"], script=WITH_CALLBACK)
-    assert result.status == 0, result.output
-    assert "FailToClose.close" in result.output
+    result = run("forked", 1, [config, "--fault", fault], script=WITH_CALLBACK)
+    assert result.status == status, result.output
     text = (tmp_path / "run" / LOG_FILE).read_text()
-    assert "FailToClose.close" in text
-    assert "RuntimeError: a bug in this callback" in text, "the traceback"
+    assert " rank 0 ERROR " in text
+    for fact in facts:
+        assert fact in text
+        assert fact in result.output
+    assert ("Traceback" in result.output) == ("Traceback" in facts)
+
+
+def test_two_callbacks_cannot_share_the_name_of_their_state():
+    with pytest.raises(AssertionError, match="log"):
+        restore_states([Named(), Named()], {})
+
+
+class Named(Callback):
+    name = "log"
+
+    def after_step(self, run) -> None:
+        pass
 
 
 def test_a_callback_needs_its_one_method():
