@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from elc_bert.config.length_schedule import length_schedule, steps_in_share
 from elc_bert.config.schema import RunConfig
 
 PARTITION_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
@@ -34,8 +35,30 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
             # The choice of kernels does not change the step.
             "optimizer": config.optimizer.model_dump(mode="json", exclude={"params": {"fused"}}),
             "scheduler": config.scheduler.model_dump(mode="json"),
+            "first_steps": _first_steps(config),
         },
     }
+
+
+def _first_steps(config: RunConfig) -> dict[str, int]:
+    """Return the index of the first step after the warmup, and of the first step with long sequences."""
+    share = config.scheduler.params.get("warmup_proportion") if config.scheduler.is_ours else None
+    warmup = {} if share is None else {"peak": steps_in_share(config.elc_bert.training.max_steps, share)}
+    return {**warmup, "long": length_schedule(config).switch_step}
+
+
+def with_first_steps(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity in a checkpoint with ``first_steps``, which earlier versions did not record.
+
+    Earlier versions rounded the shares of the run, where this one and the reference cut them.
+    """
+    schedule = identity["schedule"]
+    if "first_steps" in schedule:
+        return identity
+    share = schedule["scheduler"]["params"].get("warmup_proportion")
+    warmup = {} if share is None else {"peak": round(schedule["max_steps"] * share)}
+    steps = {**warmup, "long": round(schedule["max_steps"] * schedule["long_after"])}
+    return {**identity, "schedule": {**schedule, "first_steps": steps}}
 
 
 def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:

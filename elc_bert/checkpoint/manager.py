@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from elc_bert.checkpoint import files, publish
-from elc_bert.checkpoint.identity import differences, layout_of
+from elc_bert.checkpoint.identity import differences, layout_of, with_first_steps
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.checkpoint.reshard import SavedState, load_into
 from elc_bert.config.schema import RunConfig
@@ -37,6 +37,7 @@ from elc_bert.utils.errors import UserError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 IDLE, WRITING, FAILED = 0, 1, 2
+MOVED = "schedule.first_steps."
 
 
 class Written(NamedTuple):
@@ -111,12 +112,14 @@ class Checkpoints:
             except SharedUserError as damage:
                 problems.append(str(damage))
                 continue
-            agree(world, functools.partial(self._check_identity, path, record))
+            moved = agree(world, functools.partial(self._check_identity, path, record))
             changes = differences(record["config"], self._config.model_dump(mode="json"))
             changes += differences(record["layout"], self._layout, "layout")
             if world.is_main:
                 for problem in problems:
                     logger.warning("%s; resuming from %s", problem, path.name)
+                for change in moved:
+                    logger.warning("the schedule differs from that of the checkpoint's version: %s", change)
                 for change in changes:
                     logger.info("changed since the checkpoint: %s", change)
             return path, record
@@ -275,13 +278,21 @@ class Checkpoints:
             )
         return candidates
 
-    def _check_identity(self, path: Path, record: Mapping[str, Any]) -> None:
-        changes = differences(record["identity"], self._identity)
-        if changes:
+    def _check_identity(self, path: Path, record: Mapping[str, Any]) -> list[str]:
+        """Return how the steps of the schedule have moved since a checkpoint of an earlier version.
+
+        Raises:
+            UserError: The checkpoint belongs to another run.
+        """
+        recorded = record["identity"]
+        changes = differences(with_first_steps(recorded), self._identity)
+        moved = [] if "first_steps" in recorded["schedule"] else [c for c in changes if c.startswith(MOVED)]
+        if changes := [change for change in changes if change not in moved]:
             raise UserError(
                 f"{path}: is a checkpoint of another run: {'; '.join(changes)}; use the settings of that "
                 "run, or start a new run in another elc_bert.training.output_dir"
             )
+        return moved
 
     def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:

@@ -56,7 +56,7 @@ class LengthSchedule:
     @property
     def switch_step(self) -> int:
         """Index of the first step with long sequences; ``max_steps`` or more if there is none."""
-        return round(self.max_steps * self.long_after)
+        return steps_in_share(self.max_steps, self.long_after)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -85,6 +85,14 @@ class LengthSchedule:
         """Return the step's sequence length, global batch and first index in its phase's sample stream."""
         phase = self.phase_at(step)
         return phase.sequence_length, phase.global_batch, (step - phase.first_step) * phase.global_batch
+
+
+def steps_in_share(max_steps: int, share: float) -> int:
+    """Return the number of steps in a share of the run, as the reference computes it.
+
+    The product is cut, not rounded, in double precision: ``int(100 * 0.29)`` is 28.
+    """
+    return int(max_steps * share)
 
 
 def length_schedule(config: RunConfig) -> LengthSchedule:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from elc_bert.config.length_schedule import steps_in_share
+
 
 def schedule_factor(
     shape: str, max_steps: int, warmup_proportion: float, min_factor: float
@@ -17,10 +19,10 @@ def schedule_factor(
     Args:
         shape: ``Cosine``, ``Linear`` or ``Constant``.
         max_steps: Number of steps of the run.
-        warmup_proportion: Fraction of the steps that are warmup.
+        warmup_proportion: Fraction of the steps that are warmup (see ``steps_in_share``).
         min_factor: Factor at the last step.
     """
-    warmup_steps = round(max_steps * warmup_proportion)
+    warmup_steps = steps_in_share(max_steps, warmup_proportion)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -150,6 +150,35 @@ def test_settings_outside_of_the_identity_may_change_and_are_logged(config, chec
     assert "changed since the checkpoint: tensorboard.enabled: true -> false" in caplog.messages
 
 
+def test_a_checkpoint_of_a_version_that_rounded_shares_is_resumed_with_a_warning(config, checkpoint, caplog):
+    """Earlier versions rounded 20 * 0.93 up, to 19, and recorded no steps."""
+    settings = ["elc_bert.training.long_after=0.93", "scheduler.params.warmup_proportion=0.08"]
+    resumed = checkpoints_of(load_config(config, settings))
+    identity = run_identity(load_config(config, settings), DATA)
+    assert identity["schedule"].pop("first_steps") == {"peak": 1, "long": 18}
+    rewrite_record(checkpoint, identity=identity)
+    assert find_checkpoint(resumed) == checkpoint
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.rpartition("version: ")[2] for message in warnings] == [
+        "schedule.first_steps.peak: 2 -> 1",
+        "schedule.first_steps.long: 19 -> 18",
+    ]
+    identity["schedule"]["first_steps"] = {"peak": 2, "long": 18}
+    rewrite_record(checkpoint, identity=identity)
+    with pytest.raises(UserError, match=r"another run: schedule\.first_steps\.peak: 2 -> 1"):
+        resumed.find("auto")
+
+
+def test_a_checkpoint_of_such_a_version_is_resumed_without_a_warning_if_no_step_moves(
+    config, checkpoint, caplog
+):
+    identity = run_identity(load_config(config), DATA)
+    assert identity["schedule"].pop("first_steps") == {"peak": 2, "long": 20}
+    rewrite_record(checkpoint, identity=identity)
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": 1, "layout": 2}', "\0"])
 def test_the_error_for_a_damaged_record_names_its_file(config, checkpoint, content):
     (checkpoint / "run.json").write_text(content)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elc_bert.config.length_schedule import LengthSchedule, Phase
+from elc_bert.config.length_schedule import LengthSchedule, Phase, steps_in_share
 from elc_bert.utils.errors import UserError
 
 
@@ -51,3 +51,13 @@ def test_every_step_has_a_phase_and_reads_the_same_number_of_tokens(steps, after
 def test_impossible_schedules_are_user_errors(values, message):
     with pytest.raises(UserError, match=message):
         LengthSchedule(**{"max_steps": 100, "sequence_length": 128, "global_batch": 32, **values})
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "expected"),
+    [(100, 0.29, 28), (100, 0.57, 56), (1000, 0.0599, 59), (99, 0.995, 98), (7, 1.0, 7), (7, 0.0, 0)],
+)
+def test_a_share_of_the_run_is_cut_to_whole_steps_as_in_the_reference(steps, share, expected):
+    """The reference computes ``int(steps * share)`` in double precision: 100 * 0.29 is below 29."""
+    assert steps_in_share(steps, share) == expected
+    assert LengthSchedule(steps, 128, 4, share).switch_step == expected

@@ -30,3 +30,9 @@ def test_linear_and_constant():
 
 def test_without_warmup_the_schedule_starts_at_the_peak():
     assert schedule_factor("Cosine", 100, 0.0, 0.1)(0) == 1.0
+
+
+@pytest.mark.parametrize(("proportion", "warmup_steps"), [(0.29, 28), (0.999, 99), (0.009, 0)])
+def test_the_warmup_is_cut_to_whole_steps_as_in_the_reference(proportion, warmup_steps):
+    factor = schedule_factor("Cosine", 100, proportion, 0.1)
+    assert [step for step in range(101) if factor(step) == 1.0] == [warmup_steps]
