@@ -68,7 +68,7 @@ clean:
 # The environment always starts empty and a stamp is written last, so an interrupted setup leaves nothing
 # behind. torch is installed first and alone; the later steps accept any build of the pinned version and
 # install what that build needs.
-$(DEPENDENCIES): requirements.txt tests/hub/transformers-4.txt
+$(DEPENDENCIES): requirements.txt tests/hub/transformers-4.txt tests/kernels/triton.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "setup: $(PYTHON): missing or older than 3.11; run: make setup PYTHON=python3.12" >&2; \
 	    exit 1; }
@@ -79,6 +79,8 @@ $(DEPENDENCIES): requirements.txt tests/hub/transformers-4.txt
 	@$(PIP) --requirement requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-deps \
 	    --target $(VENV)/transformers-4 --requirement tests/hub/transformers-4.txt
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || \
+	    $(PIP) --requirement tests/kernels/triton.txt
 	@echo "$(CURDIR)" > $@
 
 # This package: Python code is used where it is, so only its metadata and the C code need an installation.

@@ -1,6 +1,6 @@
 """The plain definitions, and the choice between them and fast paths."""
 
-from importlib.util import find_spec
+import sys
 
 import pytest
 import torch
@@ -57,11 +57,22 @@ def test_devices_without_fast_paths_use_the_definitions(choice):
     assert type(kernels_for("cpu", "plain")) is Kernels
 
 
-@pytest.mark.skipif(find_spec("triton") is not None, reason="Triton is installed")
-def test_gpu_kernels_without_triton_are_an_error():
+def test_gpu_kernels_without_triton_are_an_error(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("elc_bert.kernels.triton.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    kernels_for.cache_clear()
     with pytest.raises(UserError, match=r"^elc_bert\.training\.kernels: .*triton"):
         kernels_for("cuda", "fused")
     assert type(kernels_for("cuda", "auto")) is Kernels
+    kernels_for.cache_clear()
+
+
+def test_a_cpu_computes_with_its_own_kernels_whether_or_not_triton_is_installed():
+    pytest.importorskip("triton")
+    assert type(kernels_for("cpu", "fused")).__name__ == "CpuKernels"
+    assert type(kernels_for("cpu", "auto")).__name__ == "CpuKernels"
+    assert type(kernels_for("cuda", "fused")).__name__ == "TritonKernels"
 
 
 def test_insisting_on_missing_fast_paths_is_an_error(monkeypatch):

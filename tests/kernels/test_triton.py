@@ -12,7 +12,7 @@ from elc_bert.kernels.reference import AttentionInputs, Kernels
 from elc_bert.model.positions import distance_buckets
 from tests.support.tensors import assert_alike, outputs_and_gradients, relative_error
 
-pytest.importorskip("triton", reason="triton comes with torch's GPU builds only")
+pytest.importorskip("triton", reason="triton is not installed; make setup installs it on Linux")
 # Triton reads at import whether to compile or to interpret kernels: see conftest.py.
 from elc_bert.kernels.triton import attention as attention_gpu
 from elc_bert.kernels.triton import kernels as fused_gpu
@@ -70,6 +70,8 @@ MASKS: dict[str, Callable[[int], Tensor]] = {
     ("length", "size", "buckets", "mask", "dtype"),
     [
         (1, 4, 4, "full", torch.float32),
+        (1, 24, 4, "full", torch.float32),
+        (1, 64, 32, "full", torch.float16),
         (7, 24, 4, "padded", torch.float32),
         (33, 64, 32, "packed and padded", torch.float32),
         (65, 4, 32, "packed", torch.float32),
@@ -91,7 +93,8 @@ def test_attention(length, size, buckets, mask, dtype, device):
     expected = outputs_and_gradients(attention(PLAIN, "cpu", buckets, numbers), inputs)
     ours = [tensor.to(device, dtype) for tensor in inputs]
     found = outputs_and_gradients(attention(FUSED, device, buckets, numbers), ours)
-    assert_alike(found, expected, dtype, TOLERANCE[dtype])
+    # With one token the gradients of queries and keys are 0, and only rounding errors are left of them.
+    assert_alike(found, expected, dtype, TOLERANCE[dtype], floor=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])

@@ -33,7 +33,7 @@ OURS = {"elc_bert", "elc_bert_launch", "data_tools", "benchmarks", "tests"} | {
 }
 # Packages that pip installs together with a pinned one or with a build of it.
 UNPINNED = {
-    "triton": "part of torch's GPU builds",
+    "triton": "part of torch's GPU builds; tests/kernels/triton.txt pins it for the CPU build",
     "pydantic_core": "part of pydantic",
     "packaging": "required by deepspeed and pytest",
     "typing_extensions": "required by torch and pydantic",

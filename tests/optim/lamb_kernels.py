@@ -19,7 +19,7 @@ def kernels_of(kind: str) -> tuple[LambKernels, str]:
         return ReferenceLamb(), "cpu"
     if kind == "cpu":
         return _cpu_kernels(), "cpu"
-    pytest.importorskip("triton", reason="triton comes with torch's GPU builds only")
+    pytest.importorskip("triton", reason="triton is not installed; make setup installs it on Linux")
     # Triton reads at import whether to compile or to interpret kernels: see conftest.py.
     if kind == "gpu, interpreted" and torch.cuda.is_available():
         pytest.skip("the kernels run on this machine's GPU, not in the interpreter")

@@ -1,5 +1,6 @@
 """All kernels of LAMB agree with the plain definition, however ZeRO partitions the tensors."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 
 from elc_bert.kernels.cpu import extension
 from elc_bert.optim import lamb_cpu
-from elc_bert.optim.dispatch import choose_lamb_kernels
+from elc_bert.optim.dispatch import choose_lamb_kernels, fused_lamb_kernels
 from elc_bert.optim.fragments import FlatParameter, Fragment
 from elc_bert.optim.lamb_reference import LambKernels, ReferenceLamb
 from elc_bert.utils.errors import UserError
@@ -177,6 +178,20 @@ def test_the_error_gives_the_reason_why_kernels_cannot_be_used(p, reason):
     with pytest.raises(UserError, match=rf"^optimizer\.params\.fused: .*{reason}"):
         choose_lamb_kernels(flat_parameters(p), fused=True)
     assert isinstance(choose_lamb_kernels(flat_parameters(p), fused=None), ReferenceLamb)
+
+
+def test_gpu_kernels_without_triton_are_an_error(monkeypatch):
+    monkeypatch.delitem(sys.modules, "elc_bert.optim.lamb_triton", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(UserError, match=r"^optimizer\.params\.fused: .*triton"):
+        fused_lamb_kernels("cuda")
+
+
+def test_a_cpu_takes_its_own_kernels_whether_or_not_triton_is_installed():
+    kernels_of("cpu")  # skips the test without a C compiler
+    assert type(fused_lamb_kernels("cpu")).__name__ == "CpuLambKernels"
+    chosen = choose_lamb_kernels(flat_parameters(torch.zeros(2)), fused=None)
+    assert type(chosen).__name__ == "CpuLambKernels"
 
 
 def test_kernels_that_were_not_built(monkeypatch):

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the largest absolute difference divided by the largest absolute expected element."""
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo().tiny)).item()
+def relative_error(found: Tensor, expected: Tensor, floor: float = torch.finfo().tiny) -> float:
+    """Return the largest absolute difference divided by the largest absolute expected element.
+
+    Args:
+        found: Tensor to check.
+        expected: Expected tensor of the same shape.
+        floor: Smallest divisor, for tensors that are zero up to rounding errors.
+    """
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=floor)).item()
 
 
 def outputs_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -21,10 +27,14 @@ def outputs_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tens
 
 
 def assert_alike(
-    found: Sequence[Tensor], expected: Sequence[Tensor], dtype: torch.dtype, tolerance: float
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    dtype: torch.dtype,
+    tolerance: float,
+    floor: float = torch.finfo().tiny,
 ) -> None:
     """Check that tensors have this type, and the shapes and approximately the values of those expected."""
     for ours, exact in zip(found, expected, strict=True):
         assert ours.dtype == dtype
         assert ours.shape == exact.shape
-        assert relative_error(ours.float(), exact) <= tolerance
+        assert relative_error(ours.float(), exact, floor) <= tolerance
