@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from data_tools.input_files import Skipped, find_input_files
 from data_tools.options import add_json_key, add_on_error, add_text_input
 from data_tools.text_reader import read_paragraphs
+from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
@@ -146,7 +147,7 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
             f"--input: the text yields only {found} of the {vocab_size} subwords of --vocab-size; use more "
             f"text, --vocab-size {found}, or a smaller --min-frequency"
         )
-    return tokenizer
+    return accept_special_tokens(tokenizer)
 
 
 def in_batches(lines: Iterable[str]) -> Iterator[list[str]]:
