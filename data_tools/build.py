@@ -31,7 +31,8 @@ from data_tools.worker_pool import SPAWN_CONTEXT, WORKER_KILLED, interrupts_bloc
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import InputFile, Manifest
 from elc_bert.data.format.segments import build_segments, check_sequence_length
-from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
+from elc_bert.data.format.tokenizer_identity import tokenizer_fingerprint, tokenizer_sha256
+from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
 from elc_bert.utils.errors import UserError, describe_expected
 
@@ -279,6 +280,7 @@ def _join_parts(
         words=words,
         vocab_size=load_tokenizer(encoding.tokenizer).get_vocab_size(),
         tokenizer_sha256=tokenizer_sha256(encoding.tokenizer),
+        tokenizer_fingerprint=tokenizer_fingerprint(encoding.tokenizer),
         bin_sha256=written.bin_sha256,
         idx_sha256=written.idx_sha256,
         versions=tool_versions(encoding),

@@ -11,7 +11,7 @@ from data_tools.encode_worker import Encoding, Part
 from data_tools.input_files import Piece, Skipped, file_pieces
 from data_tools.sentences import LIBRARIES
 from elc_bert import __version__
-from elc_bert.data.format.vocabulary import tokenizer_sha256
+from elc_bert.data.format.tokenizer_identity import tokenizer_sha256
 
 MIN_PIECE, MAX_PIECE = 1 << 20, 1 << 28
 """Minimum and maximum size of a piece in bytes on disk."""

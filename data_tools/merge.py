@@ -82,7 +82,7 @@ def merge_datasets(
     datasets = [IndexedDataset(each) for each in inputs]
     manifests = [dataset.manifest for dataset in datasets]
     vocab_size = _common_value("vocab_size", inputs, manifests)
-    tokenizer = _common_value("tokenizer_sha256", inputs, manifests)
+    tokenizer = _common_tokenizer(inputs, manifests)
     if lengths is None:
         shared = [{(each.policy, each.sequence_length) for each in one.segments} for one in manifests]
         segments = sorted(set.intersection(*shared))
@@ -104,7 +104,7 @@ def merge_datasets(
             _common_versions([manifest.versions for manifest in manifests]),
             words=sum(words) if len(words) == len(manifests) else None,
             vocab_size=vocab_size,
-            tokenizer_sha256=tokenizer,
+            **tokenizer,
             inputs=list(dict.fromkeys(file for manifest in manifests for file in manifest.inputs)),
             skipped=dict(sum((Counter(manifest.skipped) for manifest in manifests), Counter())),
         )
@@ -125,6 +125,34 @@ def _common_value(field: str, inputs: Sequence[Path], manifests: Sequence[Manife
             "of them with the tokenizer of the other"
         )
     return None if None in values else values[0]
+
+
+def _common_tokenizer(inputs: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, str | None]:
+    """Return the manifest's fields about the tokenizer of all inputs, None if one of them does not record it.
+
+    Files with other bytes that encode text in the same way are the same tokenizer.
+
+    Raises:
+        UserError: Two inputs have different tokenizers.
+    """
+    # A dataset of an early version records the file only; another dataset may know more about that file.
+    fingerprints = {
+        each.tokenizer_sha256: each.tokenizer_fingerprint for each in manifests if each.tokenizer_fingerprint
+    }
+    known = [
+        (fingerprints.get(each.tokenizer_sha256) or each.tokenizer_sha256, prefix, each.tokenizer_sha256)
+        for prefix, each in zip(inputs, manifests, strict=True)
+        if each.tokenizer_sha256 is not None
+    ]
+    for same, second, other in known[1:]:
+        first_same, first, one = known[0]
+        if same != first_same:
+            raise UserError(
+                f"{second}: built with another tokenizer than {first} (tokenizer_sha256 {other} and {one}); "
+                "rebuild one of them with the tokenizer of the other"
+            )
+    sha256 = manifests[0].tokenizer_sha256 if len(known) == len(manifests) else None
+    return {"tokenizer_sha256": sha256, "tokenizer_fingerprint": fingerprints.get(sha256)}
 
 
 def _common_versions(versions: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -144,6 +144,7 @@ def split_dataset(
                 manifest.versions,
                 vocab_size=manifest.vocab_size,
                 tokenizer_sha256=manifest.tokenizer_sha256,
+                tokenizer_fingerprint=manifest.tokenizer_fingerprint,
                 inputs=manifest.inputs,
             )
             for prefix, written in zip(

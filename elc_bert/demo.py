@@ -14,7 +14,8 @@ from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.manifest import Manifest
-from elc_bert.data.format.vocabulary import load_tokenizer, tokenizer_sha256
+from elc_bert.data.format.tokenizer_identity import tokenizer_sha256
+from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores, free_port
 

@@ -61,6 +61,15 @@ def with_first_steps(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity, "schedule": {**schedule, "first_steps": steps}}
 
 
+def without_tokenizer_file(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity without the checksum of the tokenizer file, which early versions recorded.
+
+    The checksums of the tokens say the same, and a copy of the file with other bytes does not change a run.
+    """
+    data = {name: value for name, value in identity["data"].items() if name != "tokenizer"}
+    return {**identity, "data": data}
+
+
 def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:
     """Return the settings on which DeepSpeed's own files depend, such as the ZeRO stage."""
     stage = config.zero_stage

@@ -23,7 +23,12 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from elc_bert.checkpoint import files, publish
-from elc_bert.checkpoint.identity import differences, layout_of, with_first_steps
+from elc_bert.checkpoint.identity import (
+    differences,
+    layout_of,
+    with_first_steps,
+    without_tokenizer_file,
+)
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.checkpoint.reshard import SavedState, load_into
 from elc_bert.config.schema import RunConfig
@@ -285,7 +290,8 @@ class Checkpoints:
             UserError: The checkpoint belongs to another run.
         """
         recorded = record["identity"]
-        changes = differences(with_first_steps(recorded), self._identity)
+        before, now = (without_tokenizer_file(each) for each in (with_first_steps(recorded), self._identity))
+        changes = differences(before, now)
         moved = [] if "first_steps" in recorded["schedule"] else [c for c in changes if c.startswith(MOVED)]
         if changes := [change for change in changes if change not in moved]:
             raise UserError(

@@ -33,7 +33,7 @@ class DataConfig(Section):
     dev: Path
     """Prefix of the held-out dataset's files."""
     tokenizer: Path
-    """Tokenizer file (JSON); its hash must match the one recorded in every dataset."""
+    """Tokenizer file (JSON) that all datasets were built with, or one that encodes text in the same way."""
     segments: Literal["reference", "packed"] = "reference"
     """Policy that cuts a dataset into segments: ``reference`` takes whole sentences of one document,
     ``packed`` cuts the token stream regardless of sentences and documents."""

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from elc_bert.data.format.tokenizer_identity import origin_of
 from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
 from elc_bert.hub.card import facts_of_checkpoint, model_card
 from elc_bert.hub.loading import EXPORTED
@@ -78,6 +79,7 @@ def export(
     try:
         partial.mkdir(parents=True)
         _write_files(loaded, loaded_tokenizer, partial, dtype)
+        _record_origin(tokenizer, partial)
         model_card(loaded.model, partial, folder.name, dtype, facts)
         for path in partial.iterdir():
             with open(path, "rb") as file:
@@ -166,6 +168,13 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Non
             **tokens,
         },
     )
+
+
+def _record_origin(tokenizer: Path, folder: Path) -> None:
+    """Record the tokenizer file that an export was made from, so that its datasets are recognised."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, settings | origin_of(tokenizer))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ class RunData:
     sequences_per_row: dict[int, float]
     """Mean number of samples packed into a row of this rank in the first step, by sequence length."""
     identity: dict[str, Any]
-    """Identity of the data in a checkpoint, as JSON: two runs with the same identity read the same data."""
+    """Identity of the data in a checkpoint, as JSON: two runs with the same identity read the same tokens."""
 
     def shares(self, positions: Mapping[int, int]) -> list[float]:
         """Return the share of each training dataset in the sequences."""
@@ -101,7 +101,6 @@ def open_data(
         },
         identity={
             "dev": dev.bin_sha256,
-            "tokenizer": manifests[0].tokenizer_sha256,
             **({"train": hashes, "blend": blend} if len(hashes) > 1 else {"train": hashes[0]}),
         },
     )

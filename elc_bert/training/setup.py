@@ -13,6 +13,7 @@ from elc_bert.config.batch_plan import plan_phases
 from elc_bert.config.deepspeed import check_deepspeed_sections
 from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.schema import RunConfig
+from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.distributed.collectives import agree
 from elc_bert.distributed.signals import StopSignals
 from elc_bert.distributed.world import World
@@ -112,9 +113,10 @@ def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
     """Load the model whose weights a new run starts from.
 
     Raises:
-        UserError: It cannot be read, or its shape is not that of the run's model.
+        UserError: It cannot be read, or its shape or its vocabulary is not that of the run's model.
     """
-    model = load_model(path, config.elc_bert.model.variant).model
+    loaded = load_model(path, config.elc_bert.model.variant)
+    model = loaded.model
     not_of_weights = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
     theirs, ours = (
         each.model_dump(mode="json", exclude=not_of_weights) for each in (model.config, config.elc_bert.model)
@@ -124,7 +126,21 @@ def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
             f"{path}: has another shape than the model of this run: {'; '.join(changes)}; set these to the "
             "values of the loaded model"
         )
+    if loaded.tokenizer is not None:
+        _check_vocabulary_of(loaded.tokenizer, config)
     return model
+
+
+def _check_vocabulary_of(tokenizer: Path, config: RunConfig) -> None:
+    """Check that the embeddings of a model with this tokenizer belong to the subwords of the run."""
+    theirs, ours = (load_tokenizer(path).get_vocab() for path in (tokenizer, config.elc_bert.data.tokenizer))
+    others = sum(theirs.get(subword) != number for subword, number in ours.items())
+    if others:
+        raise UserError(
+            f"--init-from: {others:,} of the {len(ours):,} subwords of elc_bert.data.tokenizer have another "
+            f"id or none in {tokenizer}, to which the weights belong; set elc_bert.data.tokenizer to it and "
+            "build the datasets with it"
+        )
 
 
 def prepare_output_dir(config: RunConfig, world: World) -> None:

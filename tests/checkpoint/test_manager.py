@@ -111,6 +111,13 @@ def test_a_checkpoint_of_a_run_on_other_data_is_refused(config, checkpoint):
         checkpoints_of(load_config(config), data=DATA | {"train": "4c"}).find("auto")
 
 
+def test_the_tokenizer_file_of_an_old_checkpoint_is_ignored(config, checkpoint):
+    other_file = DATA | {"tokenizer": "4d"}
+    no_file = {name: DATA[name] for name in ("train", "dev")}
+    for data in (other_file, no_file):
+        assert find_checkpoint(checkpoints_of(load_config(config), data=data)) == checkpoint
+
+
 BLEND = DATA | {"train": ["1f", "4c"], "blend": {"32": [7, 3]}}
 
 

@@ -207,6 +207,27 @@ def test_merge_writes_one_dataset_and_refuses_inputs_that_do_not_match(capsys, t
     assert [path.name for path in (tmp_path / "new").iterdir() if path.name.startswith(".")] == []
 
 
+def test_copies_of_one_tokenizer_are_the_same_tokenizer(tmp_path):
+    prefixes = [write(tmp_path / name, [[[1, 2], [3]]]) for name in "abcd"]
+    old, one, copy, other = prefixes
+    describe(old, tokenizer_sha256="a" * 64)
+    describe(one, tokenizer_sha256="a" * 64, tokenizer_fingerprint="1" * 64)
+    describe(copy, tokenizer_sha256="b" * 64, tokenizer_fingerprint="1" * 64)
+    describe(other, tokenizer_sha256="c" * 64, tokenizer_fingerprint="2" * 64)
+
+    def merged(*inputs) -> tuple[str | None, str | None]:
+        manifest = merge_datasets(inputs, tmp_path / "merged", overwrite=True)
+        return manifest.tokenizer_sha256, manifest.tokenizer_fingerprint
+
+    assert merged(one, copy) == ("a" * 64, "1" * 64)
+    assert merged(copy, old, one) == ("b" * 64, "1" * 64)
+    assert merged(old, one) == ("a" * 64, "1" * 64)
+    assert merged(old, old) == ("a" * 64, None)
+    for inputs in ([one, other], [old, other], [old, copy], [one, copy, other]):
+        with pytest.raises(UserError, match=f"^{inputs[-1]}: built with another tokenizer than {inputs[0]}"):
+            merged(*inputs)
+
+
 @pytest.mark.parametrize(
     ("lengths", "documents", "message"),
     [

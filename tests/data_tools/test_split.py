@@ -121,6 +121,7 @@ def test_split_writes_two_datasets_with_manifests_and_refuses_bad_input(capsys, 
         words=12345,
         vocab_size=1000,
         tokenizer_sha256="a" * 64,
+        tokenizer_fingerprint="b" * 64,
         inputs=[InputFile(path="a.txt", bytes=1, sha256="c" * 64)],
     ).save(source)
     build_segments(IndexedDataset(source), 32)
@@ -134,6 +135,7 @@ def test_split_writes_two_datasets_with_manifests_and_refuses_bad_input(capsys, 
     for side in sides:
         assert side.words is None  # cannot be computed from tokens
         assert (side.vocab_size, side.tokenizer_sha256, side.inputs[0].path) == (1000, "a" * 64, "a.txt")
+        assert side.tokenizer_fingerprint == "b" * 64
         segments = [(each.policy, each.sequence_length) for each in side.segments]
         assert segments == [("packed", 16), ("reference", 32)]
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -15,7 +15,10 @@ from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.run_pairs import default_results_folder, saved_results
 from elc_bert.hub.card import facts_of_checkpoint
+from elc_bert.hub.export import export
+from elc_bert.hub.loading import load_model
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import sha256_of
 from tests.support.launching import REPOSITORY, run, scalars
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
@@ -167,6 +170,20 @@ def test_held_out_loss_equals_that_of_the_run_with_any_number_of_ranks(tiny_run,
     one = run("forked", 1, [*longer, "--sequences", "8"], script=EVALUATE)
     assert one.status == 0, one.output
     assert "8 sequences" in one.stdout
+
+
+@pytest.mark.launcher
+def test_an_export_accepts_the_dataset_of_its_run(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+    export(load_model(tiny_run.directory), tiny_tokenizer, tmp_path / "export")
+    assert sha256_of(tmp_path / "export/tokenizer.json") != sha256_of(tiny_tokenizer)
+    options = ["--data", tiny_dataset, "--sequence-length", 32, "--sequences", 45]
+    losses = []
+    for model in (tiny_run.directory, tmp_path / "export"):
+        output = ["--output", tmp_path / "loss.json"]
+        done = run("forked", 1, ["loss", model, *options, *output], script=EVALUATE)
+        assert done.status == 0, done.output
+        losses.append(json.loads((tmp_path / "loss.json").read_text()))
+    assert losses[0] == losses[1]
 
 
 def test_saved_results_of_a_run_are_found(tiny_run):

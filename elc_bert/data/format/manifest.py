@@ -6,9 +6,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+)
 
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
@@ -17,6 +25,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
 """File name without a directory, other than ``.`` and ``..``."""
+LATER = frozenset(("tokenizer_fingerprint",))
+"""Fields of ``Manifest`` that early versions of this project do not write."""
 
 
 class ManifestModel(BaseModel):
@@ -69,6 +79,8 @@ class Manifest(ManifestModel):
     """Vocabulary size; every token id lies below it."""
     tokenizer_sha256: Sha256 | None = None
     """Checksum of the tokenizer file."""
+    tokenizer_fingerprint: Sha256 | None = None
+    """Checksum of the way in which the tokenizer encodes text (``tokenizer_identity``)."""
     bin_sha256: Sha256 | None = None
     """Checksum of ``.bin``."""
     idx_sha256: Sha256 | None = None
@@ -124,6 +136,12 @@ class Manifest(ManifestModel):
         unsigned = self.model_copy(update={"manifest_sha256": None}).model_dump_json(indent=2) + "\n"
         checksum = hashlib.sha256(unsigned.encode()).hexdigest()
         return self.model_copy(update={"manifest_sha256": checksum}).model_dump_json(indent=2) + "\n"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields where they are unknown, so that old manifests keep their bytes."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if value is not None or name not in LATER}
 
     def find_segments(self, sequence_length: int, policy: str) -> SegmentsEntry | None:
         """Return the entry for a sequence length and policy, or None if there is none."""

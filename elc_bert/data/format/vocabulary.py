@@ -4,8 +4,8 @@ import os
 from typing import TYPE_CHECKING
 
 from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.tokenizer_identity import is_tokenizer_of, tokenizer_sha256
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.files import sha256_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,27 +59,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     return tokenizer
 
 
-def tokenizer_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 checksum of the tokenizer file, in hexadecimal.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read the tokenizer: {error.strerror}; give a tokenizer.json"
-        ) from None
-
-
 def check_tokenizer(dataset: IndexedDataset, tokenizer_path: str | os.PathLike[str]) -> None:
-    """Check that a dataset was built with the given tokenizer.
+    """Check that a dataset was built with the given tokenizer, or with one that encodes text in the same way.
 
     A dataset built elsewhere, which has no manifest, passes.
 
     Raises:
-        UserError: The vocabulary size or the checksum of the file differs from the dataset's manifest.
+        UserError: The vocabulary or the way in which text is cut differs from that of the dataset.
     """
     manifest = dataset.manifest
     size = load_tokenizer(tokenizer_path).get_vocab_size()
@@ -88,10 +74,12 @@ def check_tokenizer(dataset: IndexedDataset, tokenizer_path: str | os.PathLike[s
             f"{tokenizer_path}: {size} subwords, but {dataset.prefix} was built with a vocabulary of "
             f"{manifest.vocab_size}; give the dataset's tokenizer or build the dataset again"
         )
-    found = tokenizer_sha256(tokenizer_path)
-    if manifest.tokenizer_sha256 is not None and manifest.tokenizer_sha256 != found:
+    if not is_tokenizer_of(manifest, tokenizer_path):
+        found, expected = tokenizer_sha256(tokenizer_path), manifest.tokenizer_sha256 or ""
+        how = "the dataset does not say whether they encode text alike"
+        if manifest.tokenizer_fingerprint is not None:
+            how = "they encode text differently"
         raise UserError(
-            f"{tokenizer_path}: not the tokenizer that {dataset.prefix} was built with (sha256 "
-            f"{found[:12]}, expected {manifest.tokenizer_sha256[:12]}); give that one or build the dataset "
-            "again"
+            f"{tokenizer_path}: not the tokenizer that {dataset.prefix} was built with (sha256 {found[:12]}, "
+            f"expected {expected[:12]}; {how}); give that one or build the dataset again"
         )

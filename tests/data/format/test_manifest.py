@@ -29,6 +29,17 @@ def test_the_manifest_checksum_excludes_itself():
     assert checksum != json.loads(Manifest(**COUNTS, words=1).to_json())["manifest_sha256"]
 
 
+def test_a_manifest_of_an_early_version_keeps_its_bytes(tmp_path):
+    """``verify`` compares them, so a field of a later version must not appear in it."""
+    manifest = Manifest(**COUNTS)
+    assert "tokenizer_fingerprint" not in json.loads(manifest.to_json())
+    manifest.save(tmp_path / "d")
+    assert Manifest.path(tmp_path / "d").read_text() == Manifest.load(tmp_path / "d").to_json()
+    known = manifest.model_copy(update={"tokenizer_fingerprint": "a" * 64})
+    assert json.loads(known.to_json())["tokenizer_fingerprint"] == "a" * 64
+    assert json.loads(known.to_json())["words"] is None
+
+
 def test_segments_are_sorted_and_replaced():
     manifest = Manifest(**COUNTS)
     for each in (entry(128), entry(32), entry(64, "packed"), entry(32, count=7)):
