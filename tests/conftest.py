@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -162,6 +163,14 @@ def pytest_configure() -> None:
     """Make Triton interpret the GPU kernels if there is no GPU. Triton reads this setting at import."""
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # runs before fixtures draw random numbers
+def pytest_runtest_setup() -> None:
+    """Start every test from the same random numbers, so that a failure can be repeated."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # runs before pytest selects tests by their markers

@@ -46,6 +46,7 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
     assert whole.status == 0, whole.output
 
     seed = random.SystemRandom().randrange(2**32)
+    print(f"seed of the kills: {seed}")  # pytest shows this line if the fixture or its first test fails
     draw = random.Random(seed)
     arguments = ["--deepspeed_config", killed, "--resume", "auto"]
     checkpoints = killed.parent / "run" / "checkpoints"
@@ -60,7 +61,7 @@ def outcome(configure, tmp_path_factory) -> KilledRun:
         stopped_at.append(newest_step(checkpoints))
         during_writes += any(checkpoints.glob(".step-*.partial"))
     last = FORK_SERVER.start(RANKS, arguments).result(timeout=200)
-    assert last.status == 0, last.output
+    assert last.status == 0, f"seed {seed}: {last.output}"
     return KilledRun(seed, uninterrupted.parent / "run", killed.parent / "run", stopped_at, during_writes)
 
 
@@ -75,15 +76,15 @@ def test_some_kills_interrupt_the_write_of_a_checkpoint(outcome):
         f"{outcome.during_writes} of {KILLS} kills during the write of a checkpoint; at {outcome.stopped_at}"
     )
     print(f"seed {outcome.seed}: {moments}")
-    assert len(outcome.stopped_at) == KILLS
-    assert outcome.during_writes > 0
-    assert outcome.stopped_at == sorted(outcome.stopped_at)
+    assert len(outcome.stopped_at) == KILLS, f"seed {outcome.seed}"
+    assert outcome.during_writes > 0, f"seed {outcome.seed}"
+    assert outcome.stopped_at == sorted(outcome.stopped_at), f"seed {outcome.seed}"
 
 
 @pytest.mark.parametrize("tag", ["train/loss", "train/gradient_norm", "held_out/loss", "data/words"])
 def test_metrics_equal_those_of_the_uninterrupted_run(outcome, tag):
     assert scalars(outcome.killed, tag) == scalars(outcome.uninterrupted, tag), f"seed {outcome.seed}"
-    assert max(losses(outcome.killed)) == STEPS
+    assert max(losses(outcome.killed)) == STEPS, f"seed {outcome.seed}"
 
 
 def test_weights_equal_those_of_the_uninterrupted_run(outcome):
@@ -95,4 +96,4 @@ def test_weights_equal_those_of_the_uninterrupted_run(outcome):
 def test_no_temporary_files_remain_in_the_killed_run(outcome):
     assert not list(outcome.killed.rglob(".*")), f"seed {outcome.seed}"
     names = {path.name for path in (outcome.killed / "checkpoints").iterdir()}
-    assert names == {"latest", f"step-{STEPS - 2:06d}", f"step-{STEPS:06d}"}
+    assert names == {"latest", f"step-{STEPS - 2:06d}", f"step-{STEPS:06d}"}, f"seed {outcome.seed}"
