@@ -97,7 +97,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file; see ds_configs/ for examples") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -66,7 +66,11 @@ def full_precision_weights(engine: Engine) -> dict[str, Tensor]:
 
 
 def current_model(engine: Engine) -> ElcBertForMaskedLM:
-    """Return a copy of the model as it is now, float32 on the CPU of every rank, in eval mode. Collective."""
+    """Return a copy of the model as it is now, float32 on the CPU of every rank, in eval mode. Collective.
+
+    Raises:
+        UserError: A weight is NaN or infinite.
+    """
     return model_from_tensors(
         engine.module.config, full_precision_weights(engine), Path("the engine"), "its model"
     )

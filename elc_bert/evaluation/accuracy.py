@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -36,9 +36,9 @@ class ParadigmResult:
     """Number of pairs left out because a sentence exceeds the model's ``max_position_embeddings``."""
 
     @property
-    def accuracy(self) -> float:
-        """Fraction of the scored pairs that are right."""
-        return (self.right + 0.5 * self.ties) / max(1, self.pairs)
+    def accuracy(self) -> float | None:
+        """Fraction of the scored pairs that are right; None if all pairs were left out."""
+        return (self.right + 0.5 * self.ties) / self.pairs if self.pairs else None
 
 
 def compare_scores(
@@ -52,13 +52,26 @@ def compare_scores(
     Args:
         name: Name of the paradigm.
         phenomenon: Name of its phenomenon.
-        good: Scores of the good sentences, float64 ``[pairs]``.
-        bad: Scores of the bad sentences, float64 ``[pairs]``.
+        good: Scores of the good sentences, finite, float64 ``[pairs]``.
+        bad: Scores of the bad sentences, finite, float64 ``[pairs]``.
         skipped: Number of pairs that were not scored.
     """
+    assert np.isfinite(good).all()
+    assert np.isfinite(bad).all()
     close = np.isclose(good, bad, rtol=1e-6, atol=1e-6)
     right = int(((good > bad) & ~close).sum())
     return ParadigmResult(name, phenomenon, len(good), right, int(close.sum()), skipped)
+
+
+def mean_accuracy(accuracies: Iterable[float | None]) -> float | None:
+    """Return the mean of the accuracies that are not None, or None if there is none."""
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return fmean(known) if known else None
+
+
+def as_percentage(accuracy: float | None) -> str:
+    """Return an accuracy for display; a dash if there is none."""
+    return "–" if accuracy is None else f"{accuracy:.1%}"
 
 
 @dataclass(frozen=True)
@@ -69,16 +82,21 @@ class Results:
     """Results of the paradigms, at least one."""
 
     @property
-    def overall(self) -> float:
-        """Mean accuracy over the paradigms."""
-        return fmean(paradigm.accuracy for paradigm in self.paradigms)
+    def overall(self) -> float | None:
+        """Mean accuracy over the paradigms of which a pair was scored; None if there is none."""
+        return mean_accuracy(each.accuracy for each in self.paradigms)
 
-    def by_phenomenon(self) -> dict[str, float]:
-        """Return the mean accuracy over the paradigms of each phenomenon, by name."""
+    def by_phenomenon(self) -> dict[str, float | None]:
+        """Return the mean accuracy over the paradigms of each phenomenon, by name; see ``overall``."""
         names = sorted({paradigm.phenomenon for paradigm in self.paradigms})
         return {
-            name: fmean(each.accuracy for each in self.paradigms if each.phenomenon == name) for name in names
+            name: mean_accuracy(each.accuracy for each in self.paradigms if each.phenomenon == name)
+            for name in names
         }
+
+    def total(self, count: str) -> int:
+        """Return the sum of a count of ``ParadigmResult``, such as ``pairs``, over the paradigms."""
+        return sum(getattr(each, count) for each in self.paradigms)
 
     def table(self) -> str:
         """Return the accuracy by phenomenon as text."""
@@ -86,12 +104,14 @@ class Results:
         lines = [f"{'phenomenon':<{width}}{'accuracy':>10}{'paradigms':>11}"]
         for name, accuracy in self.by_phenomenon().items():
             count = sum(each.phenomenon == name for each in self.paradigms)
-            lines.append(f"{name:<{width}}{accuracy:>10.1%}{count:>11}")
-        lines.append(f"{'overall':<{width}}{self.overall:>10.1%}{len(self.paradigms):>11}")
-        pairs, ties, skipped = (
-            sum(getattr(each, what) for each in self.paradigms) for what in ("pairs", "ties", "skipped")
+            lines.append(f"{name:<{width}}{as_percentage(accuracy):>10}{count:>11}")
+        lines.append(f"{'overall':<{width}}{as_percentage(self.overall):>10}{len(self.paradigms):>11}")
+        lines.append(
+            f"{self.total('pairs'):,} pairs, {self.total('ties'):,} ties (half a point each), "
+            f"{self.total('skipped'):,} skipped as too long"
         )
-        lines.append(f"{pairs:,} pairs, {ties:,} ties (half a point each), {skipped:,} skipped as too long")
+        if unscored := [each.name for each in self.paradigms if each.accuracy is None]:
+            lines.append(f"not scored, because every pair is too long: {', '.join(unscored)}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -118,18 +138,25 @@ class Results:
             self._draw().savefig(file, format="png", dpi=110)
 
     def _draw(self) -> "Figure":
+        """Draw the accuracies; a pair must have been scored."""
         from matplotlib.figure import Figure
 
-        names = list(self.by_phenomenon())
+        accuracies = {name: value for name, value in self.by_phenomenon().items() if value is not None}
+        names = list(accuracies)
+        dots = [
+            (each.accuracy, names.index(each.phenomenon))
+            for each in self.paradigms
+            if each.accuracy is not None
+        ]
         figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(names)), layout="constrained", facecolor="white")
         axes = figure.subplots()
-        axes.barh(names, list(self.by_phenomenon().values()), color="#56b4e9", height=0.7)
-        rows = [names.index(each.phenomenon) for each in self.paradigms]
-        axes.scatter([each.accuracy for each in self.paradigms], rows, s=10, color="#222222", zorder=3)
+        axes.barh(names, list(accuracies.values()), color="#56b4e9", height=0.7)
+        across, rows = zip(*dots, strict=True)
+        axes.scatter(across, rows, s=10, color="#222222", zorder=3)
         axes.axvline(0.5, color="#999999", linewidth=1, linestyle="--")
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy (bars: phenomena, dots: paradigms, dashed line: chance)")
-        axes.set_title(f"minimal pairs, overall {self.overall:.1%}", fontsize="medium")
+        axes.set_title(f"minimal pairs, overall {as_percentage(self.overall)}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         return figure

@@ -1,6 +1,7 @@
 """The commands of ``launch/evaluate.py``: minimal pairs, held-out loss, filling in a masked word."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -77,7 +78,9 @@ def evaluate_pairs(
     key = evaluation_key(model, path, method, limit)
     start = time.monotonic()
     with world.watchdog.activity("scoring minimal pairs"):
-        score_paradigms(
+        agree(
+            world,
+            score_paradigms,
             model,
             loaded_tokenizer,
             paradigms[world.rank :: world.size],
@@ -87,10 +90,14 @@ def evaluate_pairs(
             limit,
             show_progress=world.is_main,
         )
-        dist.barrier()
     if not world.is_main:
         return
     results = collect_results(paradigms, folder, key)
+    if results.overall is None:
+        raise UserError(
+            f"{pairs}: every pair is longer than the {model.config.max_position_embeddings} tokens of the "
+            "model's max_position_embeddings; give shorter pairs or another model"
+        )
     results.save(folder)
     settings = {"pairs": str(pairs), "method": method, "limit": limit}
     with atomic_write(folder / "settings.json", "w") as file:
@@ -137,6 +144,11 @@ def evaluate_loss(
     if not world.is_main:
         return
     total = combine_scores(parts)
+    if not math.isfinite(total.loss):
+        raise UserError(
+            f"the held-out loss is {total.loss}, so the predictions of the model mean nothing; use an "
+            "earlier checkpoint"
+        )
     print(
         f"loss        {total.loss:.4f} nats per masked token\nperplexity  {total.perplexity:.2f}\n"
         f"accuracy    {total.accuracy:.2%}\n"
@@ -166,6 +178,8 @@ def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int
         raise UserError(f"TEXT: contains [MASK] {len(positions)} times; write it exactly once")
     with torch.no_grad():
         predicted = fill_blank(loaded.model, loaded_tokenizer, Cloze(ids, int(positions[0])), guesses)
+    if not math.isfinite(predicted[0].probability):
+        raise UserError("the predictions of the model are not finite; use an earlier checkpoint")
     return "\n".join(f"{guess.probability:7.2%}  {guess.text}" for guess in predicted)
 
 

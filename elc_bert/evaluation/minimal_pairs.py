@@ -39,10 +39,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Paradigm:
-    """The minimal pairs of one file."""
+    """The minimal pairs of one file that belong to one phenomenon."""
 
     name: str
-    """File name without its suffix."""
+    """File name without its suffix, followed by phenomenon and UID if the file holds several of them."""
     phenomenon: str
     """Name of the group of paradigms over which accuracy is averaged."""
     pairs: list[Pair]
@@ -53,6 +53,9 @@ class Paradigm:
 
 def read_paradigms(folder: Path) -> list[Paradigm]:
     """Return the paradigms in all ``*.jsonl`` files of a folder, sorted by file name.
+
+    A file whose lines name several phenomena (``linguistics_term``, ``field`` or ``Domain``) or several
+    paradigms (``UID``) is split into one paradigm for each.
 
     Args:
         folder: The folder, or a single file.
@@ -65,14 +68,14 @@ def read_paradigms(folder: Path) -> list[Paradigm]:
         raise UserError(
             f"{folder}: contains no .jsonl files; give a folder of minimal pairs, such as blimp/data"
         )
-    return [_read_paradigm(file) for file in files]
+    return [paradigm for file in files for paradigm in _read_file(file)]
 
 
-def _read_paradigm(file: Path) -> Paradigm:
-    pairs: list[Pair] = []
-    phenomenon = ""
+def _read_file(file: Path) -> list[Paradigm]:
+    groups: dict[tuple[str, str], list[Pair]] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Lines of JSON end with a line feed only; str.splitlines would cut text at U+2028, for example.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; give a readable file") from None
     except UnicodeDecodeError:
@@ -88,13 +91,20 @@ def _read_paradigm(file: Path) -> Paradigm:
             ) from None
         if not isinstance(fields, dict):
             raise UserError(f"{file}:{number}: not a JSON object; {_EXPECTED}")
-        pairs += _pairs(fields, f"{file}:{number}")
-        phenomenon = phenomenon or str(
+        phenomenon = (
             fields.get("linguistics_term") or fields.get("field") or fields.get("Domain") or file.stem
         )
-    if not pairs:
+        group = str(phenomenon), str(fields.get("UID") or "")
+        groups.setdefault(group, []).extend(_pairs(fields, f"{file}:{number}"))
+    if not groups:
         raise UserError(f"{file}: contains no pairs; {_EXPECTED}")
-    return Paradigm(file.stem, phenomenon, pairs, file)
+    if len(groups) == 1:
+        (((phenomenon, _), pairs),) = groups.items()
+        return [Paradigm(file.stem, phenomenon, pairs, file)]
+    return [
+        Paradigm(f"{file.stem}: {', '.join(filter(None, group))}", group[0], pairs, file)
+        for group, pairs in groups.items()
+    ]
 
 
 def _pairs(fields: dict[str, Any], place: str) -> list[Pair]:

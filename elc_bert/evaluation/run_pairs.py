@@ -1,9 +1,11 @@
 """Scoring of minimal pairs in one or several processes, resumable after an interruption."""
 
 import contextlib
-import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,13 @@ from elc_bert.utils.progress import progress_bar
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+"""Names of paradigms that are names of files as they are."""
+
 
 def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, method: Method, limit: int | None) -> str:
     """Return a hash of everything that the scores depend on, apart from the pairs."""
-    digest = hashlib.sha256()
+    digest = sha256()
     digest.update(json.dumps([sha256_of(tokenizer), method, limit]).encode())
     digest.update(model.config.model_dump_json().encode())
     for name, parameter in model.named_parameters():
@@ -76,6 +81,9 @@ def score_paradigms(
         method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
         limit: Number of pairs to score of each paradigm, from the beginning; None for all.
         show_progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: The model gives a sentence a score that is not finite.
     """
     missing = [each for each in paradigms if _read(folder, each, key) is None]
     total = sum(2 * len(each.pairs[:limit]) for each in missing)
@@ -103,6 +111,9 @@ def score_paradigm(
         method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
         limit: Number of pairs to score, from the beginning; None for all.
         advance: Called with the number of sentences that have been finished since the last call.
+
+    Raises:
+        UserError: The model gives a sentence a score that is not finite.
     """
 
     def fits(pair: Pair) -> bool:
@@ -115,6 +126,12 @@ def score_paradigm(
     advance(2 * (len(pairs) - len(kept)))
     sentences: list[Sentence] = [each for pair in kept for each in (pair.good, pair.bad)]
     scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=advance)
+    for sentence, score in zip(sentences, scores.tolist(), strict=True):
+        if not math.isfinite(score):
+            raise UserError(
+                f"{paradigm.file}: the model gives the sentence {sentence.text!r} the score {score}, so its "
+                "predictions mean nothing; use an earlier checkpoint"
+            )
     return compare_scores(
         paradigm.name, paradigm.phenomenon, scores[::2], scores[1::2], len(pairs) - len(kept)
     )
@@ -137,7 +154,10 @@ def collect_results(paradigms: list[Paradigm], folder: Path, key: str) -> Result
 
 
 def _path(folder: Path, paradigm: Paradigm) -> Path:
-    return folder / "paradigms" / f"{paradigm.name}.json"
+    name = paradigm.name
+    if FILE_NAME.fullmatch(name) is None:
+        name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{sha256(name.encode()).hexdigest()[:12]}"
+    return folder / "paradigms" / f"{name}.json"
 
 
 def _key(paradigm: Paradigm, key: str) -> str:

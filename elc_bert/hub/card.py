@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from elc_bert.evaluation.accuracy import as_percentage
 from elc_bert.evaluation.run_pairs import saved_results
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.event_files import last_scalars
@@ -98,7 +99,7 @@ def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:
     results = saved_results(checkpoint)
     for name, result in results.items():
         pairs = sum(paradigm["pairs"] for paradigm in result["paradigms"])
-        facts[name] = f"{result['overall']:.1%} accuracy on {pairs:,} minimal pairs"
+        facts[name] = f"{as_percentage(result['overall'])} accuracy on {pairs:,} minimal pairs"
     if not results and "minimal_pairs/overall" in logged:
         facts["minimal pairs"] = (
             f"{logged['minimal_pairs/overall']:.1%} accuracy on a sample, scored during training"

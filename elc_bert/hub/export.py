@@ -63,7 +63,8 @@ def export(
         facts: Facts about the run for the card; None to read them from the files of the checkpoint's run.
 
     Raises:
-        UserError: The folder exists or cannot be written, or the tokenizer does not fit the model.
+        UserError: The folder exists or cannot be written, the tokenizer does not fit the model, or a weight
+            is not finite.
     """
     loaded_tokenizer = load_tokenizer(tokenizer)
     config = loaded.model.config
@@ -72,6 +73,12 @@ def export(
             f"{tokenizer}: has {loaded_tokenizer.get_vocab_size()} subwords, but the model has "
             f"{config.vocab_size}; give the tokenizer that the model was trained with"
         )
+    for name, parameter in loaded.model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"{folder}: not written, because {name} of the model holds NaN or infinite weights; export "
+                "an earlier checkpoint"
+            )
     check_target(folder, force)
     if facts is None:
         facts = {} if loaded.checkpoint is None else facts_of_checkpoint(loaded.checkpoint)

@@ -99,7 +99,7 @@ def _tokenizer_of_run(checkpoint: Path) -> Path | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read: {error.strerror}; give the config.json of the model"

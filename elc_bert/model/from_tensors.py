@@ -23,7 +23,7 @@ def model_from_tensors(
         config_name: Name of the configuration in messages.
 
     Raises:
-        UserError: The weights do not fit the configuration.
+        UserError: The weights do not fit the configuration, or are not finite.
     """
     model = ElcBertForMaskedLM(config)
     parameters = dict(model.named_parameters())
@@ -33,6 +33,12 @@ def model_from_tensors(
             f"lacks {name}" if name in parameters else f"holds {name}, which {config_name} does not define"
         )
         raise UserError(f"{origin}: {problem}; use files of the same model")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{origin}: {name} holds NaN or infinite weights, because the training diverged; use an "
+                "earlier checkpoint"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if weights[name].shape != parameter.shape:

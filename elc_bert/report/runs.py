@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -221,14 +222,28 @@ def _scores_of(path: Path) -> PairScores:
     return PairScores(
         match["name"] if match else path.parent.name,
         int(match["step"]) if match else None,
-        float(content["overall"]),
-        {name: float(accuracy) for name, accuracy in content["phenomena"].items()},
-        tuple(
-            Paradigm(each["name"], each["phenomenon"], float(each["accuracy"]))
-            for each in content["paradigms"]
-        ),
+        *_accuracies(content["paradigms"]),
         _how_scored(path.with_name("settings.json")),
     )
+
+
+def _accuracies(
+    content: Sequence[dict[str, Any]],
+) -> tuple[float, dict[str, float], tuple[Paradigm, ...]]:
+    """Return the overall accuracy, that of each phenomenon, and the paradigms of which a pair was scored.
+
+    Early versions saved an accuracy of 0 for a paradigm of which no pair was scored, and counted it.
+    """
+    paradigms = tuple(
+        Paradigm(each["name"], each["phenomenon"], float(each["accuracy"]))
+        for each in content
+        if each.get("pairs") != 0
+    )
+    names = sorted({each.phenomenon for each in paradigms})
+    phenomena = {
+        name: fmean(each.accuracy for each in paradigms if each.phenomenon == name) for name in names
+    }
+    return fmean(each.accuracy for each in paradigms), phenomena, paradigms
 
 
 def _how_scored(settings: Path) -> str:

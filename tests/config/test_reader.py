@@ -294,6 +294,12 @@ def test_files_that_are_not_a_configuration_are_refused(file):
     assert error_message(file) == "no such configuration file; see ds_configs/ for examples"
 
 
+def test_a_byte_order_mark_is_ignored(file, tmp_path):
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_config(marked).model_dump() == load_config(file).model_dump()
+
+
 def test_set_overrides_the_file_and_the_last_value_of_a_key_wins(file):
     config = load_config(file, ["elc_bert.training.max_steps=20", "elc_bert.training.max_steps=30"])
     assert config.elc_bert.training.max_steps == 30

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -9,16 +11,20 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
+from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
-from elc_bert.evaluation.run_pairs import default_results_folder, saved_results
+from elc_bert.evaluation.run_pairs import default_results_folder, saved_results, score_paradigm
 from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import load_model
+from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import sha256_of
+from tests.hub.test_export import random_model
 from tests.support.launching import REPOSITORY, run, scalars
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
@@ -79,6 +85,100 @@ def test_a_folder_without_pairs_is_a_user_error(tmp_path):
         read_paradigms(tmp_path)
 
 
+def test_a_file_with_several_phenomena_is_split(tmp_path):
+    lines = [
+        {"linguistics_term": "binding", "UID": "one"},
+        {"linguistics_term": "islands", "UID": "two"},
+        {"linguistics_term": "binding", "UID": "one"},
+        {"linguistics_term": "binding", "UID": "three"},
+        {},
+    ]
+    pairs = [
+        {"sentence_good": f"Good {number}.", "sentence_bad": "Bad.", **line}
+        for number, line in enumerate(lines)
+    ]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    context = {"Context1": "A.", "Context2": "B.", "Target1": "C.", "Target2": "D."}
+    domains = [{**context, "Domain": domain} for domain in ("space", "social/relations", "space")]
+    (tmp_path / "same.jsonl").write_text("\n".join(map(json.dumps, domains[::2])))
+    (tmp_path / "worlds.jsonl").write_text("\n".join(map(json.dumps, domains)))
+    found = {
+        each.name: (each.phenomenon, [pair.good.text for pair in each.pairs])
+        for each in read_paradigms(tmp_path)
+    }
+    assert found == {
+        "mixed: binding, one": ("binding", ["Good 0.", "Good 2."]),
+        "mixed: islands, two": ("islands", ["Good 1."]),
+        "mixed: binding, three": ("binding", ["Good 3."]),
+        "mixed: mixed": ("mixed", ["Good 4."]),
+        "same": ("space", ["A. C.", "B. D."] * 2),
+        "worlds: space": ("space", ["A. C.", "B. D."] * 2),
+        "worlds: social/relations": ("social/relations", ["A. C.", "B. D."]),
+    }
+
+
+def test_lines_end_with_a_line_feed_only_and_may_follow_a_byte_order_mark(tmp_path):
+    separators = "\u2028\u2029\u0085"
+    first = {"sentence_good": f"One{separators}line.", "sentence_bad": "B."}
+    text = json.dumps(first, ensure_ascii=False)
+    assert len(text.splitlines()) > 1
+    second = json.dumps({"sentence_good": "C.", "sentence_bad": "D."})
+    (tmp_path / "x.jsonl").write_bytes(f"\ufeff{text}\r\n\r\n{second}\n".encode())
+    (paradigm,) = read_paradigms(tmp_path)
+    assert [pair.good.text for pair in paradigm.pairs] == [first["sentence_good"], "C."]
+    (tmp_path / "x.jsonl").write_bytes(f"\ufeff{text}\r\n\r\n[]\n".encode())
+    with pytest.raises(UserError, match=r"x\.jsonl:3: not a JSON object"):
+        read_paradigms(tmp_path)
+
+
+def test_pairs_that_are_all_too_long_do_not_count(tmp_path):
+    one, nothing = np.array([1.0]), np.zeros(0)
+    right = compare_scores("right", "syntax", one, one - 1, skipped=2)
+    wrong = compare_scores("wrong", "syntax", one - 1, one, skipped=0)
+    long = compare_scores("long", "syntax", nothing, nothing, skipped=3)
+    alone = compare_scores("alone", "morphology", nothing, nothing, skipped=4)
+    assert (right.accuracy, wrong.accuracy, long.accuracy) == (1.0, 0.0, None)
+    results = Results([right, wrong, long, alone])
+    assert results.overall == 0.5
+    assert results.by_phenomenon() == {"morphology": None, "syntax": 0.5}
+    assert re.search(r"morphology +– +1\n", results.table())
+    assert re.search(r"syntax +50\.0% +3\n", results.table())
+    assert "2 pairs, 0 ties (half a point each), 9 skipped as too long" in results.table()
+    assert results.table().endswith("not scored, because every pair is too long: long, alone")
+    assert Results([long, alone]).overall is None
+    results.save(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [each["accuracy"] for each in content["paradigms"]] == [1.0, 0.0, None, None]
+    assert content["phenomena"] == {"morphology": None, "syntax": 0.5}
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        assert [row["accuracy"] for row in csv.DictReader(file)] == ["1.0", "0.0", "", ""]
+
+
+def test_scores_that_are_not_finite_are_an_error(tiny_tokenizer, texts, tmp_path):
+    model, tokenizer = random_model("zero"), load_tokenizer(tiny_tokenizer)
+    paradigm = read_paradigms(write_pairs(tmp_path / "pairs", texts))[0]
+    assert score_paradigm(model, tokenizer, paradigm).pairs == 4
+    with torch.no_grad():
+        model.encoder.embedding.word.weight.fill_(math.nan)
+    with pytest.raises(UserError, match=r"agreement\.jsonl: .* the score nan, so .*; use an earlier check"):
+        score_paradigm(model, tokenizer, paradigm)
+    with pytest.raises(UserError, match=r"export: not written, because encoder\.embedding\.word\.weight "):
+        export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_model_with_weights_that_are_not_finite_is_not_loaded(value, tiny_tokenizer, tmp_path):
+    export(LoadedModel(random_model("zero"), None), tiny_tokenizer, tmp_path / "export")
+    weights = load_file(tmp_path / "export/model.safetensors")
+    weights["head.dense.weight"][3, 1] = value
+    save_file(weights, tmp_path / "export/model.safetensors")
+    config = tmp_path / "export/config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())  # a byte-order mark is not the problem
+    with pytest.raises(UserError, match=r"model\.safetensors: head\.dense\.weight holds NaN or infinite"):
+        load_model(tmp_path / "export")
+
+
 def test_ties_count_half_in_either_order():
     good, bad = np.array([-5.0, -5.0, -7.0, -5.0]), np.array([-6.0, -5.0, -5.0, -5.0 - 1e-9])
     result = compare_scores("x", "syntax", good, bad, skipped=1)
@@ -137,6 +237,17 @@ def test_user_errors_are_one_line(tiny_run, tmp_path):
     assert result.status != 0
     assert len(result.errors) == 1
     assert "x.jsonl:1: sentence_good is missing" in result.errors[0]
+    long = {"sentence_good": "Baden fi. " * 100, "sentence_bad": "Fi baden.", "Domain": "a/b"}
+    (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({**long, "Domain": "c"}))
+    result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
+    assert (result.status, len(result.errors)) == (1, 1)
+    assert f"{tmp_path}/pairs: every pair is longer than the 128 tokens" in result.errors[0]
+    assert not (tmp_path / "results/results.json").exists()
+    short = {"sentence_good": "Baden fi.", "sentence_bad": "Fi baden.", "Domain": "c"}
+    (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps(short))
+    result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
+    assert result.status == 0, result.output
+    assert "not scored, because every pair is too long: x: a/b" in result.stdout
 
 
 @pytest.mark.launcher

@@ -12,7 +12,7 @@ from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.run import Run
 from elc_bert.utils.errors import UserError
 
-FAULTS = ("user error", "bug", "close")
+FAULTS = ("user error", "bug", "close", "diverge")
 
 
 class CountSteps(Callback):
@@ -45,6 +45,9 @@ class Fail(Callback):
             raise UserError("disk: is full; free some space")
         if self._fault == "bug":
             raise RuntimeError("a bug in after_step")
+        if self._fault == "diverge" and run.progress.step == 2:
+            for parameter in run.engine.module.parameters():
+                parameter.data.fill_(float("nan"))
 
     def close(self) -> None:
         if self._fault == "close":

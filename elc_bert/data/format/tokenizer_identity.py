@@ -57,7 +57,7 @@ def tokenizer_fingerprint(path: str | os.PathLike[str]) -> str:
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8-sig"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     content = json.loads(tokenizer.to_str())

@@ -26,7 +26,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors add a byte-order mark
             text = file.read()
     except OSError as error:
         raise UserError(

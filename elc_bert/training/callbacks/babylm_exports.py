@@ -54,7 +54,7 @@ class BabyLMExports(Callback):
         """Write an export for each milestone that this step has passed. Collective.
 
         Raises:
-            UserError: An export cannot be written. Raised on all ranks.
+            UserError: An export cannot be written, or a weight is not finite. Raised on all ranks.
         """
         config = run.config
         tokens, words = self._log_entry.seen(run)
@@ -63,7 +63,8 @@ class BabyLMExports(Callback):
         if not names:
             return
         progress = {**asdict(run.progress), "tokens_seen": tokens, "words_seen": words}
-        loaded = LoadedModel(current_model(run.engine), tokenizer=config.elc_bert.data.tokenizer)
+        model = agree(run.world, current_model, run.engine)
+        loaded = LoadedModel(model, tokenizer=config.elc_bert.data.tokenizer)
 
         def write() -> None:
             facts = facts_of_run(config.model_dump(mode="json"), progress)

@@ -5,8 +5,9 @@ import logging
 import torch.distributed as dist
 
 from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.distributed.collectives import SharedUserError, agree
 from elc_bert.engine.weights import current_model
-from elc_bert.evaluation.accuracy import ParadigmResult, Results
+from elc_bert.evaluation.accuracy import ParadigmResult, Results, as_percentage
 from elc_bert.evaluation.run_pairs import score_paradigm
 from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.run import Run
@@ -26,24 +27,39 @@ class MinimalPairsEvaluation(Callback):
         if run.signals.received_by_any_rank():
             run.progress.evaluation_due = True
             return
-        with run.world.watchdog.activity("scoring minimal pairs"):
-            results = _score(run)
         step = run.progress.step
-        by_phenomenon = {f"minimal_pairs/{name}": value for name, value in results.by_phenomenon().items()}
-        run.monitor.scalars(step, {"minimal_pairs/overall": results.overall, **by_phenomenon})
-        logger.info("step %d: minimal pairs %.1f%%", step, 100 * results.overall)
+        with run.world.watchdog.activity("scoring minimal pairs"):
+            try:
+                results = _score(run)
+            except (
+                SharedUserError
+            ) as problem:  # the checks for non-finite steps decide whether the run continues
+                if run.world.is_main:
+                    logger.warning("step %d: minimal pairs not scored: %s", step, problem)
+                return
+        scores = {"overall": results.overall, **results.by_phenomenon()}
+        run.monitor.scalars(
+            step, {f"minimal_pairs/{name}": value for name, value in scores.items() if value is not None}
+        )
+        logger.info("step %d: minimal pairs %s", step, as_percentage(results.overall))
 
 
 def _score(run: Run) -> Results:
-    """Score the model as it is now, in fp32; each rank scores some of the files. Collective."""
+    """Score the model as it is now, in fp32; each rank scores some of the paradigms. Collective.
+
+    Raises:
+        SharedUserError: The weights or the scores are not finite, or the tokenizer cannot be read. Raised on
+            all ranks.
+    """
     settings, world = run.config.elc_bert, run.world
-    tokenizer = load_tokenizer(settings.data.tokenizer)
-    model = current_model(run.engine).to(world.device)
+    tokenizer = agree(world, load_tokenizer, settings.data.tokenizer)
+    model = agree(world, current_model, run.engine).to(world.device)
     limit = settings.evaluation.minimal_pairs_limit
-    mine = [
-        score_paradigm(model, tokenizer, paradigm, limit=limit)
-        for paradigm in world.watchdog.track(run.paradigms[world.rank :: world.size])
-    ]
+    paradigms = world.watchdog.track(run.paradigms[world.rank :: world.size])
+    mine = agree(
+        world,
+        lambda: [score_paradigm(model, tokenizer, paradigm, limit=limit) for paradigm in paradigms],
+    )
     parts: list[list[ParadigmResult]] = [[] for _ in range(world.size)]
     dist.all_gather_object(parts, mine)
     by_name = {result.name: result for part in parts for result in part}

@@ -26,6 +26,13 @@ def test_an_invalid_tokenizer_is_a_user_error(tmp_path, tiny_tokenizer):
         load_tokenizer(path)
 
 
+def test_a_byte_order_mark_is_ignored(tmp_path, tiny_tokenizer, tiny_dataset):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b"\xef\xbb\xbf" + tiny_tokenizer.read_bytes())
+    assert load_tokenizer(path).to_str() == load_tokenizer(tiny_tokenizer).to_str()
+    check_tokenizer(IndexedDataset(tiny_dataset), path)
+
+
 def test_special_tokens_must_have_their_ids(tmp_path, tiny_tokenizer):
     values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
     values["model"]["vocab"]["[CLS]"], values["model"]["vocab"]["[SEP]"] = 2, 1
