@@ -85,7 +85,7 @@ def build_seconds(text: Path, tokenizer: Path, prefix: Path) -> float:
 def measure_build(text: Path, tokenizer_path: Path, prefix: Path, rounds: int, bar: tqdm) -> dict[str, float]:
     """Return the tokens per second of the build command and of ``encode_batch``."""
     tokenizer = load_tokenizer(tokenizer_path)
-    paragraphs = list(read_paragraphs(find_input_files([text])))
+    paragraphs = list(read_paragraphs(find_input_files([text]).files))
     theirs, ours = [], []
     for _ in range(rounds):
         seconds, tokens = encode_batch_seconds(tokenizer, paragraphs)

@@ -2,22 +2,30 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from data_tools.build_tasks import Task, plan_tasks, tasks_of_rank, tool_versions
+from data_tools.build_tasks import Task, plan_tasks, tasks_of_rank
 from data_tools.dataset_output import new_dataset, summary
-from data_tools.encode_worker import COUNTS, Encoding, Part, WorkerStoppedError, encode_in_worker, init_worker
-from data_tools.input_files import Skipped, find_input_files
+from data_tools.encode_worker import (
+    COUNTS,
+    Encoding,
+    Part,
+    WorkerStoppedError,
+    encode_in_worker,
+    init_worker,
+)
+from data_tools.input_files import Inputs, Skipped, find_input_files
+from data_tools.join_parts import join_parts
 from data_tools.mpi_ranks import Ranks
 from data_tools.options import (
     add_dataset_output,
+    add_format,
     add_json_key,
     add_lengths,
     add_on_error,
@@ -26,14 +34,13 @@ from data_tools.options import (
     add_tokenizer,
     add_workers,
 )
+from data_tools.progress import progress_bar
 from data_tools.sentences import LIBRARIES, sentence_splitter
 from data_tools.worker_pool import SPAWN_CONTEXT, WORKER_KILLED, interrupts_blocked, make_worker_pool
-from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.manifest import InputFile, Manifest
-from elc_bert.data.format.segments import build_segments, check_sequence_length
-from elc_bert.data.format.tokenizer_identity import tokenizer_fingerprint, tokenizer_sha256
+from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import check_sequence_length
 from elc_bert.data.format.vocabulary import load_tokenizer
-from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
+from elc_bert.data.format.writer import token_dtype
 from elc_bert.utils.errors import UserError, describe_expected
 
 HELP = "encode text as a token dataset with segment indexes"
@@ -41,9 +48,9 @@ HELP = "encode text as a token dataset with segment indexes"
 EPILOG = """\
 input:
   Plain text in UTF-8: each line is a paragraph; an empty line or the end of a file ends a document.
-  .jsonl, .ndjson, .parquet: each record is a document. Its text is the value of --json-key.
-  All formats but Parquet may be compressed (.gz, .zst, .xz). A directory stands for all files below it,
-  sorted by name.
+  JSON lines, Parquet: each record is a document. Its text is the value of --json-key.
+  All formats but Parquet may be compressed (gz, zst, xz). Formats are recognized by content. A directory
+  stands for all files below it, sorted by name, except those that the command lists as left out.
 
 output:
   PREFIX.bin, PREFIX.idx           the tokens, in the format of Megatron-LM and GPT-NeoX
@@ -74,6 +81,7 @@ UPDATE_SECONDS = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``build``."""
     add_text_input(parser)
+    add_format(parser)
     add_json_key(parser)
     add_on_error(parser)
     add_tokenizer(parser, "tokenizer.json to encode the text with", required=True)
@@ -106,11 +114,13 @@ def run(args: argparse.Namespace) -> None:
             lengths=args.lengths,
             sentences=args.sentences,
             language=args.language,
+            file_format=args.format,
             json_key=args.json_key,
             skip=args.on_error == "skip",
             workers=args.workers,
             overwrite=args.overwrite,
             ranks=ranks,
+            announce=lambda inputs: print(*inputs.lines(), sep="\n", flush=True),
         )
         if ranks.rank == 0:
             print("\n".join([summary(args.output, manifest), *skipped.lines()]))
@@ -124,11 +134,13 @@ def build_dataset(
     lengths: Iterable[int] = (),
     sentences: str = "split",
     language: str = "en",
+    file_format: str = "auto",
     json_key: str = "text",
     skip: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     ranks: Ranks | None = None,
+    announce: Callable[[Inputs], object] = lambda inputs: None,
 ) -> tuple[Manifest, Skipped]:
     """Encode text as the dataset ``prefix``. Its files appear only when the build has succeeded.
 
@@ -139,11 +151,14 @@ def build_dataset(
         lengths: Sequence lengths to create segment indexes for.
         sentences: Key of ``data_tools.sentences.LIBRARIES``, or ``lines``.
         language: ISO 639 code of the language.
+        file_format: Key of ``data_tools.input_formats.FORMATS``.
         json_key: Key or column that holds the text of a record.
         skip: Skip and count input that cannot be used, instead of stopping.
         workers: Number of worker processes on each rank. None starts one for each core.
         overwrite: Replace a dataset of the same name.
         ranks: Ranks that share the work. None lets this process find them.
+        announce: Function that is called on the first rank with the files that are read and left out, before
+            any of them is encoded.
 
     Returns:
         The manifest of the dataset, and the input that was skipped.
@@ -158,19 +173,20 @@ def build_dataset(
 
         def prepare() -> tuple[Path, list[Task], Encoding, Skipped]:
             _check_options(lengths, workers, sentences, language)
-            files = find_input_files(inputs)
+            unusable = Skipped()
+            found = find_input_files(inputs, file_format, unusable if skip else None)
             size = load_tokenizer(tokenizer_path).get_vocab_size()
             encoding = Encoding(
                 str(tokenizer_path), token_dtype(size).str, sentences, language, json_key, skip
             )
             staged = output.enter_context(new_dataset(prefix, overwrite))
-            unreadable = Skipped()
-            tasks = plan_tasks(files, encoding, staged.parent, unreadable)
-            return staged, tasks, encoding, unreadable
+            tasks = plan_tasks(found.files, encoding, staged.parent, unusable)
+            announce(found)
+            return staged, tasks, encoding, unusable
 
-        staged, tasks, encoding, unreadable = ranks.run_on_first(prepare)
+        staged, tasks, encoding, unusable = ranks.run_on_first(prepare)
         _encode(tasks, encoding, ranks, workers or cores, prefix)
-        return ranks.run_on_first(lambda: _join_parts(tasks, encoding, staged, lengths, unreadable))
+        return ranks.run_on_first(lambda: join_parts(tasks, encoding, staged, lengths, unusable))
 
 
 def _check_options(lengths: list[int], workers: int | None, sentences: str, language: str) -> None:
@@ -183,11 +199,11 @@ def _check_options(lengths: list[int], workers: int | None, sentences: str, lang
 
 def _encode(tasks: list[Task], encoding: Encoding, ranks: Ranks, workers: int, prefix: Path) -> None:
     """Encode this rank's share of the input, except for parts that are finished already."""
-    todo: dict[Part, Task] = {}  # a dict, because a part occurs twice if an input file is given twice
+    todo: dict[Part, Task] = {}
     counts_before = dict.fromkeys(COUNTS, 0)
     for task in tasks_of_rank(tasks, ranks.rank, ranks.size):
         found = task.part.summary()
-        if found is not None and (encoding.skip or not found.skipped.counts):
+        if found is not None and (encoding.skip or found.is_complete):
             counts_before = {name: counts_before[name] + found.counts[name] for name in COUNTS}
         else:
             todo[task.part] = task
@@ -208,9 +224,7 @@ def _wait_for_workers(
     """Wait for the workers of all ranks and show their progress. Stop all ranks if a worker fails."""
     pending = set(futures)
     tokens_before = None
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc=prefix.name, disable=True if ranks.rank else None
-    ) as bar:
+    with progress_bar(total, "B", prefix.name, shown=ranks.rank == 0) as bar:
         while True:
             done, pending = wait(pending, timeout=UPDATE_SECONDS, return_when=FIRST_EXCEPTION)
             states = ranks.gather((list(progress)[:-1], len(pending), _error_message(done)))
@@ -219,14 +233,15 @@ def _wait_for_workers(
             if tokens_before is None:
                 tokens_before = counts["tokens"]
                 bar.initial = counts["size"]
-            bar.update(counts["size"] - bar.n)
             elapsed = bar.format_dict["elapsed"] or 1
             speed = (counts["tokens"] - tokens_before) / elapsed
             numbers = {name: tqdm.format_sizeof(number) for name, number in counts.items()}
             bar.set_postfix_str(
                 f"{numbers['documents']} documents, {numbers['sequences']} sentences, "
-                f"{numbers['tokens']} tokens, {numbers['words']} words, {tqdm.format_sizeof(speed)} tokens/s"
+                f"{numbers['tokens']} tokens, {numbers['words']} words, {tqdm.format_sizeof(speed)} tokens/s",
+                refresh=False,
             )
+            bar.update(counts["size"] - bar.n)
             ranks.stop_if_any([message for _, _, message in states])
             if not any(waiting for _, waiting, _ in states):
                 return
@@ -247,47 +262,3 @@ def _error_message(done: set[Future[None]]) -> str | None:
         if error is not None and not isinstance(error, WorkerStoppedError):
             raise error
     return None
-
-
-def _join_parts(
-    tasks: list[Task], encoding: Encoding, staged: Path, lengths: list[int], skipped: Skipped
-) -> tuple[Manifest, Skipped]:
-    """Concatenate the parts to the dataset ``staged``, and write its manifest and segment indexes."""
-    words = 0
-    inputs: dict[str, InputFile] = {}
-    with (
-        tqdm(total=len(tasks), unit="part", desc="joining parts", disable=None, leave=False) as bar,
-        IndexedDatasetWriter(staged, np.dtype(encoding.dtype)) as writer,
-    ):
-        for part in (task.part for task in tasks):
-            found = part.summary()
-            assert found is not None
-            writer.add(
-                part.array("tokens", encoding.dtype), part.array("lengths", "<i4"), part.array("ends", "<i8")
-            )
-            words += found.counts["words"]
-            skipped.update(found.skipped)
-            for path, sha256 in found.sha256.items():
-                inputs[path] = InputFile(path=path, bytes=Path(path).stat().st_size, sha256=sha256)
-            bar.update()
-    written = writer.written
-    if written.tokens == 0:
-        raise UserError("--input: holds no text that can be used, nothing was written; check the input files")
-    Manifest(
-        sequences=written.sequences,
-        documents=written.documents,
-        tokens=written.tokens,
-        words=words,
-        vocab_size=load_tokenizer(encoding.tokenizer).get_vocab_size(),
-        tokenizer_sha256=tokenizer_sha256(encoding.tokenizer),
-        tokenizer_fingerprint=tokenizer_fingerprint(encoding.tokenizer),
-        bin_sha256=written.bin_sha256,
-        idx_sha256=written.idx_sha256,
-        versions=tool_versions(encoding),
-        inputs=list(inputs.values()),
-        skipped=skipped.counts,
-    ).save(staged)
-    dataset = IndexedDataset(staged)
-    for length in lengths:
-        build_segments(dataset, length)
-    return dataset.manifest, skipped

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from data_tools.encode_worker import Encoding, Part
 from data_tools.input_files import Piece, Skipped, file_pieces
+from data_tools.input_formats import TextFile
 from data_tools.sentences import LIBRARIES
 from elc_bert import __version__
 from elc_bert.data.format.tokenizer_identity import tokenizer_sha256
@@ -38,7 +39,7 @@ def tool_versions(encoding: Encoding) -> dict[str, str]:
     return {"elc-bert": __version__} | {name: version(name) for name in libraries}
 
 
-def plan_tasks(files: list[Path], encoding: Encoding, folder: Path, unreadable: Skipped) -> list[Task]:
+def plan_tasks(files: list[TextFile], encoding: Encoding, folder: Path, unreadable: Skipped) -> list[Task]:
     """Cut the input into tasks, in order. The tasks depend only on the input and the encoding.
 
     Large files are cut, small ones are combined. Parts of an earlier build in ``folder`` that belong to none
@@ -53,7 +54,7 @@ def plan_tasks(files: list[Path], encoding: Encoding, folder: Path, unreadable: 
     Raises:
         UserError: A file cannot be read.
     """
-    total = sum(path.stat().st_size for path in files)
+    total = sum(file.size for file in files)
     size = min(max(MIN_PIECE, 1 << (total // PIECES).bit_length()), MAX_PIECE)
     settings = {
         **asdict(encoding),
@@ -71,11 +72,12 @@ def plan_tasks(files: list[Path], encoding: Encoding, folder: Path, unreadable: 
             tasks.append(Task(pieces, Part(folder, key), sum(piece.size for piece in pieces)))
             waiting.clear()
 
-    for path in files:
-        for piece in file_pieces(path, size, unreadable if encoding.skip else None):
+    for file in files:
+        modified = file.path.stat().st_mtime_ns
+        for piece in file_pieces(file, size, encoding.json_key, unreadable if encoding.skip else None):
             if sum(each.size for each, _ in waiting) + piece.size > size or len(waiting) >= MAX_FILES:
                 end_task()
-            waiting.append((piece, path.stat().st_mtime_ns))
+            waiting.append((piece, modified))
     end_task()
     known = {task.part.key for task in tasks}
     for path in folder.iterdir():

@@ -2,36 +2,32 @@
 
 import argparse
 import contextlib
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from data_tools.cleaning.parallel import Cleaned, cleaned_files, make_chunks
+from data_tools.cleaning.record import Origin, load_record, save_record
 from data_tools.cleaning.rules import RULES, corpus_name
-from data_tools.input_files import (
-    COMPRESSIONS,
-    PARQUET,
-    Skipped,
-    find_input_files,
-    format_suffix,
-    skip_or_raise,
-    unreadable_message,
-)
-from data_tools.options import add_on_error, add_overwrite, add_text_input, add_workers
-from data_tools.text_reader import JSON_LINES, read_lines
+from data_tools.input_files import Inputs, Skipped, find_input_files, skip_or_raise
+from data_tools.input_formats import COMPRESSIONS, TEXT, UNREADABLE, TextFile, unreadable_message
+from data_tools.options import add_format, add_on_error, add_overwrite, add_text_input, add_workers
+from data_tools.progress import progress_bar
+from data_tools.text_reader import read_lines
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.machine import available_cores
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 HELP = "clean raw text, with special rules for each corpus of BabyLM 2023"
 
 EPILOG = """\
 input:
-  Plain text in UTF-8, which may be compressed (.gz, .zst, .xz). A directory stands for all files below it.
+  Plain text in UTF-8, which may be compressed (gz, zst, xz). A directory stands for all files below it,
+  except those that the command lists as left out.
   The name of a file up to the first dot says which corpus it belongs to, as in aochildes.train,
   gutenberg.dev and cbt.txt. For other file names, use --corpus.
 
@@ -47,7 +43,9 @@ input:
 output:
   A file of the same name below the output directory. Each line is a paragraph and an empty line ends a
   document, as the commands "tokenizer" and "build" expect. A file appears when it is complete. Files that
-  exist already are skipped, so to resume an interrupted command, run it again.
+  exist already are skipped, so to resume an interrupted command, run it again. The hidden file .clean.json
+  records how each file was made; a file that was made by other rules, or from an input that has changed
+  since, is an error unless you add --overwrite.
 
 examples:
   python -m data_tools clean --input babylm_10M --output babylm_10M_clean
@@ -61,6 +59,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``clean``."""
     add_text_input(parser)
+    add_format(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to write to")
     parser.add_argument(
         "--corpus",
@@ -75,23 +74,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``clean`` and print a table of the files."""
+    skipped = Skipped()
+    skips = args.on_error == "skip"
+    inputs = find_input_files(args.input, args.format, skipped if skips else None)
+    for line in inputs.left_out_lines():
+        print(line, flush=True)
     reports = clean(
-        args.input,
+        inputs,
         args.output,
         corpus=args.corpus,
         workers=args.workers,
-        skip_errors=args.on_error == "skip",
+        skip_errors=skips,
         overwrite=args.overwrite,
     )
-    print(summary(args.output, reports))
+    print("\n".join([summary(args.output, reports), *skipped.lines()]))
 
 
-@dataclass
+@dataclass(eq=False)
 class Report:
     """Record of what was done with one input file."""
 
-    source: Path
-    """Path of the input file."""
+    source: TextFile
+    """Input file."""
     target: Path
     """Path of the cleaned file."""
     corpus: str
@@ -108,10 +112,12 @@ class Report:
     """Number of words written."""
     note: str = ""
     """Reason why nothing was written, or empty."""
+    is_written: bool = False
+    """True once the output file is complete."""
 
 
 def clean(
-    inputs: Iterable[str | Path],
+    inputs: Inputs,
     output: Path,
     *,
     corpus: str | None = None,
@@ -124,33 +130,29 @@ def clean(
     A cleaned file appears when it is complete.
 
     Args:
-        inputs: Text files or directories.
+        inputs: Text files, from ``find_input_files``.
         output: Directory for the cleaned files. They keep their paths relative to an input directory.
         corpus: Key of ``RULES`` to apply to all files. None determines it from the name of each file.
         workers: Number of worker processes. With 1, this process does the work.
         skip_errors: Skip and count input that cannot be used, instead of raising an error.
-        overwrite: Replace output files that exist already. Without it they are skipped.
+        overwrite: Replace output files that exist already. Without it they are skipped if they were made from
+            the same input by the same rules.
 
     Returns:
         A report for each file.
 
     Raises:
-        UserError: The input is missing, cannot be used, or would be overwritten by the output.
+        UserError: The input cannot be used, or would be overwritten by the output, or an output file exists
+            that was made from other input or by other rules.
     """
     if workers < 1:
         raise UserError(f"--workers: must be at least 1, found {workers}")
     reports = _plan_outputs(inputs, output, corpus, skip_errors)
-    if not overwrite:
-        for report in reports:
-            report.note = "exists already" if report.target.exists() else ""
-    to_do = [report for report in reports if not report.note]
-    with tqdm(
-        total=sum(report.source.stat().st_size for report in to_do),
-        unit="B",
-        unit_scale=True,
-        desc="clean",
-        disable=None,
-    ) as progress:
+    to_do = reports if overwrite else _not_cleaned_yet(reports, output)
+    with (
+        _recorded(to_do, output, overwrite),
+        progress_bar(sum(report.source.size for report in to_do), "B", "clean") as progress,
+    ):
         chunks = (
             chunk for report in to_do for chunk in make_chunks(report.corpus, _lines_of(report, progress))
         )
@@ -160,42 +162,99 @@ def clean(
     return reports
 
 
-def _plan_outputs(
-    inputs: Iterable[str | Path], output: Path, corpus: str | None, skip_errors: bool
-) -> list[Report]:
+def _plan_outputs(inputs: Inputs, output: Path, corpus: str | None, skip_errors: bool) -> list[Report]:
     """Return a report for each input file, with the path of its output."""
-    reports: dict[Path, Report] = {}
-    for path in map(Path, inputs):
-        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+    for folder in inputs.folders:
+        if output.resolve().is_relative_to(folder.resolve()):
             raise UserError(
-                f"--output {output}: is inside the input {path}; choose a directory outside of it"
+                f"--output {output}: is inside the input {folder}; choose a directory outside of it"
             )
-        for source in find_input_files([path]):
-            target = output / (source.relative_to(path) if path.is_dir() else source.name)
-            if target.suffix in COMPRESSIONS:
-                target = target.with_suffix("")
-            if target.resolve() == source.resolve():
-                raise UserError(
-                    f"--output {output}: would replace the input {source}; choose another directory"
-                )
-            if target in reports:
-                raise UserError(
-                    f"{target}: would be the output of both {source} and {reports[target].source}; clean "
-                    "them one at a time, with different --output"
-                )
-            reports[target] = Report(
-                source, target, corpus or corpus_name(source), Skipped() if skip_errors else None
+    reports: dict[Path, Report] = {}
+    for source in inputs.files:
+        target = output / source.relative
+        if source.compression and target.suffix.lower() in COMPRESSIONS:
+            target = target.with_suffix("")
+        if target.resolve() == source.path.resolve():
+            raise UserError(
+                f"--output {output}: would replace the input {source.path}; choose another directory"
             )
+        if target in reports:
+            raise UserError(
+                f"{target}: would be the output of both {source.path} and {reports[target].source.path}; "
+                "clean them one at a time, with different --output"
+            )
+        reports[target] = Report(
+            source, target, corpus or corpus_name(source.path), Skipped() if skip_errors else None
+        )
     return list(reports.values())
 
 
-def _lines_of(report: Report, progress: tqdm) -> Iterator[str]:
+def _not_cleaned_yet(reports: list[Report], output: Path) -> list[Report]:
+    """Return the reports of files whose output does not exist, and note in the others that it exists.
+
+    Raises:
+        UserError: An output was made from other input or by other rules.
+    """
+    record = load_record(output)
+    for report in reports:
+        if not report.target.exists():
+            continue
+        known = record.get(str(report.target.relative_to(output)))
+        now = Origin.of(report.source.path, report.corpus)
+        if known is not None and known.corpus != now.corpus:
+            raise UserError(
+                f"{report.target}: exists already and was cleaned as {known.corpus}, not as {now.corpus}; "
+                "replace it with --overwrite, or choose another --output"
+            )
+        if known is not None and known != now:
+            raise UserError(
+                f"{report.target}: exists already, but {report.source.path} has changed since; "
+                "clean it again with --overwrite, or choose another --output"
+            )
+        report.note = "exists already"
+        if known is None:
+            report.corpus = "unknown rules"
+    return [report for report in reports if not report.note]
+
+
+@contextlib.contextmanager
+def _recorded(to_do: list[Report], output: Path, overwrite: bool) -> Iterator[None]:
+    """Record the origins of the files that the block writes.
+
+    The record must also be right if this process is killed. Files that do not exist yet are therefore
+    recorded before they are written, and files that are replaced are recorded afterwards.
+    """
+    if not to_do:
+        yield
+        return
+    origins = {report: Origin.of(report.source.path, report.corpus) for report in to_do}
+    names = {report: str(report.target.relative_to(output)) for report in to_do}
+    record: dict[str, Origin] = {}
+    try:
+        record = load_record(output)
+    except UserError:
+        if not overwrite:
+            raise
+    record |= {names[report]: origin for report, origin in origins.items()}
+    existing = [report for report in to_do if report.target.exists()]
+    replaced = {names[report] for report in existing}
+    save_record(output, {name: origin for name, origin in record.items() if name not in replaced})
+    try:
+        yield
+    finally:
+        unfinished = {names[report] for report in existing if not report.is_written}
+        save_record(output, {name: origin for name, origin in record.items() if name not in unfinished})
+
+
+def _lines_of(report: Report, progress: "tqdm") -> Iterator[str]:
     """Yield the raw lines of a file, and count them in its report."""
     source = report.source
-    if format_suffix(source) in (*JSON_LINES, PARQUET):
+    if source.kind != TEXT:
         report.note = "skipped"
         skip_or_raise(
-            report.skipped, "not plain text", f"{source}: not a plain text file; extract its text first"
+            report.skipped,
+            "not plain text",
+            f"{source.path}: {source.kind}, not plain text; extract its text first",
         )
         return
     try:
@@ -205,9 +264,9 @@ def _lines_of(report: Report, progress: tqdm) -> Iterator[str]:
             yield line
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         report.note = "skipped"
-        skip_or_raise(report.skipped, "unreadable file", unreadable_message(str(source), error))
+        skip_or_raise(report.skipped, "unreadable file", unreadable_message(source.path, error))
 
 
 class _UnusableFileError(Exception):
@@ -232,9 +291,10 @@ def _write(report: Report, results: Iterable[Cleaned]) -> None:
             report.note = "skipped"
             if not (report.skipped and report.skipped.counts):
                 problem = "no text is left after cleaning" if report.words_in else "the file holds no text"
-                skip_or_raise(report.skipped, "empty file", f"{report.source}: {problem}; remove it")
+                skip_or_raise(report.skipped, "empty file", f"{report.source.path}: {problem}; leave it out")
         if report.note:
             raise _UnusableFileError
+    report.is_written = not report.note
 
 
 def summary(output: Path, reports: list[Report]) -> str:

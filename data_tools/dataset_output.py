@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from data_tools.progress import progress_bar
 from elc_bert import __version__
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
@@ -18,6 +17,7 @@ from elc_bert.data.format.segments import POLICY, build_segments, segment_files
 from elc_bert.data.format.writer import Written
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import sync_directory
+from elc_bert.utils.text import printable
 
 SUFFIXES = (".bin", ".idx", ".json")
 """Suffixes of the files of a dataset, without its segment indexes."""
@@ -43,8 +43,14 @@ def new_dataset(prefix: Path, overwrite: bool) -> Iterator[Path]:
         Prefix in the work folder to write the dataset to.
 
     Raises:
-        UserError: The dataset exists and ``overwrite`` is false, or another process is writing it.
+        UserError: The dataset exists and ``overwrite`` is false, another process is writing it, or its name
+            is not UTF-8.
     """
+    if printable(prefix.name) != prefix.name:
+        raise UserError(
+            f"--output {printable(prefix)}: the name is not valid UTF-8, so the manifest cannot hold it; "
+            "choose another name"
+        )
     prefix.parent.mkdir(parents=True, exist_ok=True)
     folder = work_folder(prefix)
     folder.mkdir(exist_ok=True)
@@ -150,14 +156,8 @@ def write_manifest_and_segments(
     Manifest(**counts, versions=versions | {"elc-bert": __version__}, **description).save(prefix)
     dataset = IndexedDataset(prefix)
     for policy, sequence_length in segments:
-        with tqdm(
-            total=dataset.num_tokens,
-            unit="token",
-            unit_scale=True,
-            desc=f"segments of {sequence_length}",
-            disable=None,
-            leave=False,
-        ) as bar:
+        title = f"segments of {sequence_length}"
+        with progress_bar(dataset.num_tokens, "token", title, leave=False) as bar:
             build_segments(dataset, sequence_length, policy, progress=bar.update)
     return dataset.manifest
 

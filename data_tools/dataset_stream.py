@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from data_tools.progress import progress_bar
 from elc_bert.data.format.indexed import IndexedDataset
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SENTENCES_AT_ONCE = 1 << 20
 """Maximum number of sentences in a batch of spans."""
@@ -59,7 +62,7 @@ def read_spans(dataset: IndexedDataset) -> Iterator[Spans]:
         dataset.release()
 
 
-def read_batches(dataset: IndexedDataset, progress: tqdm) -> Iterator[SentenceBatch]:
+def read_batches(dataset: IndexedDataset, progress: "tqdm") -> Iterator[SentenceBatch]:
     """Yield all sentences of a dataset with their tokens, in order and in batches.
 
     A batch has at most ``TOKENS_AT_ONCE`` tokens or is a single sentence, so that memory is bounded. The
@@ -67,7 +70,7 @@ def read_batches(dataset: IndexedDataset, progress: tqdm) -> Iterator[SentenceBa
 
     Args:
         dataset: Dataset to read.
-        progress: Progress bar from ``progress_bar``.
+        progress: Progress bar from ``reading_progress``.
 
     Raises:
         UserError: The index is damaged.
@@ -103,12 +106,12 @@ def _size(tokens: int, sentences: int, dataset: IndexedDataset) -> int:
     return tokens * dataset.tokens.itemsize + sentences * 12
 
 
-def progress_bar(datasets: Iterable[IndexedDataset], prefix: Path) -> tqdm:
-    """Return a progress bar, shown on a terminal only, for the bytes of the datasets that are read.
+def reading_progress(datasets: Iterable[IndexedDataset], prefix: Path) -> "tqdm":
+    """Return a progress bar for the bytes of the datasets that are read.
 
     Args:
         datasets: Datasets to read.
         prefix: Dataset whose name is the title of the bar.
     """
     total = sum(_size(dataset.num_tokens, len(dataset.lengths), dataset) for dataset in datasets)
-    return tqdm(total=total, unit="B", unit_scale=True, desc=prefix.name, disable=None)
+    return progress_bar(total, "B", prefix.name)

@@ -4,17 +4,17 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.input_files import Piece, Skipped
 from data_tools.sentences import Splitter, sentence_splitter
-from data_tools.text_reader import END_OF_DOCUMENT, Block, read_piece
+from data_tools.text_reader import END_OF_DOCUMENT, UNREADABLE_FILE, read_piece
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.utils.files import atomic_write, sha256_of
 
@@ -44,15 +44,35 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class PieceSummary:
+    """What became of one piece of the input."""
+
+    path: str
+    """Path of the input file."""
+    counts: dict[str, int]
+    """Counts by the names in ``COUNTS``. A document is counted in the piece in which it ends."""
+    skipped: Skipped
+    """Input that was skipped."""
+    sha256: str | None
+    """SHA-256 of the whole input file if it begins in the piece."""
+
+
+@dataclass(frozen=True)
 class PartSummary:
     """Contents of an encoded part, in numbers."""
 
-    counts: dict[str, int]
-    """Counts by the names in ``COUNTS``. A document is counted in the part in which it ends."""
-    skipped: Skipped
-    """Input that was skipped."""
-    sha256: dict[str, str]
-    """SHA-256 of each input file that begins in the part, by path. It covers the whole file."""
+    pieces: list[PieceSummary]
+    """Summaries of the pieces, in order."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Total counts by the names in ``COUNTS``."""
+        return {name: sum(piece.counts[name] for piece in self.pieces) for name in COUNTS}
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing was skipped."""
+        return not any(piece.skipped.counts for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,9 @@ class Part:
             values = json.loads(self.path("json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return PartSummary(values["counts"], Skipped(**values["skipped"]), values["sha256"])
+        return PartSummary(
+            [PieceSummary(**each | {"skipped": Skipped(**each["skipped"])}) for each in values["pieces"]]
+        )
 
 
 class WorkerStoppedError(Exception):
@@ -118,39 +140,44 @@ class Worker:
             UserError: The input cannot be used.
             WorkerStoppedError: Another worker has failed, or the user has interrupted the command.
         """
+        summaries: list[PieceSummary] = []
+        with contextlib.ExitStack() as stack:
+            names = ("tokens", "lengths", "ends")
+            files = [stack.enter_context(atomic_write(part.path(name))) for name in names]
+            sequences = 0
+            for piece in pieces:
+                summaries.append(self._encode_piece(piece, sequences, *files))
+                sequences += summaries[-1].counts["sequences"]
+        with atomic_write(part.path("json"), "w") as file:
+            json.dump(asdict(PartSummary(summaries)), file)
+
+    def _encode_piece(
+        self, piece: Piece, sequences: int, tokens: IO[bytes], lengths: IO[bytes], ends: IO[bytes]
+    ) -> PieceSummary:
+        """Encode a piece and append it to the files of a part, which hold ``sequences`` sentences so far."""
         skipped = Skipped() if self.encoding.skip else None
         counts = dict.fromkeys(COUNTS, 0)
-        with contextlib.ExitStack() as files:
-            tokens, lengths, ends = (
-                files.enter_context(atomic_write(part.path(kind))) for kind in ("tokens", "lengths", "ends")
-            )
-            for block in self._blocks(pieces, skipped):
-                sentences: list[str] = []
-                block_ends: list[int] = []
-                words = 0
-                for paragraph in block.paragraphs:
-                    if paragraph == END_OF_DOCUMENT:
-                        block_ends.append(counts["sequences"] + len(sentences))
-                    else:
-                        sentences += self.split_sentences(paragraph)
-                        words += len(paragraph.split())
-                ids = [
-                    each.ids for each in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)
-                ]
-                sizes = np.fromiter(map(len, ids), dtype="<i4", count=len(ids))
-                total = int(sizes.sum(dtype=np.int64))
-                flat = itertools.chain.from_iterable(ids)
-                tokens.write(np.fromiter(flat, dtype=self.encoding.dtype, count=total))
-                lengths.write(sizes)
-                ends.write(np.array(block_ends, dtype="<i8"))
-                self._count(counts, (block.size, len(block_ends), len(ids), total, words))
-        sha256 = {piece.path: sha256_of(piece.path) for piece in pieces if piece.begin == 0}
-        with atomic_write(part.path("json"), "w") as file:
-            json.dump({"counts": counts, "skipped": asdict(skipped or Skipped()), "sha256": sha256}, file)
-
-    def _blocks(self, pieces: Sequence[Piece], skipped: Skipped | None) -> Iterator[Block]:
-        for piece in pieces:
-            yield from read_piece(piece, self.encoding.json_key, skipped)
+        for block in read_piece(piece, self.encoding.json_key, skipped):
+            sentences: list[str] = []
+            block_ends: list[int] = []
+            words = 0
+            for paragraph in block.paragraphs:
+                if paragraph == END_OF_DOCUMENT:
+                    block_ends.append(sequences + counts["sequences"] + len(sentences))
+                else:
+                    sentences += self.split_sentences(paragraph)
+                    words += len(paragraph.split())
+            ids = [each.ids for each in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
+            sizes = np.fromiter(map(len, ids), dtype="<i4", count=len(ids))
+            total = int(sizes.sum(dtype=np.int64))
+            flat = itertools.chain.from_iterable(ids)
+            tokens.write(np.fromiter(flat, dtype=self.encoding.dtype, count=total).data)
+            lengths.write(sizes.data)
+            ends.write(np.array(block_ends, dtype="<i8").data)
+            self._count(counts, (block.size, len(block_ends), len(ids), total, words))
+        is_readable = skipped is None or UNREADABLE_FILE not in skipped.counts
+        sha256 = sha256_of(piece.path) if piece.begin == 0 and is_readable else None
+        return PieceSummary(piece.path, counts, skipped or Skipped(), sha256)
 
     def _count(self, counts: dict[str, int], more: tuple[int, ...]) -> None:
         for name, number in zip(COUNTS, more, strict=True):

@@ -1,6 +1,7 @@
 """Histograms of lengths: counted exactly, and shown as text or drawn as a picture."""
 
 import math
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -80,7 +81,8 @@ def linear_bin_starts(lengths: LengthCounts) -> NDArray[np.int64]:
     """Return the starts of bins of equal width, the last of which begins near the 99 % quantile."""
     first, last = int(lengths.values[0]), lengths.quantiles([99])[0]
     step = max(1, -(-(last - first) // (LINEAR_BINS - 1)))
-    return np.arange(first, max(last, first + 1) + step, step)[:LINEAR_BINS]
+    end = min(max(last, first + 1) + step, int(lengths.values[-1]) + 1)
+    return np.arange(first, end, step)[:LINEAR_BINS]
 
 
 def text_histogram(title: str, bins: list[Bin]) -> list[str]:
@@ -96,6 +98,10 @@ def text_histogram(title: str, bins: list[Bin]) -> list[str]:
 
 
 def _bar(share: float) -> str:
+    try:
+        ("█" + EIGHTHS).encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#" * math.ceil(share * BAR_WIDTH)
     full, rest = divmod(math.ceil(share * BAR_WIDTH * 8), 8)
     return "█" * full + EIGHTHS[rest].strip()
 

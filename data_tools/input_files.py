@@ -1,17 +1,44 @@
 """Text input files: finding them, cutting them into pieces, and counting what is skipped."""
 
 import glob
-from collections.abc import Iterable
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from data_tools.cleaning.record import NAME as CLEANING_RECORD
+from data_tools.input_formats import (
+    COMPRESSIONS,
+    PARQUET,
+    UNREADABLE,
+    TextFile,
+    UnsupportedFormatError,
+    check_regular,
+    recognize,
+    unreadable_message,
+)
 from elc_bert.utils.errors import UserError
 
-COMPRESSIONS = (".gz", ".zst", ".xz")
-"""Suffixes of compressed files."""
-PARQUET = ".parquet"
-"""Suffix of Parquet files."""
+if TYPE_CHECKING:
+    import pyarrow
+
+LISTED = 10
+"""Number of files to list by name."""
+OTHER_PROGRAM = "file of another program"
+"""Reason why files and folders are left out that programs write next to the text."""
+NOT_TEXT = {
+    "readme or license": r"readme(\W.*|_.*)?|(licen[cs]e|copying|citation|changelog)(\.\w+)?",
+    "checksums": r".+\.(crc|crc32|md5|sha1|sha256|sha512|sfv|asc|sig)|(md5|sha\d*|check)sums?(\.txt)?",
+    OTHER_PROGRAM: r"_success|_(started|committed)_\d+|_(common_)?metadata|thumbs\.db|desktop\.ini"
+    r"|dataset_infos?\.json|_temporary|_delta_log|__macosx",
+    "backup or unfinished file": r".+~|#.+#|.+\.(bak|backup|orig|swp|swo|tmp|temp|part|filepart|crdownload)",
+}
+"""Names in a folder, in lower case, that are not part of a corpus, by the reason why they are left out."""
+SAME_FILE = "the same file as"
+"""Beginning of the reason why a file that is given twice is left out."""
 
 
 @dataclass
@@ -54,45 +81,158 @@ def skip_or_raise(skipped: Skipped | None, reason: str, message: str) -> None:
     skipped.add(reason, message)
 
 
-def unreadable_message(name: str, error: BaseException) -> str:
-    """Return the error message for a file that cannot be opened or read."""
-    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
-    return f"{name}: cannot read: {reason}; check the file and its permissions"
+@dataclass
+class Inputs:
+    """Files that some paths name."""
+
+    files: list[TextFile] = field(default_factory=list)
+    """Files to read, in order."""
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    """Files and folders that are left out although they can be read, each with the reason."""
+    folders: list[Path] = field(default_factory=list)
+    """Folders that were searched with all that is below them."""
+
+    def lines(self) -> list[str]:
+        """Return a list, for the terminal, of what is read and of what is left out."""
+        size = sum(file.size for file in self.files)
+        rows = [f"input: {len(self.files):,} files, {size:,} bytes"]
+        rows += _listed([(file.path, f"{file.description}, {file.size:,} bytes") for file in self.files])
+        if len(self.files) > LISTED:
+            kinds = Counter(file.description for file in self.files)
+            rows.append("  in total: " + "; ".join(f"{count:,} x {kind}" for kind, count in kinds.items()))
+        return rows + self.left_out_lines()
+
+    def left_out_lines(self) -> list[str]:
+        """Return a list, for the terminal, of what is left out."""
+        if not self.left_out:
+            return []
+        rows = [f"left out: {len(self.left_out):,} files or folders", *_listed(self.left_out)]
+        if len(self.left_out) > LISTED:
+            reasons = Counter(
+                SAME_FILE + " another" if reason.startswith(SAME_FILE) else reason
+                for _, reason in self.left_out
+            )
+            rows.append("  in total: " + "; ".join(f"{count:,} x {why}" for why, count in reasons.items()))
+        return rows
 
 
-def find_input_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the files that some paths name.
+def _listed(rows: list[tuple[Path, str]]) -> list[str]:
+    more = len(rows) - LISTED
+    return [f"  {path}: {text}" for path, text in rows[:LISTED]] + [f"  ... and {more:,} more"] * (more > 0)
 
-    A directory stands for all regular files below it, sorted by name, except hidden ones. Glob patterns are
-    expanded.
+
+def find_input_files(
+    paths: Iterable[str | Path], file_format: str = "auto", skipped: Skipped | None = None
+) -> Inputs:
+    """Return the files that some paths name, with their formats.
+
+    A folder stands for all files below it, sorted by name. Symbolic links are followed. Glob patterns are
+    expanded, and the folders that they match are searched. Hidden files and those of ``NOT_TEXT`` are left
+    out unless a path names them. A file that several paths or links name is read once, where it comes first.
+
+    Args:
+        paths: Files, folders or glob patterns.
+        file_format: Key of ``FORMATS``.
+        skipped: Counter for files that cannot be used. None if such a file is an error.
 
     Raises:
-        UserError: A path does not exist, or a directory holds no files.
+        UserError: A path does not exist or stands for no files, or a file cannot be used and ``skipped`` is
+            None.
     """
-    files: list[Path] = []
+    inputs = Inputs()
+    seen: dict[tuple[int, int], Path] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.is_file() and not _is_hidden(each, path))
-            if not found:
-                raise UserError(f"{path}: the directory holds no files; put text files into it")
-            files += found
-        elif path.exists():
-            files.append(path)
-        elif found := sorted(map(Path, glob.glob(str(path), recursive=True))):
-            files += [each for each in found if each.is_file()]
-        else:
+        for each, relative in _expand(path, inputs, skipped).items():
+            try:
+                status = check_regular(each)
+                first = seen.setdefault((status.st_dev, status.st_ino), each)
+                if first is each:
+                    inputs.files.append(recognize(each, file_format, relative))
+                else:
+                    inputs.left_out.append((each, f"{SAME_FILE} {first}"))
+            except UnsupportedFormatError as error:
+                skip_or_raise(skipped, "unsupported format", str(error))
+            except UserError as error:
+                skip_or_raise(skipped, "unreadable file", str(error))
+    return inputs
+
+
+def _expand(path: Path, inputs: Inputs, skipped: Skipped | None) -> dict[Path, Path]:
+    """Return the files that a path stands for, each with its path relative to the folder that is searched.
+
+    Those that are left out are added to ``inputs``.
+    """
+    if path.is_dir():
+        matches, kind = [path], "directory"
+    elif path.exists():
+        return {path: Path(path.name)}
+    elif path.is_symlink():
+        check_regular(path)
+    else:
+        matches, kind = sorted(map(Path, glob.glob(str(path), recursive=True))), "pattern"
+        if not matches:
             raise UserError(f"{path}: no such file or directory; check the path")
-    return files
+    found: dict[Path, Path] = {}
+    for match in matches:
+        if match.is_dir():
+            root = path if kind == "directory" else match.parent
+            inputs.folders.append(match)
+            found |= {file: file.relative_to(root) for file in _walk(match, inputs, skipped, ())}
+        elif _is_text(match, inputs):
+            found[match] = Path(match.name)
+    inputs.left_out = list(dict.fromkeys(inputs.left_out))  # "**" matches a folder and also what is in it
+    if not found:
+        out = f" ({len(inputs.left_out)} are left out)" if inputs.left_out else ""
+        raise UserError(
+            f"{path}: the {kind} holds no files of text{out}; put text files into it, or name the files"
+        )
+    return {file: found[file] for file in sorted(found)}
 
 
-def format_suffix(path: Path) -> str:
-    """Return the suffix that names the format of a file, ignoring the suffix of a compression."""
-    return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+def _walk(
+    folder: Path, inputs: Inputs, skipped: Skipped | None, above: tuple[tuple[int, int], ...]
+) -> Iterator[Path]:
+    """Yield all files below a folder but those that are left out.
+
+    Args:
+        folder: Folder to search.
+        inputs: Takes the files that are left out.
+        skipped: Counter for folders that cannot be read. None if such a folder is an error.
+        above: Device and inode of the folders above it, because a link may lead back to one of them.
+    """
+    try:
+        status = folder.stat()
+        own = (status.st_dev, status.st_ino)
+        if own in above:
+            inputs.left_out.append((folder, "link to a folder above it"))
+            return
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        skip_or_raise(skipped, "unreadable file", unreadable_message(folder, error))
+        return
+    for path in (folder / name for name in names):
+        if _is_text(path, inputs):
+            if path.is_dir():
+                yield from _walk(path, inputs, skipped, (*above, own))
+            else:
+                yield path
 
 
-def _is_hidden(path: Path, directory: Path) -> bool:
-    # Hidden files belong to editors, download tools and version control; they are not text.
-    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+def _is_text(path: Path, inputs: Inputs) -> bool:
+    """Return True unless the name of a file or folder shows that it is not part of a corpus."""
+    name = path.name.lower()
+    if Path(name).suffix in COMPRESSIONS:
+        name = Path(name).stem
+    found = [reason for reason, pattern in NOT_TEXT.items() if re.fullmatch(pattern, name)]
+    if found and (not path.is_dir() or found[0] == OTHER_PROGRAM):
+        inputs.left_out.append((path, found[0]))
+    elif name.startswith("."):
+        if name != CLEANING_RECORD:
+            inputs.left_out.append((path, "hidden"))
+    else:
+        return True
+    return False
 
 
 class Piece(NamedTuple):
@@ -100,6 +240,10 @@ class Piece(NamedTuple):
 
     path: str
     """Path of the input file."""
+    kind: str
+    """Kind of its content: ``TEXT``, ``JSON_LINES`` or ``PARQUET``."""
+    compression: str
+    """Compression of the file, a key of ``COMPRESSIONS``, or empty."""
     begin: int
     """First byte on disk, or first row group of a Parquet file. A line belongs to the piece in which it
     begins."""
@@ -111,38 +255,76 @@ class Piece(NamedTuple):
     """True for the last piece of its file."""
 
 
-def file_pieces(path: Path, piece_bytes: int, skipped: Skipped | None = None) -> list[Piece]:
+def file_pieces(
+    file: TextFile, piece_bytes: int, json_key: str = "text", skipped: Skipped | None = None
+) -> list[Piece]:
     """Cut a file into pieces of about ``piece_bytes`` bytes. A compressed file is a single piece.
 
+    Args:
+        file: Input file.
+        piece_bytes: Approximate size of a piece on disk.
+        json_key: Column that holds the text of a Parquet file.
+        skipped: Counter for files that cannot be used. None if such a file is an error.
+
     Raises:
-        UserError: The file cannot be read, and ``skipped`` is None.
+        UserError: The file cannot be used, and ``skipped`` is None.
     """
-    name = str(path)
-    try:
-        # Opening the file now reports an unreadable one at once instead of hours later.
-        with open(path, "rb"):
-            size = path.stat().st_size
-        if path.suffix == PARQUET:
-            return _parquet_pieces(name, piece_bytes)
-        step = size if path.suffix in COMPRESSIONS else piece_bytes
-        begins = range(0, size, step) if size else [0]
-        ends = [*begins[1:], size]
-        return [Piece(name, a, b, b - a, b == size) for a, b in zip(begins, ends, strict=True)]
-    except (OSError, ValueError) as error:
-        skip_or_raise(skipped, "unreadable file", unreadable_message(name, error))
+    name, size = str(file.path), file.size
+    if file.kind == PARQUET:
+        try:
+            return _parquet_pieces(file, piece_bytes, json_key)
+        except MissingColumnError as error:
+            skip_or_raise(skipped, "no such key", str(error))
+        except UNREADABLE as error:
+            skip_or_raise(skipped, "unreadable file", unreadable_message(name, error))
         return []
+    step = size if file.compression else piece_bytes
+    begins = range(0, size, step) if size else [0]
+    ends = [*begins[1:], size]
+    return [
+        Piece(name, file.kind, file.compression, a, b, b - a, b == size)
+        for a, b in zip(begins, ends, strict=True)
+    ]
 
 
-def _parquet_pieces(name: str, piece_bytes: int) -> list[Piece]:
+class MissingColumnError(UserError):
+    """A Parquet file has no column of text of the given name."""
+
+
+def check_text_column(name: str, schema: "pyarrow.Schema", json_key: str) -> None:
+    """Check that a Parquet file has a column of text.
+
+    Raises:
+        MissingColumnError: There is no such column, or it holds something else.
+    """
+    import pyarrow.types as types
+
+    if json_key not in schema.names:
+        names = ", ".join(schema.names[:8])
+        raise MissingColumnError(
+            f"{name}: no column {json_key!r}, the columns are {names}; choose one with --json-key"
+        )
+    kind = schema.field(json_key).type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+        raise MissingColumnError(
+            f"{name}: column {json_key!r} holds {kind}, not text; choose another with --json-key"
+        )
+
+
+def _parquet_pieces(file: TextFile, piece_bytes: int, json_key: str) -> list[Piece]:
     import pyarrow.parquet as pq
 
+    name = str(file.path)
     metadata = pq.read_metadata(name)
+    check_text_column(name, metadata.schema.to_arrow_schema(), json_key)
     count = metadata.num_row_groups
     pieces: list[Piece] = []
     begin = size = 0
     for group in range(count):
         size += metadata.row_group(group).total_byte_size
         if size >= piece_bytes or group == count - 1:
-            pieces.append(Piece(name, begin, group + 1, size, group == count - 1))
+            pieces.append(Piece(name, PARQUET, "", begin, group + 1, size, group == count - 1))
             begin, size = group + 1, 0
-    return pieces or [Piece(name, 0, 0, 0, True)]
+    return pieces or [Piece(name, PARQUET, "", 0, 0, 0, True)]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_tools.dataset_stream import read_spans
 from data_tools.histogram import (
@@ -21,6 +20,7 @@ from data_tools.histogram import (
     text_histogram,
 )
 from data_tools.options import add_dataset, add_policy, add_tokenizer
+from data_tools.progress import progress_bar
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import SegmentIndex, open_segments
@@ -153,8 +153,8 @@ def count_lengths(dataset: IndexedDataset) -> tuple[LengthCounts, LengthCounts]:
     documents, sentences = LengthCounts(), LengthCounts()
     tokens = document_start = 0
     # No bar is shown for datasets that take less than a second.
-    with tqdm(
-        total=len(dataset.lengths), unit="sentence", unit_scale=True, disable=None, delay=1, leave=False
+    with progress_bar(
+        len(dataset.lengths), "sentence", dataset.prefix.name, leave=False, delay=1
     ) as progress:
         for _, lengths, document_ends in read_spans(dataset):
             bounds = tokens + np.concatenate([[0], np.cumsum(lengths)])

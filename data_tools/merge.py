@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.dataset_output import check_outputs, new_dataset, summary, write_manifest_and_segments
-from data_tools.dataset_stream import progress_bar, read_batches
+from data_tools.dataset_stream import read_batches, reading_progress
 from data_tools.options import add_dataset_output, add_lengths, add_overwrite
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
@@ -91,7 +91,7 @@ def merge_datasets(
     words = [manifest.words for manifest in manifests if manifest.words is not None]
     with new_dataset(prefix, overwrite) as staged:
         with (
-            progress_bar(datasets, prefix) as progress,
+            reading_progress(datasets, prefix) as progress,
             IndexedDatasetWriter(staged, _dtype(datasets, vocab_size)) as writer,
         ):
             for dataset in datasets:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data_tools.input_formats import FORMATS
 from elc_bert.data.format.policies import POLICIES
 from elc_bert.data.format.segments import POLICY
 from elc_bert.utils.options import positive_int
@@ -37,6 +38,17 @@ def add_text_input(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="text files, directories, or glob patterns in quotes",
+    )
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format``, the format of the text input."""
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="format of the input. auto: each file is recognized by its content (default); text: plain text, "
+        "even if it looks like a table, JSON or HTML; jsonl: one JSON object per line",
     )
 
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
+from data_tools.progress import progress_bar
 from data_tools.prose_filter import paragraphs, prose_or_none
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
@@ -58,7 +57,9 @@ def find_documents(roots: dict[str, Path]) -> dict[str, Path]:
             subdirectories[:] = [name for name in subdirectories if name not in SKIPPED_DIRECTORIES]
             for path in (Path(directory, name) for name in files):
                 is_text = path.suffix in TEXT_SUFFIXES or path.name == "METADATA"
-                if path.suffix == ".py" or (is_text and not SKIPPED_TEXT.search(path.name)):
+                is_text = is_text and not SKIPPED_TEXT.search(path.name)
+                # Opening a named pipe would wait for its writer.
+                if (path.suffix == ".py" or is_text) and path.is_file():
                     found[f"{label}/{path.relative_to(root).as_posix()}"] = path
     return found
 
@@ -184,11 +185,13 @@ def extract(
         multiprocessing.Pool(initializer=gc.disable) as pool,
         atomic_write(output / "train.txt", "w") as train_file,
         atomic_write(output / "dev.txt", "w") as dev_file,
+        progress_bar(len(names), "files", "prose", scale=False) as progress,
     ):
         train, dev = OutputFile(train_file), OutputFile(dev_file)
         results = pool.imap(document_prose, (documents[name] for name in names), chunksize=16)
         files = zip(names, results, strict=True)
-        for name, prose in tqdm(files, "prose", len(names), unit=" files", disable=None):
+        for name, prose in files:
+            progress.update()
             if prose is None:
                 unreadable += 1
                 continue

@@ -2,9 +2,8 @@
 
 import argparse
 
-from tqdm import tqdm
-
 from data_tools.options import add_dataset, add_lengths, add_overwrite, add_policy
+from data_tools.progress import progress_bar
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import build_segments
 
@@ -42,9 +41,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = IndexedDataset(args.prefix)
     for length in args.lengths:
         name = f"{args.policy} segments of {length}"
-        with tqdm(
-            total=dataset.num_tokens, unit="token", unit_scale=True, desc=name, disable=None, leave=False
-        ) as progress:
+        with progress_bar(dataset.num_tokens, "token", name, leave=False) as progress:
             entry = build_segments(dataset, length, args.policy, args.overwrite, progress.update)
         filled = entry.tokens / entry.count / (length - 2)
         print(f"{args.prefix}: {entry.count:,} {name} ({filled:.0%} filled)")

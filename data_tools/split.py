@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.dataset_output import check_outputs, new_dataset, summary, write_manifest_and_segments
-from data_tools.dataset_stream import TOKENS_AT_ONCE, SentenceBatch, progress_bar, read_batches
+from data_tools.dataset_stream import TOKENS_AT_ONCE, SentenceBatch, read_batches, reading_progress
 from data_tools.options import add_dataset, add_lengths, add_overwrite
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
@@ -160,7 +160,7 @@ def _write_tokens(
     """Write ``.bin`` and ``.idx`` of both datasets."""
     dtype = dataset.tokens.dtype
     with (
-        progress_bar([dataset], dataset.prefix) as progress,
+        reading_progress([dataset], dataset.prefix) as progress,
         IndexedDatasetWriter(train, dtype) as train_writer,
         IndexedDatasetWriter(dev, dtype) as dev_writer,
     ):

@@ -1,41 +1,37 @@
 """Reader of text input: yields the paragraphs in a piece of a file.
 
-The formats are plain text, JSON lines (``.jsonl``, ``.ndjson``) and Parquet (``.parquet``). The first two may
-be compressed (``.gz``, ``.zst``, ``.xz``). Input that cannot be used is an error, or is skipped and counted
-if the caller passes a ``Skipped``.
+The formats are those of ``data_tools.input_formats``. Input that cannot be used is an error, or is skipped
+and counted if the caller passes a ``Skipped``.
 """
 
 import codecs
 import contextlib
-import gzip
-import io
 import json
-import lzma
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from data_tools.input_files import (
-    COMPRESSIONS,
+from data_tools.input_files import Piece, Skipped, check_text_column, file_pieces, skip_or_raise
+from data_tools.input_formats import (
+    JSON_LINES,
+    MAX_LINE_BYTES,
     PARQUET,
-    Piece,
-    Skipped,
-    file_pieces,
-    format_suffix,
-    skip_or_raise,
+    UNREADABLE,
+    TextFile,
+    open_content,
     unreadable_message,
 )
 from elc_bert.utils.errors import UserError
 
+if TYPE_CHECKING:
+    import pyarrow
+
 BLOCK_BYTES = 1 << 18
 """Number of bytes to read at a time."""
-MAX_LINE_BYTES = 1 << 24
-"""Maximum length of a line in bytes."""
+UNREADABLE_FILE = "unreadable file"
+"""Reason why a file is skipped as a whole, with all that was read of it before."""
 END_OF_DOCUMENT = ""
 """Marker in a list of paragraphs. Paragraphs are never empty."""
-JSON_LINES = (".jsonl", ".ndjson")
-"""Suffixes of files of JSON lines."""
 
 
 class Block(NamedTuple):
@@ -62,14 +58,12 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
         UserError: The input cannot be used and ``skipped`` is None. The message names the file
             and the position in it.
     """
-    path = Path(piece.path)
-    suffix = format_suffix(path)
     has_text = False
     skipped_before = sum(skipped.counts.values()) if skipped else 0
     try:
-        if suffix == PARQUET:
+        if piece.kind == PARQUET:
             blocks = _read_parquet(piece, json_key, skipped)
-        elif suffix in JSON_LINES:
+        elif piece.kind == JSON_LINES:
             blocks = _read_json_lines(piece, json_key, skipped)
         else:
             blocks = (
@@ -78,68 +72,80 @@ def read_piece(piece: Piece, json_key: str = "text", skipped: Skipped | None = N
         for block in blocks:
             has_text = has_text or any(block.paragraphs)
             yield block
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         if isinstance(error, UserError):
             raise
-        skip_or_raise(skipped, "unreadable file", unreadable_message(piece.path, error))
+        skip_or_raise(skipped, UNREADABLE_FILE, unreadable_message(piece.path, error))
     newly_skipped = sum(skipped.counts.values()) - skipped_before if skipped else 0
     if piece.begin == 0 and piece.is_last and not has_text and not newly_skipped:
-        skip_or_raise(skipped, "empty file", f"{piece.path}: the file holds no text; remove it")
+        skip_or_raise(skipped, "empty file", f"{piece.path}: the file holds no text; leave it out")
     if piece.is_last:
         yield Block([END_OF_DOCUMENT], 0)
 
 
 def read_paragraphs(
-    files: Iterable[Path], json_key: str = "text", skipped: Skipped | None = None
+    files: Iterable[TextFile],
+    json_key: str = "text",
+    skipped: Skipped | None = None,
+    progress: Callable[[int], object] = lambda size: None,
 ) -> Iterator[str]:
-    """Yield the paragraphs of some files in order, without markers for the ends of documents."""
-    for path in files:
-        for piece in file_pieces(path, 1 << 62, skipped):
+    """Yield the paragraphs of some files in order, without markers for the ends of documents.
+
+    Nothing of an unreadable file is yielded. If input may be skipped, every file is therefore read twice.
+
+    Args:
+        files: Files to read.
+        json_key: Key or column that holds the text of a record.
+        skipped: Counter for input that cannot be used. None if such input is an error.
+        progress: Function that is called with the number of bytes on disk read since its last call.
+    """
+    for file in files:
+        rest = file.size
+        pieces = file_pieces(file, 1 << 62, json_key, skipped)
+        if skipped is not None and not all(_is_readable(piece, json_key, skipped) for piece in pieces):
+            continue
+        for piece in pieces:
             for block in read_piece(piece, json_key, skipped):
                 yield from filter(None, block.paragraphs)
+                step = min(block.size, rest)  # pieces of Parquet have their uncompressed sizes
+                progress(step)
+                rest -= step
 
 
-def read_lines(path: Path, skipped: Skipped | None = None) -> Iterator[tuple[str, int]]:
+def _is_readable(piece: Piece, json_key: str, skipped: Skipped) -> bool:
+    """Return True if a piece can be read to its end. Otherwise it is counted as skipped."""
+    try:
+        if piece.kind == PARQUET:
+            for _ in _parquet_batches(piece, json_key):
+                pass
+        else:
+            with open_content(Path(piece.path), piece.compression) as (file, _):
+                while file.read(BLOCK_BYTES):
+                    pass
+    except UNREADABLE as error:
+        skipped.add(UNREADABLE_FILE, unreadable_message(piece.path, error))
+        return False
+    return True
+
+
+def read_lines(file: TextFile, skipped: Skipped | None = None) -> Iterator[tuple[str, int]]:
     """Yield the lines of a plain text file, compressed or not, without their line ends.
 
     Yields:
         Each line, and its size in bytes on disk.
     """
-    for piece in file_pieces(path, 1 << 62, skipped):
+    for piece in file_pieces(file, 1 << 62, skipped=skipped):
         for _, lines, size in _lines(piece, skipped):
             share = size / max(len(lines), 1)
             for number, line in enumerate(lines):
                 yield line.removesuffix("\r"), int((number + 1) * share) - int(number * share)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file that may be compressed.
-
-    Yields:
-        The decompressed content, and the file on disk, whose position shows how much has been read.
-    """
-    with open(path, "rb") as raw:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield file, raw  # type: ignore[misc]  # GzipFile lacks members of IO that this module does not use
-        elif path.suffix == ".xz":
-            with lzma.LZMAFile(raw) as file:
-                yield file, raw
-        elif path.suffix == ".zst":
-            import pyarrow
-
-            with pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd") as stream:
-                yield io.BufferedReader(stream, BLOCK_BYTES), raw
-        else:
-            yield raw, raw
-
-
 def _lines(piece: Piece, skipped: Skipped | None) -> Iterator[tuple[int, list[str], int]]:
     """Yield blocks of lines of a text piece: offset of the block in the text, lines, bytes on disk."""
     path = Path(piece.path)
-    end = 1 << 63 if path.suffix in COMPRESSIONS else piece.end
-    with _opened(path) as (file, raw):
+    end = 1 << 63 if piece.compression else piece.end
+    with open_content(path, piece.compression) as (file, raw):
         offset = 0
         if piece.begin:
             raw.seek(piece.begin - 1)
@@ -196,9 +202,7 @@ def _decode(
                 yield offset, [text], 0
             else:
                 where = f"{path}: NUL byte at byte {offset + nul}"
-                skip_or_raise(
-                    skipped, "NUL byte", f"{where}, so this is not text; remove the file or the byte"
-                )
+                skip_or_raise(skipped, "NUL byte", f"{where}, so this is not text; leave out the file")
         except UnicodeDecodeError as error:
             where = f"{path}: not UTF-8 at byte {offset + error.start}"
             skip_or_raise(skipped, "not UTF-8", f"{where}; convert it, for example with iconv")
@@ -220,7 +224,7 @@ def _record(line: str, json_key: str, where: str, skipped: Skipped | None) -> li
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        skip_or_raise(skipped, "not JSON", f"{where} is not valid JSON: {error}; fix or remove it")
+        skip_or_raise(skipped, "not JSON", f"{where} is not valid JSON: {error}; fix it")
         return []
     text = record.get(json_key) if isinstance(record, dict) else None
     if not isinstance(text, str):
@@ -235,50 +239,57 @@ def _record(line: str, json_key: str, where: str, skipped: Skipped | None) -> li
 
 
 def _read_parquet(piece: Piece, json_key: str, skipped: Skipped | None) -> Iterator[Block]:
-    import pyarrow
+    done = 0
+    for first, rows, column in _parquet_batches(piece, json_key):
+        paragraphs: list[str] = []
+        before = done
+        for text in _texts(column):
+            where = f"{piece.path}: row {first + done}"
+            if isinstance(text, UnicodeDecodeError):
+                skip_or_raise(skipped, "not UTF-8", f"{where} is not UTF-8 at byte {text.start}; convert it")
+            else:
+                paragraphs += _document(text, where, skipped)
+            done += 1
+        yield Block(paragraphs, piece.size * done // rows - piece.size * before // rows)
+
+
+def _parquet_batches(piece: Piece, json_key: str) -> Iterator[tuple[int, int, "pyarrow.Array"]]:
+    """Yield the number of the first row of a piece, its number of rows, and each part of its text column."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(piece.path) as file:
-        schema = file.schema_arrow
-        if json_key not in schema.names:
-            names = ", ".join(schema.names[:8])
-            raise UserError(
-                f"{piece.path}: no column {json_key!r}, the columns are {names}; choose one with --json-key"
-            )
-        kind = schema.field(json_key).type
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise UserError(
-                f"{piece.path}: column {json_key!r} holds {kind}, not text; choose another with --json-key"
-            )
+        check_text_column(piece.path, file.schema_arrow, json_key)
         groups = range(piece.begin, piece.end)
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
         first = sum(file.metadata.row_group(group).num_rows for group in range(piece.begin))
-        done = 0
         for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[json_key]):
-            paragraphs: list[str] = []
-            before = done
-            for text in batch.column(0).to_pylist():
-                where = f"{piece.path}: row {first + done}"
-                paragraphs += _document(text or "", where, skipped)
-                done += 1
-            yield Block(paragraphs, piece.size * done // rows - piece.size * before // rows)
+            yield first, rows, batch.column(0)
+
+
+def _texts(column: "pyarrow.Array") -> Iterator[str | UnicodeDecodeError]:
+    """Yield the texts of a column, empty for null, or the error for each one that is not UTF-8."""
+    for value in column:
+        try:
+            yield value.as_py() or ""
+        except UnicodeDecodeError as error:
+            yield error
 
 
 def _document(text: str, where: str, skipped: Skipped | None) -> list[str]:
     """Return the paragraphs of a document that is one string, with the marker for its end."""
     if "\0" in text:
-        skip_or_raise(skipped, "NUL byte", f"{where} has a NUL character in its text; remove it")
+        skip_or_raise(skipped, "NUL byte", f"{where} has a NUL character in its text; delete that character")
         return []
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         skip_or_raise(
-            skipped, "not UTF-8", f"{where} has a lone surrogate at character {error.start}; fix or remove it"
+            skipped, "not UTF-8", f"{where} has a lone surrogate at character {error.start}; fix it"
         )
         return []
     paragraphs = [line for line in map(str.strip, text.split("\n")) if line]
     if not paragraphs:
-        skip_or_raise(skipped, "empty document", f"{where} has an empty text; remove it")
+        skip_or_raise(skipped, "empty document", f"{where} has an empty text; leave it out")
         return []
     if size > MAX_LINE_BYTES and max(len(line.encode()) for line in paragraphs) > MAX_LINE_BYTES:
         skip_or_raise(

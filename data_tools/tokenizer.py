@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from data_tools.input_files import Skipped, find_input_files
-from data_tools.options import add_json_key, add_on_error, add_text_input
+from data_tools.input_formats import TextFile
+from data_tools.options import add_format, add_json_key, add_on_error, add_text_input
+from data_tools.progress import progress_bar
 from data_tools.text_reader import read_paragraphs
 from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
@@ -54,6 +56,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tokenizer``."""
     add_text_input(parser)
+    add_format(parser)
     add_json_key(parser)
     add_on_error(parser)
     parser.add_argument(
@@ -81,20 +84,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``tokenizer`` and print how well the vocabulary fits the text."""
-    files = find_input_files(args.input)
-    held_out = find_input_files([args.held_out]) if args.held_out else None
+    skipped = Skipped()
+    skips = args.on_error == "skip"
+    inputs = find_input_files(args.input, args.format, skipped if skips else None)
+    files = inputs.files
+    held_out = find_input_files([args.held_out], args.format).files if args.held_out else None
+    print(*inputs.lines(), sep="\n", flush=True)
 
-    def read(some: list[Path]) -> tuple[Iterator[str], Skipped]:
-        skipped = Skipped()
-        return read_paragraphs(some, args.json_key, skipped if args.on_error == "skip" else None), skipped
+    def read(some: list[TextFile], title: str, found: Skipped, shown: bool = True) -> Iterator[str]:
+        with progress_bar(sum(file.size for file in some), "B", title, leave=False, shown=shown) as bar:
+            yield from read_paragraphs(some, args.json_key, found if skips else None, bar.update)
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    text, skipped = read(files)
+    # On a terminal the trainer shows bars of its own.
+    text = read(files, "training", skipped, shown=not os.isatty(2))
     tokenizer = train(text, args.vocab_size, args.min_frequency)
     with atomic_write(args.output, "w") as file:
         file.write(tokenizer.to_str(pretty=True))
-    counts = count_subwords(tokenizer, read(files)[0])
-    lines = read(held_out)[0] if held_out else iter(deque(read(files)[0], HELD_OUT_LINES))
+    counts = count_subwords(tokenizer, read(files, "counting subwords", Skipped()))
+    lines = read(held_out or files, "measuring", Skipped())
+    if not held_out:
+        lines = iter(deque(lines, HELD_OUT_LINES))
     print(f"{args.output}: {tokenizer.get_vocab_size():,} subwords")
     print(f"  F95 {f95(counts[len(SPECIAL_TOKENS) :]):,}")
     fit = measure_fit(tokenizer, lines)

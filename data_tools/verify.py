@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_tools.options import add_dataset, add_tokenizer
+from data_tools.progress import progress_bar
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest, SegmentsEntry
 from elc_bert.data.format.segments import iter_segments, open_segments, segment_files, segments_command
@@ -56,14 +56,7 @@ def run(args: argparse.Namespace) -> None:
         load_tokenizer(args.tokenizer)
     problems = 0
     for prefix in args.prefix:
-        with tqdm(
-            total=_bytes_to_read(prefix, args.fast),
-            unit="B",
-            unit_scale=True,
-            desc=prefix.name,
-            disable=None,
-            leave=False,
-        ) as progress:
+        with progress_bar(_bytes_to_read(prefix, args.fast), "B", prefix.name, leave=False) as progress:
             report = verify(prefix, args.tokenizer, fast=args.fast, progress=progress.update)
         print("\n".join(report.problems) if report.problems else report.table())
         problems += len(report.problems)

@@ -1,6 +1,7 @@
 """User errors, and how a single-process command reports them."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,9 +18,12 @@ class UserError(ValueError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return one line that names the file and the problem, and says what to do if the disk is full."""
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "; free some space and run the same command again" if is_full else ""
+    """Return one line that names the file and the problem, and says what to do if a limit is reached."""
+    advice = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "; free some space and run the same command again"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "; raise the limit on open files (ulimit -n) and run the same command again"
     return f"{error.filename}: {error.strerror or error}{advice}"
 
 
@@ -48,6 +52,9 @@ def run_single_process(command: Callable[[], int | None], program: str) -> int:
     Returns:
         Exit status of the command; 1 after an error that ``describe_expected`` describes, 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold any bytes, and a text characters that the encoding of the terminal lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command() or 0
     except KeyboardInterrupt:

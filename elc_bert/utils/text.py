@@ -1,6 +1,7 @@
 """Formatting of text for people: tables, short numbers, suggestions for misspelled names."""
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -34,3 +35,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; valid: {', '.join(sorted(valid))}" if valid else ""
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """Return a file name as valid Unicode, with escapes for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -23,15 +23,20 @@ def command(*arguments) -> list[str]:
     return [sys.executable, "-m", "data_tools", *map(str, arguments)]
 
 
-def run(*arguments, ranks: int | None = None, before=None) -> subprocess.CompletedProcess:
-    """Run a command to its end, under mpirun if ``ranks`` is given, and check that it prints no traceback."""
+def run(
+    *arguments, ranks: int | None = None, before=None, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess:
+    """Run a command to its end, under mpirun if ``ranks`` is given, and check that it prints no traceback.
+
+    The encoding is that of the terminal.
+    """
     mpirun = [Path(sys.executable).with_name("mpirun"), "--oversubscribe", "-n", str(ranks)] if ranks else []
     done = subprocess.run(
         [*mpirun, *command(*arguments)],
         capture_output=True,
         text=True,
-        encoding="utf-8",
-        env=ENVIRONMENT,
+        encoding=encoding,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": encoding},
         timeout=180,
         preexec_fn=before,
     )

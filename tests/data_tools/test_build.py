@@ -11,6 +11,8 @@ import signal
 import time
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from elc_bert.data.format.indexed import IndexedDataset
@@ -252,6 +254,87 @@ def test_skipped_input_is_counted_and_reported(tiny_text, tiny_tokenizer, tmp_pa
     # A build without --on-error skip does not reuse a part in which something was skipped.
     assert_failed(build(text, tiny_tokenizer, tmp_path / "d", "--overwrite"), "--on-error skip")
     assert IndexedDataset(tmp_path / "d").manifest.documents == 42
+
+
+def damaged_parquet(path, texts) -> None:
+    """Write a Parquet file whose last row group cannot be read."""
+    pq.write_table(pyarrow.table({"text": texts}), path, row_group_size=1, compression="NONE")
+    last = pq.read_metadata(path).row_group(len(texts) - 1).column(0)
+    with open(path, "r+b") as file:
+        file.seek(last.data_page_offset)
+        file.write(b"\xff" * 64)
+
+
+def test_nothing_of_an_unreadable_file_is_in_the_dataset(tiny_text, tiny_tokenizer, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    content = tiny_text.read_bytes()
+    shutil.copy(tiny_text, text / "a.txt")
+    (text / "b.txt.gz").write_bytes(gzip.compress(b"Bad line \xff.\n" + content * 400)[:-100])
+    # Longer than a piece, so the damage is found in another part than the first one.
+    damaged_parquet(text / "c.parquet", ["Good text. " * 60_000] * 4)
+    (text / "d.txt").write_text("The end.\n")
+    assert_failed(build(text, tiny_tokenizer, tmp_path / "e"), "cannot read", "--on-error skip")
+    for ranks in (None, 2):
+        prefix = tmp_path / f"d{ranks}"
+        done = build(text, tiny_tokenizer, prefix, "--on-error", "skip", "--lengths", 32, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        manifest = IndexedDataset(prefix).manifest
+        assert manifest.skipped == {"unreadable file": 2}
+        assert [each.path for each in manifest.inputs] == [f"{text}/a.txt", f"{text}/d.txt"]
+        (text / "good").mkdir(exist_ok=True)
+        shutil.copy(text / "a.txt", text / "good")
+        shutil.copy(text / "d.txt", text / "good")
+        good = tmp_path / f"good{ranks}"
+        assert build(text / "good", tiny_tokenizer, good, "--lengths", 32).returncode == 0
+        assert hashes(prefix) == hashes(good)
+        assert manifest.words == IndexedDataset(good).manifest.words
+        shutil.rmtree(text / "good")
+
+
+def test_the_inputs_are_listed_before_they_are_read(tiny_text, tiny_tokenizer, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    shutil.copy(tiny_text, text / "a.txt")
+    (text / "b.json").write_text('{"text": "A record."}\n')
+    (text / "c.txt").symlink_to("a.txt")
+    (text / "README").write_text("About the text.")
+    done = build(text, tiny_tokenizer, tmp_path / "d", "--lengths", 32)
+    assert done.returncode == 0, done.stderr
+    size = tiny_text.stat().st_size
+    assert done.stdout.splitlines()[:6] == [
+        f"input: 2 files, {size + 22:,} bytes",
+        f"  {text}/a.txt: plain text, {size:,} bytes",
+        f"  {text}/b.json: JSON lines, 22 bytes",
+        "left out: 2 files or folders",
+        f"  {text}/README: readme or license",
+        f"  {text}/c.txt: the same file as {text}/a.txt",
+    ]
+    dataset = IndexedDataset(tmp_path / "d")
+    assert dataset.manifest.documents == 41
+    (text / "x.csv").write_text("id,text\n")
+    assert_failed(build(text, tiny_tokenizer, tmp_path / "e"), "x.csv: a table", "--on-error skip")
+    done = build(text, tiny_tokenizer, tmp_path / "e", "--on-error", "skip")
+    assert IndexedDataset(tmp_path / "e").manifest.skipped == {"unsupported format": 1}
+    assert "x.csv: a table" in done.stdout
+    assert build(text, tiny_tokenizer, tmp_path / "f", "--format", "text").returncode == 0
+    assert IndexedDataset(tmp_path / "f").manifest.documents == 42
+
+
+def test_file_names_need_not_be_utf_8(tiny_text, tiny_tokenizer, tmp_path):
+    text = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    shutil.copy(tiny_text, text)
+    done = build(text, tiny_tokenizer, tmp_path / "d", "--lengths", 32)
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.txt: plain text" in done.stdout
+    (entry,) = IndexedDataset(tmp_path / "d").manifest.inputs
+    assert entry.path == f"{tmp_path}/caf\\xe9.txt"
+    assert entry.sha256 == sha256_of(tiny_text)
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    assert build(tiny_text, tiny_tokenizer, folder / "d", "--lengths", 32).returncode == 0
+    # The manifest holds the names of segment files, so the name of a dataset must be UTF-8.
+    bad = build(tiny_text, tiny_tokenizer, tmp_path / os.fsdecode(b"d\xe9"))
+    assert_failed(bad, "--output", "d\\xe9: the name is not valid UTF-8")
 
 
 def test_a_tokenizer_must_have_the_special_tokens(tiny_text, tiny_tokenizer, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_tools import build_tasks
 from data_tools.build_tasks import plan_tasks, tasks_of_rank
 from data_tools.encode_worker import Encoding
-from data_tools.input_files import Skipped
+from data_tools.input_files import Skipped, find_input_files
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for number in range(40):
         (folder / f"{number:02}.txt").write_text("Text. " * (number + 1), encoding="utf-8")
-    return sorted(folder.iterdir())
+    return find_input_files([folder]).files
 
 
 @settings(deadline=None)
@@ -38,8 +38,8 @@ def test_tasks_cover_the_input_in_order_and_are_divided_among_ranks(
         patch.setattr(build_tasks, "MAX_FILES", most)
         tasks = plan_tasks(files, encoding, folder, Skipped())
     pieces = [piece for task in tasks for piece in task.pieces]
-    assert [piece.path for piece in pieces if piece.begin == 0] == list(map(str, files))
-    assert [piece.end for piece in pieces if piece.is_last] == [path.stat().st_size for path in files]
+    assert [piece.path for piece in pieces if piece.begin == 0] == [str(file.path) for file in files]
+    assert [piece.end for piece in pieces if piece.is_last] == [file.size for file in files]
     for one, other in itertools.pairwise(pieces):
         assert other.begin == (0 if one.is_last else one.end)
     size = max(smallest, 1 << (sum(task.size for task in tasks) // build_tasks.PIECES).bit_length())
@@ -56,5 +56,5 @@ def test_the_key_of_a_part_depends_on_everything_that_decides_its_contents(files
     for changes in ({"sentences": "lines"}, {"language": "de"}, {"json_key": "body"}, {"dtype": "<i4"}):
         assert not set(keys()) & set(keys(**changes))
     before = keys()
-    os.utime(files[3], ns=(0, 0))
+    os.utime(files[3].path, ns=(0, 0))
     assert keys() != before

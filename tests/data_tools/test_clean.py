@@ -13,6 +13,7 @@ import pytest
 
 from data_tools.clean import clean
 from data_tools.cleaning.parallel import CHUNK_CHARACTERS
+from data_tools.input_files import find_input_files
 from elc_bert.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,8 +38,11 @@ def text_of(lines) -> str:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
+    """Return the files below a directory, without the record of ``clean``."""
     return {
-        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != ".clean.json"
     }
 
 
@@ -62,6 +66,7 @@ def test_the_files_of_a_babylm_folder_are_cleaned(babylm, tmp_path):
         for corpus, lines in GOLDEN.items()
     }
     assert contents(tmp_path / "out") == expected | {"other.txt": b'"Other" text\n'}
+    assert find_input_files([tmp_path / "out"]).left_out == []
     table = {row.split()[0]: row.split()[1:] for row in done.stdout.splitlines()[1:]}
     assert table["other.txt"] == ["generic", "1", "1", "2", "2"]
     assert table["train/cbt.train"][:3] == ["cbt", "12", "12"]
@@ -72,7 +77,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(babylm, tmp_path):
     large.write_text(large.read_text(encoding="utf-8") * 1500, encoding="utf-8")
     assert large.stat().st_size > 2 * CHUNK_CHARACTERS
     for workers in (1, 2, 3):
-        clean([babylm], tmp_path / f"out{workers}", workers=workers)
+        clean(find_input_files([babylm]), tmp_path / f"out{workers}", workers=workers)
     assert contents(tmp_path / "out1") == contents(tmp_path / "out2") == contents(tmp_path / "out3")
 
 
@@ -80,19 +85,79 @@ def test_existing_files_are_kept_unless_overwrite_is_given(babylm, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "other.txt").write_text("mine\n")
-    reports = clean([babylm], out)
+    reports = clean(find_input_files([babylm]), out)
     assert [report.note for report in reports if report.target.name == "other.txt"] == ["exists already"]
     assert (out / "other.txt").read_text() == "mine\n"
     assert len(contents(out)) == 11
-    assert {report.note for report in clean([babylm], out)} == {"exists already"}
-    clean([babylm], out, overwrite=True)
+    assert {report.note for report in clean(find_input_files([babylm]), out)} == {"exists already"}
+    clean(find_input_files([babylm]), out, overwrite=True)
     assert (out / "other.txt").read_text() == '"Other" text\n'
+
+
+def test_other_rules_or_changed_input_for_an_existing_file_are_an_error(babylm, tmp_path):
+    arguments = ["--input", babylm, "--output", tmp_path / "out"]
+    assert run(*arguments).returncode == 0
+    before = contents(tmp_path / "out")
+    done = run(*arguments, "--corpus", "cbt")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path}/out/dev/gutenberg.train: exists already and was cleaned as gutenberg" in done.stderr
+    (babylm / "other.txt").write_text("“Changed”   text\n", encoding="utf-8")
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert f"{tmp_path}/out/other.txt: exists already, but {babylm}/other.txt has changed" in done.stderr
+    assert contents(tmp_path / "out") == before
+    assert run(*arguments, "--corpus", "cbt", "--overwrite").returncode == 0
+    assert contents(tmp_path / "out")["other.txt"] == b'"Changed" text\n'
+    done = run(*arguments, "--corpus", "cbt")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("exists already") == 11
+    assert run(*arguments).returncode == 1
+
+
+def test_a_file_without_a_record_is_not_said_to_follow_the_rules(babylm, tmp_path):
+    out = tmp_path / "out"
+    clean(find_input_files([babylm]), out)
+    (out / ".clean.json").unlink()
+    done = run("--input", babylm, "--output", out, "--corpus", "cbt")
+    assert done.returncode == 0, done.stderr
+    (row,) = [row.split() for row in done.stdout.splitlines() if row.split()[0] == "other.txt"]
+    assert row == ["other.txt", "unknown", "rules", "exists", "already"]
+
+
+def test_a_file_that_was_not_replaced_keeps_no_false_record(babylm, tmp_path):
+    out = tmp_path / "out"
+    clean(find_input_files([babylm]), out)
+    (babylm / "dev/simple_wikipedia.train").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="not UTF-8 at byte 0"):
+        clean(find_input_files([babylm]), out, corpus="cbt", overwrite=True)
+    record = json.loads((out / ".clean.json").read_text())
+    assert record["dev/qed.train"][0] == "cbt"
+    assert "dev/simple_wikipedia.train" not in record
+    assert "other.txt" not in record
+
+
+def test_a_damaged_record_is_named_and_replaced_with_overwrite(babylm, tmp_path):
+    out = tmp_path / "out"
+    clean(find_input_files([babylm]), out)
+    (out / ".clean.json").write_text("{")
+    with pytest.raises(UserError, match=r"out/\.clean\.json: damaged"):
+        clean(find_input_files([babylm]), out)
+    clean(find_input_files([babylm]), out, overwrite=True)
+    assert {report.note for report in clean(find_input_files([babylm]), out)} == {"exists already"}
+
+
+def test_what_is_left_out_is_listed(babylm, tmp_path):
+    (babylm / "README.md").write_text("About the corpus.\n")
+    done = run("--input", babylm, "--output", tmp_path / "out")
+    assert f"{babylm}/README.md: readme or license" in done.stdout
+    assert "README.md" not in contents(tmp_path / "out")
 
 
 def test_a_compressed_file_of_any_name_is_cleaned_by_the_rules_of_corpus(tmp_path):
     path = tmp_path / "talk.txt.gz"
     path.write_bytes(gzip.compress(b"is n't it ?\n"))
-    clean([path], tmp_path / "out", corpus="bnc_spoken")
+    clean(find_input_files([path]), tmp_path / "out", corpus="bnc_spoken")
     assert contents(tmp_path / "out") == {"talk.txt": b'"Isn\'t it?"\n'}
 
 
@@ -102,8 +167,8 @@ BAD = {
     "long.txt": (b"good\n" + b"x" * (17 << 20) + b"\nlast\n", "line at byte 5", b"good\nlast\n"),
     "empty.txt": (b"", "holds no text", None),
     "blank.txt": (b" \n\n", "holds no text", None),
-    "records.jsonl": (b'{"text": "a"}\n', "not a plain text file", None),
-    "broken.txt.gz": (gzip.compress(b"a line of text\n" * 50)[:-9], "cannot read", None),
+    "records.jsonl": (b'{"text": "a"}\n', "JSON lines, not plain text", None),
+    "broken.txt.gz": (gzip.compress(b"a line of text\n" * 50_000)[:-9], "cannot read", None),
 }
 
 
@@ -116,7 +181,7 @@ def test_bad_input_stops_the_command_and_complete_files_remain(name, workers, tm
     (folder / "a.txt").write_text("before\n")
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
-        clean([folder], tmp_path / "out", workers=workers)
+        clean(find_input_files([folder]), tmp_path / "out", workers=workers)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path / "out") == {"a.txt": b"before\n"}
@@ -150,7 +215,7 @@ def test_user_errors_are_reported_before_anything_is_written(babylm, tmp_path):
         ([babylm], tmp_path / "out", {"workers": 0}, "--workers: .*0"),
     ]:
         with pytest.raises(UserError, match=message):
-            clean(inputs, output, **options)
+            clean(find_input_files(inputs), output, **options)
     assert contents(tmp_path) == before
 
 

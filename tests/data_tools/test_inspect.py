@@ -58,6 +58,7 @@ def test_each_length_is_in_one_bin(part):
             each.number for each in bins
         ]
         assert sum(each.number for each in bins) == len(part)
+        assert all(each.low <= each.high for each in bins)
         assert all(one.high + 1 == other.low for one, other in pairwise(bins))
         assert max(map(len, text_histogram("title", bins))) <= 80
 
@@ -71,6 +72,11 @@ def test_a_text_histogram():
         "4 - 7  4  ████████████████████",
         "8 - 9  1  █████",
     ]
+
+
+def test_lengths_that_are_all_equal_have_one_bin():
+    lengths = counted([50_000] * 3)
+    assert make_bins(lengths, linear_bin_starts(lengths)) == [(50_000, 50_000, 3)]
 
 
 def test_the_last_bin_of_equal_width_holds_the_tail():

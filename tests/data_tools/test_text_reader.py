@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_tools import text_reader
 from data_tools.input_files import Skipped, file_pieces, find_input_files
+from data_tools.input_formats import recognize
 from data_tools.text_reader import END_OF_DOCUMENT, read_lines, read_paragraphs, read_piece
 from elc_bert.utils.errors import UserError
 
@@ -25,7 +26,12 @@ PARAGRAPHS = [
 def documents(path, piece_bytes=1 << 30, skipped=None, key="text"):
     """Read a file in pieces and return its documents, each a list of paragraphs."""
     found, current = [], []
-    for piece in file_pieces(path, piece_bytes, skipped):
+    pieces = (
+        piece
+        for file in find_input_files([path], skipped=skipped).files
+        for piece in file_pieces(file, piece_bytes, key, skipped)
+    )
+    for piece in pieces:
         for block in read_piece(piece, key, skipped):
             for paragraph in block.paragraphs:
                 if paragraph != END_OF_DOCUMENT:
@@ -52,8 +58,8 @@ def test_plain_text_is_read_compressed_or_not(tmp_path, suffix):
     # Concatenated compressed files are one file, as they are for gunzip.
     path.write_bytes(COMPRESS[suffix](TEXT.encode() + b"\n\n") + COMPRESS[suffix](TEXT.encode()))
     assert documents(path) == 2 * PARAGRAPHS
-    assert next(line for line, _ in read_lines(path)) == "One paragraph."
-    assert sum(size for _, size in read_lines(path)) == path.stat().st_size
+    assert next(line for line, _ in read_lines(recognize(path))) == "One paragraph."
+    assert sum(size for _, size in read_lines(recognize(path))) == path.stat().st_size
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -69,7 +75,7 @@ def test_a_row_of_parquet_is_a_document(tmp_path):
     texts = ["\n".join(each) for each in PARAGRAPHS * 300]
     pq.write_table(pyarrow.table({"body": texts, "id": range(len(texts))}), path, row_group_size=70)
     assert documents(path, key="body") == PARAGRAPHS * 300
-    pieces = file_pieces(path, 1000)
+    pieces = file_pieces(recognize(path), 1000, "body")
     assert 1 < len(pieces) <= 9
     assert documents(path, piece_bytes=1000, key="body") == PARAGRAPHS * 300
     with pytest.raises(UserError, match=r"a\.parquet: .*'text'.* body, id"):
@@ -89,7 +95,7 @@ def test_pieces_of_any_size_give_the_whole_text(tmp_path_factory, lines, end, pi
     path = tmp_path_factory.mktemp("pieces") / "a.txt"
     path.write_bytes(("\n".join([*lines, "Not empty."]) + end).encode())
     assert documents(path, piece_bytes) == documents(path)
-    sizes = [block.size for piece in file_pieces(path, piece_bytes) for block in read_piece(piece)]
+    sizes = [block.size for piece in file_pieces(recognize(path), piece_bytes) for block in read_piece(piece)]
     assert sum(sizes) == path.stat().st_size
 
 
@@ -171,8 +177,9 @@ def test_damaged_files_are_unreadable(tmp_path, name, content):
     with pytest.raises(UserError, match=f"{name}: cannot read: "):
         documents(path)
     skipped = Skipped()
-    list(read_paragraphs([path], skipped=skipped))
-    assert skipped.counts["unreadable file"] == 1
+    files = find_input_files([path], skipped=skipped).files
+    assert list(read_paragraphs(files, skipped=skipped)) == []
+    assert skipped.counts == {"unreadable file": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\t\n"])
@@ -193,11 +200,62 @@ def test_a_lone_surrogate_is_not_text(tmp_path):
         documents(path)
 
 
-def test_inputs_are_files_directories_and_globs(tmp_path):
-    for name in ("b/2.txt", "b/1.txt", "b/.hidden/3.txt", "a.txt", "a.md"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("Text.")
-    found = find_input_files([tmp_path / "b", str(tmp_path / "a.*")])
-    assert [path.name for path in found] == ["1.txt", "2.txt", "a.md", "a.txt"]
-    with pytest.raises(UserError, match=r"\*\.csv: no such file"):
-        find_input_files([tmp_path / "*.csv"])
+LONG_TEXT = b"A line of text that is long enough to be read in several blocks.\n" * 40_000
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_nothing_of_a_file_is_read_that_is_damaged_beyond_its_beginning(tmp_path, suffix):
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(COMPRESS[suffix](LONG_TEXT)[:-5])
+    with pytest.raises(UserError, match=r"a\.txt\..*: cannot read: .*--on-error skip"):
+        list(read_paragraphs(find_input_files([path]).files))
+    skipped = Skipped()
+    files = find_input_files([path], skipped=skipped).files
+    assert skipped.counts == {}
+    assert list(read_paragraphs(files, skipped=skipped)) == []
+    assert skipped.counts == {"unreadable file": 1}
+
+
+TEXTS = ["First text.", "Second text.", "First text."]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.string(),
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.large_string()),
+    ],
+    ids=str,
+)
+def test_every_kind_of_string_column_is_text(tmp_path, kind):
+    path = tmp_path / "a.parquet"
+    column = pyarrow.array(TEXTS).cast(kind) if "dictionary" in str(kind) else pyarrow.array(TEXTS, kind)
+    pq.write_table(pyarrow.table({"text": column}), path)
+    assert documents(path) == [[text] for text in TEXTS]
+
+
+def test_a_parquet_file_without_the_column_is_skipped(tmp_path):
+    bad, good, numbers = tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "c.parquet"
+    pq.write_table(pyarrow.table({"body": TEXTS}), bad)
+    pq.write_table(pyarrow.table({"text": TEXTS}), good)
+    pq.write_table(pyarrow.table({"text": [1, 2, 3]}), numbers)
+    skipped = Skipped()
+    files = find_input_files([tmp_path], skipped=skipped).files
+    assert list(read_paragraphs(files, skipped=skipped)) == TEXTS
+    assert skipped.counts == {"no such key": 2}
+    with pytest.raises(UserError, match=r"a\.parquet: no column 'text'.* body; .*--on-error skip"):
+        list(read_paragraphs(files))
+
+
+def test_a_row_that_is_not_utf_8_is_skipped(tmp_path):
+    path = tmp_path / "a.parquet"
+    column = pyarrow.array([b"First text.", b"b\xffd", b"Last text."], pyarrow.binary())
+    pq.write_table(pyarrow.table({"text": column.view(pyarrow.string())}), path)
+    with pytest.raises(UserError, match=r"a\.parquet: row 1 is not UTF-8 at byte 1"):
+        documents(path)
+    skipped = Skipped()
+    assert documents(path, skipped=skipped) == [["First text."], ["Last text."]]
+    assert skipped.counts == {"not UTF-8": 1}
