@@ -49,7 +49,7 @@ def read_spans(dataset: IndexedDataset) -> Iterator[Spans]:
     Raises:
         UserError: The index is damaged.
     """
-    sentences, entries = len(dataset.lengths), len(dataset.documents)
+    sentences, entries = dataset.num_sentences, dataset.num_documents + 1
     document = 0
     for first in range(0, sentences, SENTENCES_AT_ONCE):
         last = min(first + SENTENCES_AT_ONCE, sentences)
@@ -113,5 +113,5 @@ def reading_progress(datasets: Iterable[IndexedDataset], prefix: Path) -> "tqdm"
         datasets: Datasets to read.
         prefix: Dataset whose name is the title of the bar.
     """
-    total = sum(_size(dataset.num_tokens, len(dataset.lengths), dataset) for dataset in datasets)
+    total = sum(_size(dataset.num_tokens, dataset.num_sentences, dataset) for dataset in datasets)
     return progress_bar(total, "B", prefix.name)

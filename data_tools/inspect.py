@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     if args.tokenizer is not None:
         tokenizer = load_tokenizer(args.tokenizer)
         print_indented(frequent_subwords(dataset, tokenizer))
-        count = len(dataset.documents) - 1
+        count = dataset.num_documents
         shown = min(count, DOCUMENTS_SHOWN if args.documents is None else args.documents)
         for document in random.Random(args.seed).sample(range(count), shown):
             print_indented(document_text(dataset, tokenizer, document, args.full))
@@ -154,7 +154,7 @@ def count_lengths(dataset: IndexedDataset) -> tuple[LengthCounts, LengthCounts]:
     tokens = document_start = 0
     # No bar is shown for datasets that take less than a second.
     with progress_bar(
-        len(dataset.lengths), "sentence", dataset.prefix.name, leave=False, delay=1
+        dataset.num_sentences, "sentence", dataset.prefix.name, leave=False, delay=1
     ) as progress:
         for _, lengths, document_ends in read_spans(dataset):
             bounds = tokens + np.concatenate([[0], np.cumsum(lengths)])

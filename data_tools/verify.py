@@ -184,7 +184,7 @@ class _Verification:
 
     def _sentences(self, dataset: IndexedDataset) -> str:
         end = 0
-        for first, last in _ranges(len(dataset.lengths), ENTRIES_AT_ONCE):
+        for first, last in _ranges(dataset.num_sentences, ENTRIES_AT_ONCE):
             offsets, lengths = dataset.spans(first, last)
             ends = offsets + lengths
             has_gap = offsets != np.append(end, ends[:-1])
@@ -202,10 +202,10 @@ class _Verification:
                 f"{self.prefix}.bin: holds {dataset.num_tokens} tokens, but the sentences in .idx end after "
                 f"{end}; copy the files again, or rebuild the dataset"
             )
-        return f"{len(dataset.lengths):,}, contiguous"
+        return f"{dataset.num_sentences:,}, contiguous"
 
     def _documents(self, dataset: IndexedDataset) -> str:
-        count = len(dataset.documents) - 1
+        count = dataset.num_documents
         for first, last in _ranges(count, ENTRIES_AT_ONCE):
             dataset.documents_between(first, last)
             dataset.release()

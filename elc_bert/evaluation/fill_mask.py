@@ -62,7 +62,7 @@ def choose_clozes(
         count: Number of parts.
         max_tokens: Maximum number of tokens in a sentence.
     """
-    bounds = np.linspace(0, len(dataset.lengths), count + 1).astype(int)
+    bounds = np.linspace(0, dataset.num_sentences, count + 1).astype(int)
     parts = (range(begin, end) for begin, end in itertools.pairwise(bounds))
     firsts = (next(_suitable(dataset, tokenizer, part, max_tokens), None) for part in parts)
     return [cloze for cloze in firsts if cloze is not None]

@@ -19,12 +19,18 @@ class UserError(ValueError):
 
 def describe_os_error(error: OSError) -> str:
     """Return one line that names the file and the problem, and says what to do if a limit is reached."""
-    advice = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        advice = "; free some space and run the same command again"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        advice = "; raise the limit on open files (ulimit -n) and run the same command again"
-    return f"{error.filename}: {error.strerror or error}{advice}"
+    advice = limit_advice(error)
+    return f"{error.filename}: {error.strerror or error}{advice and '; '}{advice}"
+
+
+def limit_advice(error: BaseException) -> str:
+    """Return what to do about a full disk or too many open files, or an empty text for other errors."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space and run the same command again"
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit on open files (ulimit -n) and run the same command again"
+    return ""
 
 
 def describe_expected(error: BaseException) -> str | None:

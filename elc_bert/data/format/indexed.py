@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.mapped_file import MappedFile
-from elc_bert.utils.errors import UserError
+from elc_bert.utils.errors import UserError, limit_advice
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -60,17 +60,14 @@ class IndexedDataset:
             self._idx = MappedFile(with_suffix(self.prefix, ".idx"))
             self._bin = MappedFile(with_suffix(self.prefix, ".bin"))
         except OSError as error:
+            is_missing = isinstance(error, FileNotFoundError)
+            advice = "build it with: python -m data_tools build" if is_missing else limit_advice(error)
             raise UserError(
                 f"{error.filename}: cannot open the dataset: {error.strerror}; "
-                "build it with: python -m data_tools build"
+                f"{advice or 'check the file and its permissions'}"
             ) from None
-        self._dtype, sequences, entries = self._read_header()
-        position = HEADER.size
-        self._lengths = self._idx.array("<i4", position, sequences)
-        self._pointers = self._idx.array("<i8", position + 4 * sequences, sequences)
-        self._documents = self._idx.array("<i8", position + 12 * sequences, entries)
+        self._dtype, self._sequences, self._entries = self._read_header()
         self._check_ends()
-        self.release()
 
     def __reduce__(self) -> tuple[type["IndexedDataset"], tuple[Path]]:
         return IndexedDataset, (self.prefix,)
@@ -83,12 +80,12 @@ class IndexedDataset:
     @property
     def lengths(self) -> NDArray[np.int32]:
         """Number of tokens of each sentence, unchecked, int32 ``[n]``."""
-        return self._lengths
+        return self._idx.array("<i4", HEADER.size, self._sequences)
 
     @property
     def pointers(self) -> NDArray[np.int64]:
         """Offset of each sentence in ``.bin`` in bytes, unchecked, int64 ``[n]``."""
-        return self._pointers
+        return self._idx.array("<i8", HEADER.size + 4 * self._sequences, self._sequences)
 
     @property
     def documents(self) -> NDArray[np.int64]:
@@ -96,7 +93,17 @@ class IndexedDataset:
 
         Only the first and the last entry have been checked.
         """
-        return self._documents
+        return self._idx.array("<i8", HEADER.size + 12 * self._sequences, self._entries)
+
+    @property
+    def num_sentences(self) -> int:
+        """Number of sentences n."""
+        return self._sequences
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return self._entries - 1
 
     @property
     def num_tokens(self) -> int:
@@ -116,9 +123,7 @@ class IndexedDataset:
         try:
             manifest = Manifest.load(self.prefix)
         except FileNotFoundError:
-            return Manifest(
-                sequences=len(self.lengths), documents=len(self.documents) - 1, tokens=self.num_tokens
-            )
+            return Manifest(sequences=self._sequences, documents=self.num_documents, tokens=self.num_tokens)
         for mismatch in self.manifest_mismatches(manifest):
             raise UserError(mismatch)
         return manifest
@@ -128,8 +133,8 @@ class IndexedDataset:
         path, idx = Manifest.path(self.prefix), self._idx.path
         fix = "the files belong to different datasets; build the dataset again"
         for name, actual in (
-            ("sequences", len(self.lengths)),
-            ("documents", len(self.documents) - 1),
+            ("sequences", self._sequences),
+            ("documents", self.num_documents),
             ("tokens", self.num_tokens),
         ):
             if getattr(manifest, name) != actual:
@@ -175,8 +180,8 @@ class IndexedDataset:
         Raises:
             UserError: A sentence does not lie within the stream.
         """
-        pointers = self._pointers[first:last].astype(np.int64)
-        lengths = self._lengths[first:last].astype(np.int64)
+        pointers = self.pointers[first:last].astype(np.int64)
+        lengths = self.lengths[first:last].astype(np.int64)
         offsets, rest = np.divmod(pointers, self._dtype.itemsize)
         # offset + length could overflow; the difference of two non-negative numbers cannot.
         is_bad = (pointers < 0) | (rest != 0) | (lengths < 0) | (offsets > self.num_tokens - lengths)
@@ -198,15 +203,15 @@ class IndexedDataset:
         Raises:
             UserError: The entries are not in order.
         """
-        entries = self._documents[first : last + 1].astype(np.int64)
+        entries = self.documents[first : last + 1].astype(np.int64)
         # The next chunk starts with the last entry of this one, so the boundary between them is checked too.
-        bounded = np.concatenate([[0], entries, [len(self._lengths)]])
+        bounded = np.concatenate([[0], entries, [self._sequences]])
         is_bad = bounded[1:] < bounded[:-1]
         if is_bad.any():
             bad = first + min(int(is_bad.argmax()), len(entries) - 1)
             raise UserError(
-                f"{self._idx.path}: document {bad} starts with sentence {self._documents[bad]} of "
-                f"{len(self._lengths)}, which is out of order: {DAMAGED}"
+                f"{self._idx.path}: document {bad} starts with sentence {self.documents[bad]} of "
+                f"{self._sequences}, which is out of order: {DAMAGED}"
             )
         return entries
 
@@ -218,7 +223,7 @@ class IndexedDataset:
     def _read_header(self) -> tuple[np.dtype[np.integer], int, int]:
         """Check the header and size of ``.idx``; return the dtype and the lengths of the two tables."""
         path, size = self._idx.path, self._idx.size
-        header = self._idx.array("u1", 0, min(size, HEADER.size)).tobytes()
+        header = self._idx.read(0, HEADER.size)
         if header[: len(MAGIC)] != MAGIC:
             raise UserError(
                 f"{path}: not an index in the Megatron-LM format (wrong magic bytes); build the dataset again"
@@ -245,17 +250,22 @@ class IndexedDataset:
 
     def _check_ends(self) -> None:
         """Check that the two files belong together, from the last sentence and the document index."""
-        end = int(self._pointers[-1]) + int(self._lengths[-1]) * self._dtype.itemsize
+        last_sentence = self._idx.read(HEADER.size + 4 * (self._sequences - 1), 4)
+        last_pointer = self._idx.read(HEADER.size + 12 * self._sequences - 8, 8)
+        length, pointer = struct.unpack("<iq", last_sentence + last_pointer)
+        end = pointer + length * self._dtype.itemsize
         size = self._bin.size
         if end > size or size % self._dtype.itemsize:
             raise UserError(
                 f"{self._bin.path}: truncated or from another dataset ({self._idx.path.name} expects {end} "
                 f"bytes, found {size}); copy or build the dataset again"
             )
-        self.spans(len(self._lengths) - 1, len(self._lengths))
-        first, last = int(self._documents[0]), int(self._documents[-1])
-        if first != 0 or last != len(self._lengths):
+        self.spans(self._sequences - 1, self._sequences)
+        begin = HEADER.size + 12 * self._sequences
+        documents = self._idx.read(begin, 8) + self._idx.read(begin + 8 * self.num_documents, 8)
+        first, last = struct.unpack("<qq", documents)
+        if first != 0 or last != self._sequences:
             raise UserError(
                 f"{self._idx.path}: the document index runs from {first} to {last} instead of from 0 to "
-                f"{len(self._lengths)}: {DAMAGED}"
+                f"{self._sequences}: {DAMAGED}"
             )

@@ -18,7 +18,7 @@ from pydantic import (
     model_serializer,
 )
 
-from elc_bert.utils.errors import UserError
+from elc_bert.utils.errors import UserError, limit_advice
 from elc_bert.utils.files import atomic_write
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -110,13 +110,14 @@ class Manifest(ManifestModel):
             UserError: The file is unreadable or not a manifest.
         """
         path = cls.path(prefix)
-        fix = "build the dataset again, or remove the file to use the dataset without a manifest"
+        fix = "copy it again, or build the dataset again"
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise UserError(f"{path}: cannot read the manifest: {error.strerror}; {fix}") from None
+            advice = limit_advice(error) or "check the file and its permissions"
+            raise UserError(f"{path}: cannot read the manifest: {error.strerror}; {advice}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, first["loc"]))

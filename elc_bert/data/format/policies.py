@@ -34,7 +34,7 @@ def reference_segments(
     of its documents; it is proportional to ``chunk_size``, or to the number of sentences of a segment if
     that is larger.
     """
-    sentences, documents = len(dataset.lengths), len(dataset.documents) - 1
+    sentences, documents = dataset.num_sentences, dataset.num_documents
     # The next segment starts with `sentence`, which starts at `position` in the stream and is in `document`
     # or a later one. Each iteration reads a window of the tables that starts there.
     sentence = document = position = 0

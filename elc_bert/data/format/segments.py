@@ -16,7 +16,7 @@ from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import SegmentsEntry, manifest_lock
 from elc_bert.data.format.mapped_file import MappedFile
 from elc_bert.data.format.policies import POLICIES, SEGMENT
-from elc_bert.utils.errors import UserError
+from elc_bert.utils.errors import UserError, limit_advice
 from elc_bert.utils.files import atomic_write, sha256_of
 
 POLICY = "reference"
@@ -151,6 +151,8 @@ class SegmentIndex:
         try:
             self._file = MappedFile(self.path)
         except OSError as error:
+            if advice := limit_advice(error):
+                raise UserError(f"{self.path}: {error.strerror}; {advice}") from None
             raise self._error(f"cannot open the segment index: {error.strerror}") from None
         self._start, self._count = self._read_header()
         if count is not None and self._count != count:

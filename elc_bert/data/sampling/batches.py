@@ -121,7 +121,8 @@ class MaskedBatches:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return segment positions, and sample lengths with ``[CLS]`` and ``[SEP]``, int64 ``[B]`` each."""
         offsets, lengths = np.empty_like(samples), np.empty_like(samples)
-        for number, source in enumerate(self.sources):
+        for number in np.unique(sources).tolist():
+            source = self.sources[number]
             rows = np.flatnonzero(sources == number)
             offsets[rows], lengths[rows] = source.segments(samples[rows])
         return offsets, np.minimum(lengths, self._length_limits(random)) + 2
@@ -138,7 +139,8 @@ class MaskedBatches:
     def _read(self, sources: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
         """Read segments from column 1 on, int32 ``[B, T]``; the columns around them hold arbitrary tokens."""
         tokens = np.empty((len(offsets), self.sequence_length), dtype=np.int32)
-        for number, source in enumerate(self.sources):
+        for number in np.unique(sources).tolist():
+            source = self.sources[number]
             rows = np.flatnonzero(sources == number)
             positions = offsets[rows, None] + np.arange(-1, self.sequence_length - 1)
             np.clip(positions, 0, source.dataset.num_tokens - 1, out=positions)

@@ -72,9 +72,9 @@ class SampleStream:
         sources, own_positions = self.blend(positions)
         samples = np.empty((3, len(positions)), dtype=np.int64)
         samples[0] = sources
-        for number, order in enumerate(self._orders):
+        for number in np.unique(sources).tolist():
             own = np.flatnonzero(sources == number)
-            samples[1:, own] = order(own_positions[own])
+            samples[1:, own] = self._orders[number](own_positions[own])
         return samples
 
     def __call__(self, positions: NDArray[np.int64]) -> Batch:
