@@ -31,10 +31,10 @@ class ModelConfig(Section):
     position_bucket_size: int = Field(32, ge=4)
     """Number of relative-position buckets B in each direction."""
     hidden_dropout_prob: Probability = 0.1
-    """Dropout probability of the relative embeddings and of the outputs of the embedding, attention and
-    feed-forward."""
+    """Dropout probability of the outputs of the embedding and of the feed-forward, and in the head."""
     attention_probs_dropout_prob: Probability = 0.1
-    """Dropout probability of the attention probabilities."""
+    """Dropout probability inside attention: of the relative embeddings, the attention probabilities and the
+    output."""
     layer_norm_eps: float = Field(1e-7, gt=0)
     """Small constant added to the variance in every layer norm."""
 

@@ -20,16 +20,16 @@ class DisentangledAttention(KernelUser, nn.Module):
         self.value = Linear(d, d)
         self.output = Linear(d, d)
         self.post_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.hidden_dropout = config.hidden_dropout_prob
-        self.probability_dropout = config.attention_probs_dropout_prob
+        self.dropout = config.attention_probs_dropout_prob
 
     def forward(self, x: Tensor, relative: Tensor, attention_mask: Tensor, buckets: Tensor) -> Tensor:
         """Map ``[B, T, D]`` to ``[B, T, D]``; the other arguments are those of ``Layer.forward``."""
         kernels = self.kernels_for_input(x)
+        dropout = self.dropout if self.training else 0.0
         z = self.pre_norm(x)
         query, key = (tensor.unflatten(-1, self.heads) for tensor in self.query_key(z).chunk(2, dim=-1))
         value = self.value(z).unflatten(-1, self.heads)
-        positions = self.query_key(F.dropout(relative, self.hidden_dropout, self.training))
+        positions = self.query_key(F.dropout(relative, dropout))
         position_query, position_key = (
             tensor.unflatten(-1, self.heads) for tensor in positions.chunk(2, dim=-1)
         )
@@ -42,8 +42,8 @@ class DisentangledAttention(KernelUser, nn.Module):
                 position_key,
                 distance_buckets=buckets,
                 attention_mask=attention_mask,
-                dropout=self.probability_dropout if self.training else 0.0,
+                dropout=dropout,
             )
         )
         output = self.post_norm(self.output(context.flatten(-2)))
-        return kernels.dropout(output, self.hidden_dropout if self.training else 0.0)
+        return kernels.dropout(output, dropout)

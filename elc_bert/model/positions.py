@@ -16,7 +16,8 @@ def distance_buckets(length: int, bucket_size: int, max_position: int, device: t
     up to ``max_position`` share logarithmically growing ones, and all beyond fall into the outermost bucket.
 
     The logarithm is taken in float32. At a few boundaries float64 would round to the neighboring bucket, and
-    published checkpoints were trained with the buckets of float32.
+    published checkpoints were trained with the buckets of float32. GPUs round it differently, so it is
+    always taken on the CPU: a model has the same buckets on every device.
 
     Args:
         length: Number of positions, T.
@@ -27,11 +28,12 @@ def distance_buckets(length: int, bucket_size: int, max_position: int, device: t
     Returns:
         Buckets, int64 ``[2 T - 1]``; entry ``i - j + T - 1`` is that of distance ``i - j``.
     """
-    offset = torch.arange(1 - length, length, device=device)
+    offset = torch.arange(1 - length, length, device="cpu")
     exact_limit = bucket_size // 2
     # Clamping from below keeps the logarithm finite; the result is not used for these distances.
     distance = offset.abs().clamp(min=exact_limit - 1, max=max_position - 1)
     octaves = torch.log(distance / exact_limit) / math.log((max_position - 1) / exact_limit)
+    octaves.clamp_(max=1.0)  # for some values of max_position, such as 192, the largest is rounded up
     logarithmic = exact_limit + torch.ceil(octaves * (exact_limit - 1)).long()
     bucket = torch.where(distance <= exact_limit, offset, offset.sign() * logarithmic)
-    return bucket + (bucket_size - 1)
+    return (bucket + (bucket_size - 1)).to(device)

@@ -28,8 +28,8 @@ class Tensor:
     """Dimensions separated by spaces, each with an optional factor, as in ``B T 2M``."""
     size: Size = "compute"
     needs: str = ""
-    """Condition under which the tensor is kept: ``dropout``, ``no dropout``, ``attention dropout`` or
-    ``normalized``; always if empty."""
+    """Condition under which the tensor is kept: ``dropout``, ``attention dropout``, ``no attention dropout``
+    or ``normalized``; always if empty."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ ENCODER = (
     Tensor("statistics of their norm", "2B T", 4),
     Tensor("dropout", "B T D", "noise", "dropout"),
     Tensor("statistics of the relative embedding's norm", "2P", 4),
-    Tensor("relative embedding", "P D", needs="no dropout"),
+    Tensor("relative embedding", "P D", needs="no attention dropout"),
 )
 HIDDEN = Tensor("output of the embedding or of a layer", "B T D")
 HEAD = (
@@ -72,8 +72,8 @@ _ATTENTION_IN = (
     Tensor("mixture x", "B T D"),
     Tensor("statistics of LN(x)", "2B T", 4),
     Tensor("z = LN(x)", "B T D"),
-    Tensor("dropout of the relative embedding", "P D", needs="dropout"),
-    Tensor("relative embedding after dropout", "P D", needs="dropout"),
+    Tensor("dropout of the relative embedding", "P D", needs="attention dropout"),
+    Tensor("relative embedding after dropout", "P D", needs="attention dropout"),
 )
 _FEED_FORWARD_IN = (
     Tensor("context, input of the output projection", "B T D"),
@@ -98,7 +98,7 @@ PLAIN = Table(
         Tensor("probabilities after masking and dropout", "B H T T"),
         Tensor("v", "B T D"),
         *_FEED_FORWARD_IN,
-        Tensor("dropout", "B T D", "noise", "dropout"),
+        Tensor("dropout", "B T D", "noise", "attention dropout"),
         Tensor("input of the feed-forward", "B T D"),
         Tensor("statistics of its norm", "2B T", 4),
         Tensor("normalized, input of W_1", "B T D"),
@@ -206,8 +206,8 @@ class Workload:
         return {
             "": True,
             "dropout": self.model.hidden_dropout_prob > 0,
-            "no dropout": self.model.hidden_dropout_prob == 0,
             "attention dropout": self.model.attention_probs_dropout_prob > 0,
+            "no attention dropout": self.model.attention_probs_dropout_prob == 0,
             "normalized": self.model.variant == "normalized",
         }[needs]
 

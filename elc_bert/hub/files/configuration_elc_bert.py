@@ -19,8 +19,10 @@ class ElcBertConfig(PretrainedConfig):
         max_position_embeddings: Distance in tokens up to which relative positions are distinguished. Longer
             input is allowed.
         position_bucket_size: Number of buckets of relative positions in each direction.
-        hidden_dropout_prob: Dropout probability for the outputs of embedding, attention and feed-forward.
-        attention_probs_dropout_prob: Dropout probability for the attention probabilities.
+        hidden_dropout_prob: Dropout probability for the outputs of embedding and feed-forward, and in the
+            prediction head.
+        attention_probs_dropout_prob: Dropout probability inside attention: for the embeddings of the
+            relative positions, the attention probabilities and the output.
         classifier_dropout: Dropout probability before the last linear layer of a fine-tuning head;
             ``hidden_dropout_prob`` if None.
         layer_norm_eps: Constant that is added to the variance in layer normalization.

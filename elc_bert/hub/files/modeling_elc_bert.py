@@ -33,18 +33,22 @@ def plain_norm(size: int, config: ElcBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(size, eps=config.layer_norm_eps, elementwise_affine=False)
 
 
-def position_buckets(length: int, bucket_size: int, max_position: int, device: torch.device) -> Tensor:
-    """Return the bucket of the relative position of each pair of tokens, int64 ``[T, T]`` in ``[0, P - 1]``.
+def distance_buckets(bucket_size: int, max_position: int) -> Tensor:
+    """Return the bucket of each distance between two tokens, int64 ``[2 S - 1]`` in ``[0, P - 1]``.
 
-    Entry ``[i, j]`` is the bucket of the offset ``i - j``. Each offset up to ``bucket_size / 2`` in either
-    direction has its own bucket, larger offsets share logarithmically spaced buckets, and offsets from
-    ``max_position`` on share the outermost bucket. Computed in float32, as in pretraining.
+    ``S`` is ``max(max_position, bucket_size)``. Entry ``i - j + S - 1`` is the bucket of the distance
+    ``i - j``; larger distances have the bucket of the largest. Each distance up to ``bucket_size / 2`` in
+    either direction has its own bucket, and larger ones share logarithmically spaced buckets.
+
+    Computed in float32 and on the CPU, as in pretraining: GPUs round the logarithm differently.
     """
-    offset = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    size = max(max_position, bucket_size)
+    offset = torch.arange(1 - size, size, device="cpu")
     exact = bucket_size // 2
     distance = offset.abs().clamp(min=exact - 1, max=max_position - 1)
     octaves = torch.log(distance.float() / exact) / math.log((max_position - 1) / exact)
-    logarithmic = exact + torch.ceil(octaves * (exact - 1)).long()
+    # For some values of max_position, such as 192, the largest quotient is rounded up.
+    logarithmic = exact + torch.ceil(octaves.clamp(max=1.0) * (exact - 1)).long()
     return torch.where(distance <= exact, offset, offset.sign() * logarithmic) + bucket_size - 1
 
 
@@ -76,8 +80,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(d, d)
         self.output = nn.Linear(d, d)
         self.post_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.probability_dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
         self, x: Tensor, relative: Tensor, padding_mask: Tensor, buckets: Tensor
@@ -97,19 +100,21 @@ class Attention(nn.Module):
         position_q, position_k = (self.split(tensor) for tensor in positions)
 
         index = buckets.expand(*q.shape[:2], -1, -1)
-        content_to_position = (q @ position_k.mT).gather(-1, index)
-        position_to_content = (k @ position_q.mT).gather(-1, index.mT).mT
-        scores = q @ k.mT + content_to_position + position_to_content
+        # Not .mT, which the older exporter to ONNX does not know.
+        content_to_position = (q @ position_k.transpose(-2, -1)).gather(-1, index)
+        position_to_content = (k @ position_q.transpose(-2, -1)).gather(-1, index.transpose(-2, -1))
+        scores = q @ k.transpose(-2, -1) + content_to_position + position_to_content.transpose(-2, -1)
         scores = scores / math.sqrt(3 * q.shape[-1])
         scores = scores.masked_fill(padding_mask, torch.finfo(scores.dtype).min)
         probabilities = torch.softmax(scores, dim=-1).masked_fill(padding_mask, 0.0)
 
-        context = (self.probability_dropout(probabilities) @ v).transpose(-3, -2).flatten(-2)
+        context = (self.dropout(probabilities) @ v).transpose(-3, -2).flatten(-2)
         return self.dropout(self.post_norm(self.output(context))), probabilities
 
     def split(self, x: Tensor) -> Tensor:
         """Split ``[..., T, D]`` into heads ``[..., H, T, K]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        # Not unflatten, which the older exporter to ONNX freezes at the batch size of the example.
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
 
 
 class FeedForward(nn.Module):
@@ -202,6 +207,9 @@ class ElcBertPreTrainedModel(PreTrainedModel):
     config_class = ElcBertConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
+    # The loss is the mean over a batch. Otherwise the Trainer of transformers 4.46 and later expects a sum
+    # over the batch divided by the number of labels in all accumulated batches of all processes.
+    accepts_loss_kwargs = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -236,6 +244,8 @@ class ElcBertModel(ElcBertPreTrainedModel):
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         weighted = config.variant == "weighted_output"
         self.output_mixture = LayerMixture(config.num_hidden_layers + 1) if weighted else None
+        # Not a buffer: transformers builds models without memory for weights and then loses such buffers.
+        self.buckets = distance_buckets(config.position_bucket_size, config.max_position_embeddings)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -255,21 +265,27 @@ class ElcBertModel(ElcBertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        token_type_ids: Tensor | None = None,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
         """Return the contextual embeddings of the tokens.
 
         Args:
             input_ids: Token ids, int64 ``[B, T]``.
-            attention_mask: Attention mask ``[B, T]``, 1 for tokens and 0 for padding; None if there is no
-                padding.
+            attention_mask: Attention mask, 1 where attention is allowed and 0 elsewhere: ``[B, T]`` for the
+                tokens that are attended to, or ``[B, T, T]`` with a row for each token that attends; None if
+                there is no padding.
             inputs_embeds: Word embeddings ``[B, T, D]``, in place of ``input_ids``.
             output_attentions: Whether to also return the attention probabilities ``[B, H, T, T]`` of each
                 layer, before dropout.
             output_hidden_states: Whether to also return the outputs ``[B, T, D]`` of the embedding and of
                 each layer.
             return_dict: Whether to return a ``BaseModelOutput`` (default) or a tuple.
-            **kwargs: Further inputs such as ``token_type_ids``, which are ignored.
+            token_type_ids: Ignored, since the model does not distinguish between segments. Some tokenizers
+                and data collators pass it.
+
+        Raises:
+            ValueError: Both or none of ``input_ids`` and ``inputs_embeds`` are given, or the attention mask
+                has a shape or values that are not supported.
         """
         inputs = inputs_embeds if input_ids is None else input_ids
         if inputs is None or (input_ids is not None and inputs_embeds is not None):
@@ -280,10 +296,11 @@ class ElcBertModel(ElcBertPreTrainedModel):
             output_hidden_states = config.output_hidden_states
         if attention_mask is None:
             attention_mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
-        padding_mask = ~attention_mask[:, None, None, :].bool()
-        buckets = position_buckets(
-            inputs.shape[1], config.position_bucket_size, config.max_position_embeddings, inputs.device
-        )
+        padding_mask = _padding_mask(attention_mask, inputs)
+        position = torch.arange(inputs.shape[1], device=inputs.device)
+        farthest = len(self.buckets) // 2
+        distance = (position[:, None] - position).clamp(-farthest, farthest)
+        buckets = self.buckets.to(inputs.device)[distance + farthest]
         embedded, relative = self.embedding(input_ids, inputs_embeds)
         outputs, attentions = [embedded], []
         for layer in self.layers:
@@ -517,6 +534,24 @@ class ElcBertForMultipleChoice(ElcBertPreTrainedModel):
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         result = MultipleChoiceModelOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return result.to_tuple() if _wants_tuple(self.config, return_dict) else result
+
+
+def _padding_mask(attention_mask: Tensor, inputs: Tensor) -> Tensor:
+    """Return the bool mask, broadcastable to ``[B, H, T, T]``, that is True where attention is forbidden."""
+    batch, length = inputs.shape[:2]
+    shape = tuple(attention_mask.shape)
+    if shape not in ((batch, length), (batch, length, length)):
+        raise ValueError(
+            f"attention_mask: shape {list(shape)} is not supported; give [{batch}, {length}] or "
+            f"[{batch}, {length}, {length}]"
+        )
+    if attention_mask.is_floating_point() and (attention_mask < 0).any():
+        raise ValueError(
+            "attention_mask: holds negative numbers, as if to be added to the scores; give 1 where attention "
+            "is allowed and 0 elsewhere"
+        )
+    forbidden = ~attention_mask.bool()
+    return forbidden[:, None, None, :] if forbidden.ndim == 2 else forbidden[:, None]
 
 
 def _wants_tuple(config: ElcBertConfig, return_dict: bool | None) -> bool:
