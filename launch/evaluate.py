@@ -18,7 +18,7 @@ examples:
     python launch/evaluate.py pairs runs/strict_small blimp/data
   the same on all GPUs of this host:
     deepspeed launch/evaluate.py pairs runs/strict_small blimp/data
-  the first 100 pairs of each file only:
+  the first 100 pairs of each paradigm only:
     python launch/evaluate.py pairs runs/strict_small blimp/data --limit 100
   loss on the held-out text of the run:
     python launch/evaluate.py loss runs/strict_small
@@ -48,8 +48,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="folder for results.json, results.csv, results.png and the state of an interrupted evaluation "
-        "(default for a model of a run: RUN/minimal_pairs/NAME-STEP, where reports and model cards look)",
+        help="folder for results.json, results.csv, results.png and the state of an interrupted evaluation, "
+        "each method and limit in a folder of its own in it (default for a model of a run: "
+        "RUN/minimal_pairs/NAME-STEP, where reports and model cards look)",
     )
     pairs.add_argument(
         "--method",
@@ -59,7 +60,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "(default: %(default)s)",
     )
     pairs.add_argument(
-        "--limit", type=positive_int, metavar="N", help="score the first N pairs of each file only"
+        "--limit", type=positive_int, metavar="N", help="score the first N pairs of each paradigm only"
     )
     loss = commands.add_parser(
         "loss",
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def command(watchdog: Watchdog) -> None:
         # These imports are slow, and --help does not need them.
         from elc_bert.evaluation.commands import evaluate_loss, evaluate_pairs, fill_in
+        from elc_bert.evaluation.pair_settings import PairSettings
         from elc_bert.hub.loading import load_model
         from elc_bert.model.loaded import LoadedModel
 
@@ -117,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
                 arguments.tokenizer,
                 arguments.pairs,
                 arguments.output,
-                arguments.method,
-                arguments.limit,
+                PairSettings(arguments.method, arguments.limit),
             )
         elif arguments.command == "loss":
             evaluate_loss(

@@ -67,7 +67,7 @@ class EvaluationConfig(Section):
     minimal_pairs_every: Positive = 1000
     """Number of steps between scorings of the minimal pairs; the last step is always scored."""
     minimal_pairs_limit: Positive | None = 20
-    """Number of pairs scored from the beginning of each file; null means all."""
+    """Number of pairs scored from the beginning of each paradigm; null means all."""
     babylm_checkpoints: bool = False
     """Export the model at the word counts that BabyLM evaluates: 1M, 2M, ... 10M, 20M, ... 100M, 200M, ...
     1000M words."""

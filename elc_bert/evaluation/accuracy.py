@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elc_bert.evaluation.pair_settings import PairSettings, describe
 from elc_bert.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class Results:
         """Return the sum of a count of ``ParadigmResult``, such as ``pairs``, over the paradigms."""
         return sum(getattr(each, count) for each in self.paradigms)
 
-    def table(self) -> str:
-        """Return the accuracy by phenomenon as text."""
+    def table(self, settings: PairSettings) -> str:
+        """Return the accuracy by phenomenon as text, with the settings of the evaluation."""
         width = max(len(name) for name in ("overall", *self.by_phenomenon())) + 2
         lines = [f"{'phenomenon':<{width}}{'accuracy':>10}{'paradigms':>11}"]
         for name, accuracy in self.by_phenomenon().items():
@@ -107,37 +108,40 @@ class Results:
             lines.append(f"{name:<{width}}{as_percentage(accuracy):>10}{count:>11}")
         lines.append(f"{'overall':<{width}}{as_percentage(self.overall):>10}{len(self.paradigms):>11}")
         lines.append(
-            f"{self.total('pairs'):,} pairs, {self.total('ties'):,} ties (half a point each), "
+            f"{describe(settings, self.total('pairs'))}; {self.total('ties'):,} ties (half a point each), "
             f"{self.total('skipped'):,} skipped as too long"
         )
         if unscored := [each.name for each in self.paradigms if each.accuracy is None]:
             lines.append(f"not scored, because every pair is too long: {', '.join(unscored)}")
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, settings: PairSettings) -> dict[str, Any]:
         """Return the content of ``results.json``."""
         return {
+            **asdict(settings),
+            **{count: self.total(count) for count in ("pairs", "ties", "skipped")},
             "overall": self.overall,
             "phenomena": self.by_phenomenon(),
             "paradigms": [{**asdict(each), "accuracy": each.accuracy} for each in self.paradigms],
         }
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, settings: PairSettings) -> None:
         """Write ``results.json``, ``results.csv`` and ``results.png``."""
         with atomic_write(folder / "results.json", "w") as file:
-            json.dump(self.as_json(), file, indent=2)
+            json.dump(self.as_json(settings), file, indent=2)
         text = io.StringIO()
         table = csv.writer(text)
-        table.writerow(["phenomenon", "paradigm", "accuracy", "pairs", "right", "ties", "skipped"])
+        counts = ["pairs", "right", "ties", "skipped"]
+        table.writerow(["phenomenon", "paradigm", "accuracy", *counts, "method", "limit"])
         for each in self.paradigms:
-            row = (each.accuracy, each.pairs, each.right, each.ties, each.skipped)
+            row = [each.accuracy, *(getattr(each, count) for count in counts), *asdict(settings).values()]
             table.writerow([each.phenomenon, each.name, *row])
         with atomic_write(folder / "results.csv", "w") as file:
             file.write(text.getvalue())
         with atomic_write(folder / "results.png") as file:
-            self._draw().savefig(file, format="png", dpi=110)
+            self._draw(settings).savefig(file, format="png", dpi=110)
 
-    def _draw(self) -> "Figure":
+    def _draw(self, settings: PairSettings) -> "Figure":
         """Draw the accuracies; a pair must have been scored."""
         from matplotlib.figure import Figure
 
@@ -157,6 +161,7 @@ class Results:
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy (bars: phenomena, dots: paradigms, dashed line: chance)")
-        axes.set_title(f"minimal pairs, overall {as_percentage(self.overall)}", fontsize="medium")
+        how = describe(settings, self.total("pairs"))
+        axes.set_title(f"minimal pairs, overall {as_percentage(self.overall)}\n{how}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
         return figure

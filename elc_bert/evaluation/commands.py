@@ -3,8 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,13 @@ from elc_bert.distributed.world import World
 from elc_bert.engine.processes import connect
 from elc_bert.evaluation.fill_mask import Cloze, fill_blank
 from elc_bert.evaluation.held_out import combine_scores, score_held_out
-from elc_bert.evaluation.minimal_pairs import read_paradigms
-from elc_bert.evaluation.pseudo_likelihood import Method
-from elc_bert.evaluation.run_pairs import (
-    collect_results,
-    default_results_folder,
-    evaluation_key,
-    score_paradigms,
-)
+from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
+from elc_bert.evaluation.pair_settings import PairSettings
+from elc_bert.evaluation.run_pairs import collect_results, evaluation_key, score_paradigms
+from elc_bert.evaluation.saved_results import SETTINGS, default_results_folder
 from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.files import atomic_write
+from elc_bert.utils.files import atomic_write, sha256_of
 from elc_bert.utils.progress import progress_bar
 
 DEFAULT_LENGTH = 128
@@ -50,8 +47,7 @@ def evaluate_pairs(
     tokenizer: Path | None,
     pairs: Path,
     output: Path | None,
-    method: Method,
-    limit: int | None,
+    settings: PairSettings,
 ) -> None:
     """Score minimal pairs in all processes of the launcher; print and save the accuracy. Collective.
 
@@ -61,9 +57,8 @@ def evaluate_pairs(
         tokenizer: Tokenizer file; None for the model's own.
         pairs: Folder of ``.jsonl`` files, or one file.
         output: Folder for the results, on a file system that all nodes share; None for the default folder in
-            the model's run.
-        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
-        limit: Number of pairs to score of each file, from the beginning; None for all.
+            the model's run. The results of each setting are in a folder of their own in it.
+        settings: Method, and number of pairs to score of each paradigm.
 
     Raises:
         UserError: An input is invalid; raised on all ranks.
@@ -72,10 +67,12 @@ def evaluate_pairs(
     paradigms = agree(world, lambda: read_paradigms(pairs))
     loaded = agree(world, load)
     path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
-    folder = agree(world, lambda: _results_folder(loaded, output, pairs))
+    folder = agree(world, lambda: _results_folder(loaded, output, pairs)) / settings.name
     loaded_tokenizer = agree(world, lambda: load_tokenizer(path))
     model = loaded.model.to(world.device)
-    key = evaluation_key(model, path, method, limit)
+    key = evaluation_key(model, path, settings)
+    if output is not None:
+        agree(world, lambda: _check_same_results(folder, key, paradigms))
     start = time.monotonic()
     with world.watchdog.activity("scoring minimal pairs"):
         agree(
@@ -86,8 +83,7 @@ def evaluate_pairs(
             paradigms[world.rank :: world.size],
             folder,
             key,
-            method,
-            limit,
+            settings,
             show_progress=world.is_main,
         )
     if not world.is_main:
@@ -98,12 +94,12 @@ def evaluate_pairs(
             f"{pairs}: every pair is longer than the {model.config.max_position_embeddings} tokens of the "
             "model's max_position_embeddings; give shorter pairs or another model"
         )
-    results.save(folder)
-    settings = {"pairs": str(pairs), "method": method, "limit": limit}
-    with atomic_write(folder / "settings.json", "w") as file:
-        json.dump(settings, file, indent=2)
+    about = {"pairs": str(pairs), **asdict(settings), **_identity(key, paradigms)}
+    with atomic_write(folder / SETTINGS, "w") as file:
+        json.dump(about, file, indent=2)
+    results.save(folder, settings)
     seconds = time.monotonic() - start
-    print(results.table())
+    print(results.table(settings))
     print(f"took {seconds:.0f} s; wrote results.json, results.csv and results.png to {folder}")
 
 
@@ -206,6 +202,24 @@ def _results_folder(loaded: LoadedModel, given: Path | None, pairs: Path) -> Pat
             f"{folder}: cannot be created: {error.strerror}; give another folder with --output"
         ) from None
     return folder
+
+
+def _identity(key: str, paradigms: Sequence[Paradigm]) -> dict[str, str]:
+    """Return hashes of model and settings, and of the pairs, that results belong to."""
+    files = dict.fromkeys(paradigm.file for paradigm in paradigms)
+    return {"key": key, "pairs_sha256": sha256("".join(map(sha256_of, files)).encode()).hexdigest()}
+
+
+def _check_same_results(folder: Path, key: str, paradigms: Sequence[Paradigm]) -> None:
+    """Check that a folder that the user named does not hold the results of another model or other pairs."""
+    try:
+        saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if any(saved.get(name) != value for name, value in _identity(key, paradigms).items()):
+        raise UserError(
+            f"{folder}: holds the results of another model or of other pairs; choose another --output"
+        )
 
 
 def _check_output_file(output: Path | None) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
-from elc_bert.evaluation.pseudo_likelihood import Method, encode, score_sentences
+from elc_bert.evaluation.pair_settings import PairSettings
+from elc_bert.evaluation.pseudo_likelihood import encode, score_sentences
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of
@@ -24,38 +25,15 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 """Names of paradigms that are names of files as they are."""
 
 
-def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, method: Method, limit: int | None) -> str:
+def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, settings: PairSettings) -> str:
     """Return a hash of everything that the scores depend on, apart from the pairs."""
     digest = sha256()
-    digest.update(json.dumps([sha256_of(tokenizer), method, limit]).encode())
+    digest.update(json.dumps([sha256_of(tokenizer), settings.method, settings.limit]).encode())
     digest.update(model.config.model_dump_json().encode())
     for name, parameter in model.named_parameters():
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def default_results_folder(checkpoint: Path, pairs: Path) -> Path:
-    """Return the folder in a run where the results of one of its checkpoints are saved by default.
-
-    Args:
-        checkpoint: Directory of the checkpoint.
-        pairs: Folder of minimal pairs. The results folder is named after it, or after its parent if it is
-            called ``data`` as in ``blimp/data``.
-    """
-    path = pairs.resolve()
-    name = path.parent.name if path.name == "data" else path.stem
-    return checkpoint.resolve().parent.parent / "minimal_pairs" / f"{name}-{checkpoint.resolve().name}"
-
-
-def saved_results(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Return the saved results (``Results.as_json``) of a run's checkpoint, by the name of the pairs."""
-    suffix = f"-{checkpoint.resolve().name}"
-    results = {}
-    for file in sorted(checkpoint.resolve().parent.parent.glob(f"minimal_pairs/*{suffix}/results.json")):
-        with contextlib.suppress(OSError, ValueError):
-            results[file.parent.name.removesuffix(suffix)] = json.loads(file.read_text(encoding="utf-8"))
-    return results
 
 
 def score_paradigms(
@@ -64,8 +42,7 @@ def score_paradigms(
     paradigms: list[Paradigm],
     folder: Path,
     key: str,
-    method: Method = "within-word",
-    limit: int | None = None,
+    settings: PairSettings,
     show_progress: bool = True,
 ) -> None:
     """Score paradigms and write one file for each to ``folder / "paradigms"``.
@@ -78,19 +55,18 @@ def score_paradigms(
         paradigms: Paradigms that this rank scores.
         folder: Folder of the results.
         key: Identifies the model and settings; see ``evaluation_key``.
-        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
-        limit: Number of pairs to score of each paradigm, from the beginning; None for all.
+        settings: Method, and number of pairs to score.
         show_progress: Whether to show a progress bar.
 
     Raises:
         UserError: The model gives a sentence a score that is not finite.
     """
     missing = [each for each in paradigms if _read(folder, each, key) is None]
-    total = sum(2 * len(each.pairs[:limit]) for each in missing)
+    total = sum(2 * len(each.pairs[: settings.limit]) for each in missing)
     with progress_bar(total, "sentence", shown=show_progress) as bar:
         for paradigm in missing:
             bar.set_description(paradigm.name[:32])
-            result = score_paradigm(model, tokenizer, paradigm, method, limit, bar.update)
+            result = score_paradigm(model, tokenizer, paradigm, settings, bar.update)
             _write(folder, paradigm, key, result)
 
 
@@ -98,8 +74,7 @@ def score_paradigm(
     model: ElcBertForMaskedLM,
     tokenizer: "Tokenizer",
     paradigm: Paradigm,
-    method: Method = "within-word",
-    limit: int | None = None,
+    settings: PairSettings,
     advance: Callable[[int], object] = lambda sentences: None,
 ) -> ParadigmResult:
     """Return the result on the pairs of one file.
@@ -108,8 +83,7 @@ def score_paradigm(
         model: Model in evaluation mode, float32.
         tokenizer: The model's tokenizer.
         paradigm: The pairs.
-        method: Which tokens are masked together; see ``pseudo_likelihood.Method``.
-        limit: Number of pairs to score, from the beginning; None for all.
+        settings: Method, and number of pairs to score.
         advance: Called with the number of sentences that have been finished since the last call.
 
     Raises:
@@ -120,12 +94,12 @@ def score_paradigm(
         return all(len(encoded[each].ids) <= max_length for each in (pair.good, pair.bad))
 
     max_length = model.config.max_position_embeddings
-    pairs = paradigm.pairs[:limit]
+    pairs = paradigm.pairs[: settings.limit]
     encoded = {each: encode(tokenizer, each) for pair in pairs for each in (pair.good, pair.bad)}
     kept = [pair for pair in pairs if fits(pair)]
     advance(2 * (len(pairs) - len(kept)))
     sentences: list[Sentence] = [each for pair in kept for each in (pair.good, pair.bad)]
-    scores = score_sentences(model, [encoded[each] for each in sentences], method, advance=advance)
+    scores = score_sentences(model, [encoded[each] for each in sentences], settings.method, advance=advance)
     for sentence, score in zip(sentences, scores.tolist(), strict=True):
         if not math.isfinite(score):
             raise UserError(
@@ -166,11 +140,12 @@ def _key(paradigm: Paradigm, key: str) -> str:
 
 def _read(folder: Path, paradigm: Paradigm, key: str) -> ParadigmResult | None:
     """Return the result in a paradigm's file, or None if it belongs to another model, setting or pairs."""
-    try:
-        content: Mapping[str, Any] = json.loads(_path(folder, paradigm).read_text(encoding="utf-8"))
-        return ParadigmResult(**content["result"]) if content["key"] == _key(paradigm, key) else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    for place in (folder, folder.parent):  # early versions wrote to the folder above
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            content: Mapping[str, Any] = json.loads(_path(place, paradigm).read_text(encoding="utf-8"))
+            if content["key"] == _key(paradigm, key):
+                return ParadigmResult(**content["result"])
+    return None
 
 
 def _write(folder: Path, paradigm: Paradigm, key: str, result: ParadigmResult) -> None:

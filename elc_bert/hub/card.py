@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from elc_bert.evaluation.accuracy import as_percentage
-from elc_bert.evaluation.run_pairs import saved_results
+from elc_bert.evaluation.pair_settings import OVERALL, PAIRS, describe, logged_pairs
+from elc_bert.evaluation.saved_results import results_of_checkpoint
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.event_files import last_scalars
 from elc_bert.utils.figures import draw_layer_weights
@@ -96,14 +96,16 @@ def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:
     logged = last_scalars(run, up_to=step)
     if "held_out/loss" in logged:
         facts["held-out loss"] = f"{logged['held_out/loss']:.4f} nats per masked token"
-    results = saved_results(checkpoint)
-    for name, result in results.items():
-        pairs = sum(paradigm["pairs"] for paradigm in result["paradigms"])
-        facts[name] = f"{as_percentage(result['overall'])} accuracy on {pairs:,} minimal pairs"
-    if not results and "minimal_pairs/overall" in logged:
-        facts["minimal pairs"] = (
-            f"{logged['minimal_pairs/overall']:.1%} accuracy on a sample, scored during training"
-        )
+    results = results_of_checkpoint(checkpoint)
+    for scores in results:
+        facts[scores.label] = f"{scores.overall:.1%} accuracy on minimal pairs ({scores.how})"
+    if not results:
+        evaluation = record["config"]["elc_bert"].get("evaluation")
+        for settings, values in logged_pairs(logged, evaluation).items():
+            how = describe(settings, int(values[PAIRS][-1]) if PAIRS in values else None)
+            facts[f"minimal pairs, {settings.name}"] = (
+                f"{values[OVERALL][-1]:.1%} accuracy, scored during training ({how})"
+            )
     return facts
 
 

@@ -1,6 +1,6 @@
 """Charts of the scalars that runs have logged, over the training steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
@@ -128,14 +128,6 @@ TRAINING = (
     LineChart("Loss scale", "fp16", (Curve("train/loss_scale", "scale"),), "~s", scale="log"),
 )
 """Charts of the section on training, in the order of the page."""
-OVERALL = LineChart(
-    "Minimal pairs during training",
-    "mean accuracy over the paradigms of a sample",
-    (Curve("minimal_pairs/overall", "overall"),),
-    tick_format=".0%",
-    hover_format=".1%",
-)
-"""Chart of the accuracy on minimal pairs that was logged during training."""
 
 
 def draw_line_chart(runs: Sequence[Run], spec: LineChart) -> Chart | None:
@@ -143,10 +135,15 @@ def draw_line_chart(runs: Sequence[Run], spec: LineChart) -> Chart | None:
 
     Colors distinguish the scalars of a single run, or else the runs.
     """
-    present = [curve for curve in spec.curves if any(curve.scalar in run.scalars for run in runs)]
+    return draw_lines(runs, spec, [run.scalars for run in runs])
+
+
+def draw_lines(runs: Sequence[Run], spec: LineChart, scalars: Sequence[Mapping[str, Series]]) -> Chart | None:
+    """Draw a chart of scalars that are given for each run; see ``draw_line_chart``."""
+    present = [curve for curve in spec.curves if any(curve.scalar in logged for logged in scalars)]
     if not present:
         return None
-    traces, notes = _traces(runs, spec, present)
+    traces, notes = _traces(runs, spec, present, scalars)
     figure = base_figure(traces, showlegend=len(runs) > 1 or len(present) > 1)
     figure.update_xaxes(range=[0, max(1, *(run.step for run in runs))])
     figure.update_yaxes(
@@ -163,15 +160,18 @@ def draw_line_chart(runs: Sequence[Run], spec: LineChart) -> Chart | None:
     return Chart(spec.title, spec.unit, figure, " ".join(notes), height)
 
 
-def _traces(runs: Sequence[Run], spec: LineChart, present: list[Curve]) -> tuple[list[go.Scatter], list[str]]:
+def _traces(
+    runs: Sequence[Run], spec: LineChart, present: list[Curve], scalars: Sequence[Mapping[str, Series]]
+) -> tuple[list[go.Scatter], list[str]]:
     """Return the curves to draw, and notes for the caption."""
     traces: list[go.Scatter] = []
     most = max(MIN_POINTS, MAX_POINTS // len(runs))
     is_thinned = is_smoothed = False
     for run_number, run in enumerate(runs):
-        logged = [number for number, curve in enumerate(present) if curve.scalar in run.scalars]
+        of_run = scalars[run_number]
+        logged = [number for number, curve in enumerate(present) if curve.scalar in of_run]
         for number in logged:
-            curve, series = present[number], run.scalars[present[number].scalar]
+            curve, series = present[number], of_run[present[number].scalar]
             if len(runs) == 1:
                 style = _Style(curve.label, series_color(number), group=number)
             else:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elc_bert.evaluation.saved_results import PairScores
 from elc_bert.report.pairs import logged_scores
-from elc_bert.report.runs import PairScores, Run
+from elc_bert.report.runs import Run
 from elc_bert.utils.text import human
 
 
@@ -44,15 +45,11 @@ def _held_out(run: Run) -> Iterator[Fact]:
 
 
 def _pairs(run: Run) -> Iterator[Fact]:
-    logged = logged_scores(run)
-    scored: Sequence[PairScores] = run.minimal_pairs or ([logged] if logged else [])
+    scored: Sequence[PairScores] = run.minimal_pairs or logged_scores(run)
     for each in scored:
         when = "" if each.step is None else f", step {each.step:,}"
-        label = "minimal pairs" if each is logged else each.name
-        detail = (
-            "accuracy on a sample, scored during training" if each is logged else "accuracy on minimal pairs"
-        )
-        yield Fact(label, f"{each.overall:.1%}", f"{detail}{when}")
+        label = each.label if run.minimal_pairs else f"minimal pairs {each.label}"
+        yield Fact(label, f"{each.overall:.1%}", f"accuracy on {each.how}{when}")
 
 
 def _size_and_speed(run: Run) -> Iterator[Fact]:

@@ -1,66 +1,96 @@
 """Charts of the accuracy on minimal pairs: by phenomenon, and during training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
-from elc_bert.report.curves import OVERALL, draw_line_chart
+from elc_bert.evaluation.pair_settings import OVERALL, PAIRS, PairSettings, describe, logged_pairs
+from elc_bert.evaluation.saved_results import PairScores
+from elc_bert.report.curves import Curve, LineChart, draw_lines
 from elc_bert.report.drawing import AXIS, BASE, GRAY, Chart, base_figure, escape_label, series_color
-from elc_bert.report.runs import PairScores, Run
+from elc_bert.report.runs import Run
 from elc_bert.report.thinning import subsample
 from elc_bert.utils.event_files import Series
 
-LOGGED = "minimal_pairs/"
-"""Prefix of the TensorBoard tags."""
-FROM_TRAINING = "sample scored during training"
+FROM_TRAINING = "scored during training"
 """Name of the set of pairs that runs score while they train."""
 MAX_POINTS = 200
 """Maximum number of points of the curve of a phenomenon."""
 
 
 def pair_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Return a chart of accuracy during training, and one for each set of pairs that was scored.
+    """Return charts of accuracy during training, and one for each set of pairs and settings that was scored.
 
-    If no set was scored, the second kind shows the sample that was scored during training.
+    If no set was scored, the second kind shows the pairs that were scored during training.
     """
-    charts = [chart for chart in [_during_training(runs)] if chart is not None]
-    sets = {scores.name: None for run in runs for scores in run.minimal_pairs}
-    for name in sets:
-        scores_by_run = [
-            next((each for each in run.minimal_pairs if each.name == name), None) for run in runs
-        ]
-        charts.append(_bars(runs, scores_by_run, name))
-    if not sets and (scores_by_run := [logged_scores(run) for run in runs]) and any(scores_by_run):
-        charts.append(_bars(runs, scores_by_run, FROM_TRAINING))
+    logged = [_logged(run) for run in runs]
+    settings = list(dict.fromkeys(each for of_run in logged for each in of_run))
+    charts = [_during_training(runs, each, [of_run.get(each, {}) for of_run in logged]) for each in settings]
+    saved = {scores.label: None for run in runs for scores in run.minimal_pairs}
+    shown = [list(run.minimal_pairs) if saved else logged_scores(run) for run in runs]
+    for label in dict.fromkeys(scores.label for of_run in shown for scores in of_run):
+        scores_by_run = [next((each for each in of_run if each.label == label), None) for of_run in shown]
+        charts.append(_bars(runs, scores_by_run, label))
     return charts
 
 
-def logged_scores(run: Run) -> PairScores | None:
-    """Return the newest scores that a run has logged during training, or None."""
-    overall = run.scalars.get(f"{LOGGED}overall")
-    if overall is None:
-        return None
-    phenomena = {name: series.last for name, series in logged_phenomena(run).items()}
-    return PairScores(FROM_TRAINING, int(overall.steps[-1]), overall.last, phenomena, (), "")
+def logged_scores(run: Run) -> list[PairScores]:
+    """Return the newest scores that a run has logged during training, for each setting."""
+    scores = []
+    for settings, values in _logged(run).items():
+        overall, pairs = values[OVERALL], values.get(PAIRS)
+        phenomena = {name: series.last for name, series in _phenomena(values).items()}
+        count = None if pairs is None else int(pairs.last)
+        step = int(overall.steps[-1])
+        scores.append(PairScores(FROM_TRAINING, step, settings, count, overall.last, phenomena, ()))
+    return scores
 
 
-def logged_phenomena(run: Run) -> dict[str, Series]:
-    """Return the accuracy on each phenomenon that was logged during training, by name."""
+def _logged(run: Run) -> dict[PairSettings, dict[str, Series]]:
+    evaluation = run.setting("elc_bert.evaluation")
+    found = logged_pairs(run.scalars, evaluation if isinstance(evaluation, dict) else None)
     return {
-        name.removeprefix(LOGGED): series
-        for name, series in sorted(run.scalars.items())
-        if name.startswith(LOGGED) and name != f"{LOGGED}overall"
+        settings: {name: _joined(parts) for name, parts in values.items()}
+        for settings, values in found.items()
     }
 
 
-def _during_training(runs: Sequence[Run]) -> Chart | None:
-    chart = draw_line_chart(runs, OVERALL)
-    if chart is None:
-        return None
+def _joined(parts: Sequence[Series]) -> Series:
+    """Return a curve and its continuation, which replaces later steps of the first part, as one curve."""
+    *before, last = parts
+    if not before:
+        return last
+    kept = before[0].steps < last.steps[0]
+    return Series(
+        np.concatenate([before[0].steps[kept], last.steps]),
+        np.concatenate([before[0].values[kept], last.values]),
+    )
+
+
+def _phenomena(values: Mapping[str, Series]) -> dict[str, Series]:
+    """Return the accuracy on each phenomenon."""
+    return {name: series for name, series in values.items() if name not in (OVERALL, PAIRS)}
+
+
+def _during_training(
+    runs: Sequence[Run], settings: PairSettings, scalars: Sequence[Mapping[str, Series]]
+) -> Chart:
+    counts = sorted({int(values[PAIRS].last) if PAIRS in values else -1 for values in scalars if values})
+    how = "; ".join(describe(settings, count if count >= 0 else None) for count in counts)
+    spec = LineChart(
+        "Minimal pairs during training",
+        f"mean accuracy over the paradigms: {how}",
+        (Curve(OVERALL, "overall"),),
+        tick_format=".0%",
+        hover_format=".1%",
+    )
+    chart = draw_lines(runs, spec, scalars)
+    assert chart is not None
     notes = [chart.caption, "Dashed: chance."]
     if len(runs) == 1:
         # Draw the phenomena behind the overall curve, so that it stands out.
-        faint = [_faint(name, subsample(s, MAX_POINTS)) for name, s in logged_phenomena(runs[0]).items()]
+        faint = [_faint(name, subsample(s, MAX_POINTS)) for name, s in _phenomena(scalars[0]).items()]
         chart.figure.add_traces(faint)
         chart.figure.data = [*chart.figure.data[1:], chart.figure.data[0]]
         chart.figure.update_layout(hovermode="closest")
@@ -114,7 +144,7 @@ def _caption(scored: Sequence[PairScores], runs: int) -> str:
     parts = ["Dashed: chance."]
     if runs == 1 and scored[0].paradigms:
         parts.append("Dots: paradigms.")
-    parts += sorted({f"{each.how.capitalize()}." for each in scored if each.how})
+    parts += sorted({f"{each.how[0].upper()}{each.how[1:]}." for each in scored})
     steps = sorted({each.step for each in scored if each.step is not None})
     if steps:
         parts.append(f"After step {', '.join(f'{step:,}' for step in steps)}.")

@@ -1,11 +1,9 @@
 """Reading of everything that the folder of a run contains."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -13,42 +11,10 @@ from safetensors import SafetensorError, safe_open
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
+from elc_bert.evaluation.saved_results import PairScores, read_results
 from elc_bert.report.held_out import HeldOutResults, evaluate_checkpoint
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.event_files import Series, all_scalars
-
-RESULTS = re.compile(r"(?P<name>.+)-step-(?P<step>\d{6,})")
-"""Names of the folders with results of ``launch/evaluate.py pairs`` in a run."""
-
-
-@dataclass(frozen=True)
-class Paradigm:
-    """Result on one file of minimal pairs."""
-
-    name: str
-    """Name of the paradigm."""
-    phenomenon: str
-    """Name of its phenomenon."""
-    accuracy: float
-    """Fraction of the pairs that are right."""
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Result of a model on a set of minimal pairs."""
-
-    name: str
-    """Name of the set, such as ``blimp``."""
-    step: int | None
-    """Step of the checkpoint, or None if unknown."""
-    overall: float
-    """Mean accuracy over the paradigms."""
-    phenomena: dict[str, float]
-    """Mean accuracy over the paradigms of each phenomenon, by name."""
-    paradigms: tuple[Paradigm, ...]
-    """Results of the single paradigms; empty if unknown."""
-    how: str
-    """Description of the settings of the evaluation, for display; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +36,7 @@ class Run:
     parameters: int | None
     """Number of parameters in the checkpoint, or None if unknown."""
     minimal_pairs: tuple[PairScores, ...]
-    """Newest result on each set of minimal pairs."""
+    """Newest result on each set of minimal pairs, by method and limit."""
     held_out: HeldOutResults
     """Results of the newest checkpoint on held-out text."""
     notes: tuple[str, ...]
@@ -201,56 +167,13 @@ def _count_parameters(checkpoint: Path) -> int | None:
 
 
 def _read_minimal_pairs(folder: Path, notes: list[str]) -> list[PairScores]:
+    """Return the newest results for each set of pairs and each setting."""
     newest: dict[str, PairScores] = {}
-    for path in sorted(folder.glob("minimal_pairs/*/results.json")):
-        try:
-            scores = _scores_of(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            notes.append(
-                f"{path}: cannot be read; score the minimal pairs again with launch/evaluate.py pairs"
-            )
-            continue
-        before = newest.get(scores.name)
+    results, unreadable = read_results(folder)
+    for path in unreadable:
+        notes.append(f"{path}: cannot be read; score the minimal pairs again with launch/evaluate.py pairs")
+    for scores in results:
+        before = newest.get(scores.label)
         if before is None or (before.step or 0) <= (scores.step or 0):
-            newest[scores.name] = scores
+            newest[scores.label] = scores
     return list(newest.values())
-
-
-def _scores_of(path: Path) -> PairScores:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    match = RESULTS.fullmatch(path.parent.name)
-    return PairScores(
-        match["name"] if match else path.parent.name,
-        int(match["step"]) if match else None,
-        *_accuracies(content["paradigms"]),
-        _how_scored(path.with_name("settings.json")),
-    )
-
-
-def _accuracies(
-    content: Sequence[dict[str, Any]],
-) -> tuple[float, dict[str, float], tuple[Paradigm, ...]]:
-    """Return the overall accuracy, that of each phenomenon, and the paradigms of which a pair was scored.
-
-    Early versions saved an accuracy of 0 for a paradigm of which no pair was scored, and counted it.
-    """
-    paradigms = tuple(
-        Paradigm(each["name"], each["phenomenon"], float(each["accuracy"]))
-        for each in content
-        if each.get("pairs") != 0
-    )
-    names = sorted({each.phenomenon for each in paradigms})
-    phenomena = {
-        name: fmean(each.accuracy for each in paradigms if each.phenomenon == name) for name in names
-    }
-    return fmean(each.accuracy for each in paradigms), phenomena, paradigms
-
-
-def _how_scored(settings: Path) -> str:
-    try:
-        content = json.loads(settings.read_text(encoding="utf-8"))
-        limit = content["limit"]
-        pairs = "all pairs" if limit is None else f"the first {limit} pairs of each paradigm"
-        return f"{pairs}, method {content['method']}"
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""

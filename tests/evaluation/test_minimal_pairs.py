@@ -17,8 +17,8 @@ from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
-from elc_bert.evaluation.run_pairs import default_results_folder, saved_results, score_paradigm
-from elc_bert.hub.card import facts_of_checkpoint
+from elc_bert.evaluation.pair_settings import PairSettings
+from elc_bert.evaluation.run_pairs import score_paradigm
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import load_model
 from elc_bert.model.loaded import LoadedModel
@@ -28,6 +28,7 @@ from tests.hub.test_export import random_model
 from tests.support.launching import REPOSITORY, run, scalars
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
+ALL = PairSettings("within-word")
 
 
 def write_pairs(folder: Path, texts: list[str]) -> Path:
@@ -141,27 +142,36 @@ def test_pairs_that_are_all_too_long_do_not_count(tmp_path):
     results = Results([right, wrong, long, alone])
     assert results.overall == 0.5
     assert results.by_phenomenon() == {"morphology": None, "syntax": 0.5}
-    assert re.search(r"morphology +– +1\n", results.table())
-    assert re.search(r"syntax +50\.0% +3\n", results.table())
-    assert "2 pairs, 0 ties (half a point each), 9 skipped as too long" in results.table()
-    assert results.table().endswith("not scored, because every pair is too long: long, alone")
+    table = results.table(PairSettings("plain", 3))
+    assert re.search(r"morphology +– +1\n", table)
+    assert re.search(r"syntax +50\.0% +3\n", table)
+    what = "2 pairs, method plain, limit 3 per paradigm"
+    assert f"\n{what}; 0 ties (half a point each), 9 skipped as too long\n" in table
+    assert table.endswith("not scored, because every pair is too long: long, alone")
     assert Results([long, alone]).overall is None
-    results.save(tmp_path)
+    results.save(tmp_path, PairSettings("plain", 3))
     content = json.loads((tmp_path / "results.json").read_text())
     assert [each["accuracy"] for each in content["paradigms"]] == [1.0, 0.0, None, None]
     assert content["phenomena"] == {"morphology": None, "syntax": 0.5}
+    expected = {"method": "plain", "limit": 3, "pairs": 2, "ties": 0, "skipped": 9, "overall": 0.5}
+    assert {name: content[name] for name in expected} == expected
     with open(tmp_path / "results.csv", encoding="utf-8") as file:
-        assert [row["accuracy"] for row in csv.DictReader(file)] == ["1.0", "0.0", "", ""]
+        rows = list(csv.DictReader(file))
+    assert [row["accuracy"] for row in rows] == ["1.0", "0.0", "", ""]
+    assert rows[0] == {
+        **{"phenomenon": "syntax", "paradigm": "right", "accuracy": "1.0", "pairs": "1", "right": "1"},
+        **{"ties": "0", "skipped": "2", "method": "plain", "limit": "3"},
+    }
 
 
 def test_scores_that_are_not_finite_are_an_error(tiny_tokenizer, texts, tmp_path):
     model, tokenizer = random_model("zero"), load_tokenizer(tiny_tokenizer)
     paradigm = read_paradigms(write_pairs(tmp_path / "pairs", texts))[0]
-    assert score_paradigm(model, tokenizer, paradigm).pairs == 4
+    assert score_paradigm(model, tokenizer, paradigm, ALL).pairs == 4
     with torch.no_grad():
         model.encoder.embedding.word.weight.fill_(math.nan)
     with pytest.raises(UserError, match=r"agreement\.jsonl: .* the score nan, so .*; use an earlier check"):
-        score_paradigm(model, tokenizer, paradigm)
+        score_paradigm(model, tokenizer, paradigm, ALL)
     with pytest.raises(UserError, match=r"export: not written, because encoder\.embedding\.word\.weight "):
         export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export")
     assert not (tmp_path / "export").exists()
@@ -199,25 +209,29 @@ def test_two_ranks_agree_with_one_and_resume(tiny_run, texts, tmp_path):
     assert alone.status == 0, alone.output
     both = run("deepspeed", 2, [*arguments, tmp_path / "both"], script=EVALUATE)
     assert both.status == 0, both.output
-    content = json.loads((tmp_path / "both/results.json").read_text())
-    assert content == json.loads((tmp_path / "alone/results.json").read_text())
+    one, two = (tmp_path / name / "within-word" for name in ("alone", "both"))
+    content = json.loads((two / "results.json").read_text())
+    assert content == json.loads((one / "results.json").read_text())
     assert [each["pairs"] for each in content["paradigms"]] == [6, 6, 6]
     assert content["phenomena"].keys() == {"syntax", "morphology"}
-    with open(tmp_path / "both/results.csv", encoding="utf-8") as file:
+    with open(two / "results.csv", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 4
-    assert matplotlib.image.imread(tmp_path / "both/results.png").std() > 0
+    assert matplotlib.image.imread(two / "results.png").std() > 0
     assert "overall" in both.stdout
+    assert "18 pairs, method within-word, no limit; " in both.stdout
 
-    kept = tmp_path / "alone/paradigms/island.json"
+    kept = one / "paradigms/island.json"
     before = kept.stat().st_mtime_ns
-    (tmp_path / "alone/paradigms/binding.json").unlink()
+    # Early versions wrote to the folder above.
+    early = one.parent / "paradigms"
+    early.mkdir()
+    (one / "paradigms/agreement.json").rename(early / "agreement.json")
+    (one / "paradigms/binding.json").unlink()
     again = run("forked", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
     assert again.status == 0, again.output
     assert kept.stat().st_mtime_ns == before
-    assert json.loads((tmp_path / "alone/results.json").read_text()) == content
-    other = run("forked", 1, [*arguments, tmp_path / "alone", "--limit", 2], script=EVALUATE)
-    assert other.status == 0, other.output
-    assert kept.stat().st_mtime_ns != before, "scores of other settings are not reused"
+    assert {path.name for path in (one / "paradigms").iterdir()} == {"island.json", "binding.json"}
+    assert json.loads((one / "results.json").read_text()) == content
 
 
 @pytest.mark.launcher
@@ -242,7 +256,7 @@ def test_user_errors_are_one_line(tiny_run, tmp_path):
     result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
     assert (result.status, len(result.errors)) == (1, 1)
     assert f"{tmp_path}/pairs: every pair is longer than the 128 tokens" in result.errors[0]
-    assert not (tmp_path / "results/results.json").exists()
+    assert not (tmp_path / "results/within-word/results.json").exists()
     short = {"sentence_good": "Baden fi.", "sentence_bad": "Fi baden.", "Domain": "c"}
     (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps(short))
     result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
@@ -295,16 +309,3 @@ def test_an_export_accepts_the_dataset_of_its_run(tiny_run, tiny_dataset, tiny_t
         assert done.status == 0, done.output
         losses.append(json.loads((tmp_path / "loss.json").read_text()))
     assert losses[0] == losses[1]
-
-
-def test_saved_results_of_a_run_are_found(tiny_run):
-    checkpoint = newest_checkpoint(tiny_run.directory)
-    folder = default_results_folder(checkpoint, Path("somewhere/blimp/data"))
-    assert folder == tiny_run.directory / "minimal_pairs" / f"blimp-{checkpoint.name}"
-    folder.mkdir(parents=True)
-    Results([compare_scores("x", "syntax", np.array([1.0]), np.array([0.0]), 0)]).save(folder)
-    try:
-        assert saved_results(checkpoint)["blimp"]["overall"] == 1.0
-        assert facts_of_checkpoint(checkpoint)["blimp"] == "100.0% accuracy on 1 minimal pairs"
-    finally:
-        shutil.rmtree(folder.parent)

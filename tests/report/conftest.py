@@ -28,5 +28,6 @@ def reported(tiny_run, tmp_path_factory) -> Path:
     shutil.copytree(tiny_run.directory, run)
     write_pairs(run, "blimp-step-000002", {"binding": 0.1, "island_effects": 0.2})
     write_pairs(run, "blimp-step-000004", {"binding": 0.5, "island_effects": 0.7})
+    write_pairs(run, "blimp-step-000004/plain", {"binding": 0.9}, "plain", None)
     report([run], run / "report.html")
     return run

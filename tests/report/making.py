@@ -33,15 +33,22 @@ def log(folder: Path, scalars: Mapping[str, Mapping[int, float]]) -> None:
                 writer.add_scalar(name, value, step)
 
 
-def write_pairs(run: Path, name: str, phenomena: Mapping[str, float]) -> None:
-    """Write results as launch/evaluate.py does, with one paradigm per phenomenon."""
+def write_pairs(
+    run: Path, name: str, phenomena: Mapping[str, float], method: str = "within-word", limit: int | None = 20
+) -> None:
+    """Write results as launch/evaluate.py does, with one paradigm of 1,020 pairs per phenomenon.
+
+    ``name`` is that of the folder, with or without a folder for the settings.
+    """
     folder = run / "minimal_pairs" / name
     folder.mkdir(parents=True)
-    paradigms = [{"name": f"{key}_1", "phenomenon": key, "accuracy": v} for key, v in phenomena.items()]
+    paradigms = [
+        {"name": f"{key}_1", "phenomenon": key, "accuracy": v, "pairs": 1020} for key, v in phenomena.items()
+    ]
     overall = sum(phenomena.values()) / len(phenomena)
     results = {"overall": overall, "phenomena": phenomena, "paradigms": paradigms}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    settings = {"pairs": "blimp/data", "method": "within-word", "limit": 20}
+    settings = {"pairs": "blimp/data", "method": method, "limit": limit}
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.making import Page, write_run
+from tests.report.making import Page, write_pairs, write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -86,7 +86,9 @@ def test_the_page_contains_the_key_figures(page):
         r"held-out loss \d\.\d{3} nats",
         r"perplexity \d+ ",
         r"held-out accuracy \d+\.\d%",
-        r"blimp 60\.0% .*step 4",
+        r"blimp, within-word-first-20 60\.0% accuracy on 2,040 pairs, method within-word, limit 20 per "
+        r"paradigm, step 4",
+        r"blimp, plain 90\.0% accuracy on 1,020 pairs, method plain, no limit, step 4",
         r"steps 4 of 4, 100%",
         r"tokens seen \S+ ",
         r"words seen \S+ ",
@@ -97,13 +99,17 @@ def test_the_page_contains_the_key_figures(page):
 
 
 def test_the_page_contains_the_newest_minimal_pairs(page):
-    bars, dots = page.drawings()[page.titles.index("Minimal pairs: blimp")]["data"]
+    title = "Minimal pairs: blimp, within-word-first-20"
+    bars, dots = page.drawings()[page.titles.index(title)]["data"]
     assert bars["y"] == ["binding", "island effects", "overall"], (
         "bars are drawn from the bottom up, so the best one comes last"
     )
     assert bars["x"] == [0.5, 0.7, 0.6]
     assert dots["customdata"] == ["binding 1", "island effects 1"]
-    assert re.search(r"first 20 pairs of each paradigm, .*within-word\. After step 4\.", page.text)
+    assert "2,040 pairs, method within-word, limit 20 per paradigm. After step 4." in page.text
+    plain, _ = page.drawings()[page.titles.index("Minimal pairs: blimp, plain")]["data"]
+    assert plain["x"] == [0.9, 0.9], "another method has a chart of its own"
+    assert "1,020 pairs, method plain, no limit. After step 4." in page.text
 
 
 def test_the_page_contains_the_sentences_and_the_configuration(page):
@@ -177,15 +183,49 @@ def numbers(values):
 
 
 def test_minimal_pairs_scored_during_training_are_in_the_report(main, tmp_path):
-    scalars = {f"minimal_pairs/{name}": {1: 0.5, 2: 0.6} for name in ("overall", "binding")}
-    run = write_run(tmp_path / "run", scalars)
+    early = {f"minimal_pairs/{name}": {1: 0.5, 2: 0.6, 4: 0.1} for name in ("overall", "binding")}
+    tag = "minimal_pairs/within-word-first-20/"
+    later = {f"{tag}{name}": {3: 0.7, 4: 0.8} for name in ("overall", "binding")}
+    settings = {"minimal_pairs/plain/overall": {1: 0.25}, "minimal_pairs/plain/number_of_pairs": {1: 1234}}
+    run = write_run(tmp_path / "run", early | later | {f"{tag}number_of_pairs": {3: 40, 4: 40}} | settings)
     assert main([str(run)]) == 0
     page = Page((run / "report.html").read_text(encoding="utf-8"))
-    over_time, bars = page.drawings()
-    assert page.titles == ["Minimal pairs during training", "Minimal pairs: sample scored during training"]
-    assert [trace["name"] for trace in over_time["data"] if "name" in trace] == ["overall"]
+    over_time, plain, bars, plain_bars = page.drawings()
+    title, scored = "Minimal pairs during training", "Minimal pairs: scored during training"
+    assert page.titles == [title, title, f"{scored}, within-word-first-20", f"{scored}, plain"]
+    *_, overall = over_time["data"]
+    assert overall["name"] == "overall"
+    assert numbers(overall["x"]).tolist() == [1, 2, 3, 4], "the curve continues under the tag of this version"
+    assert numbers(overall["y"]) == pytest.approx([0.5, 0.6, 0.7, 0.8])
     assert bars["data"][0]["y"] == ["binding", "overall"]
+    assert bars["data"][0]["x"] == pytest.approx([0.8, 0.8])
+    assert plain_bars["data"][0]["x"] == [0.25]
+    assert numbers(plain["data"][0]["y"]).tolist() == [0.25]
+    how = "40 pairs, method within-word, limit 20 per paradigm"
+    plain_how = "1,234 pairs, method plain, no limit"
+    for text in (how, plain_how):
+        assert page.text.count(f"mean accuracy over the paradigms: {text}") == 1
+    assert f"within-word-first-20 80.0% accuracy on {how}, step 4" in page.text
+    assert f"plain 25.0% accuracy on {plain_how}, step 1" in page.text
     assert "Not logged yet: training loss, held-out loss" in page.text
+
+
+def test_runs_that_scored_other_pairs_are_not_compared(main, tmp_path):
+    runs = [write_run(tmp_path / name, {"train/loss": {1: 6.0}}) for name in "abc"]
+    write_pairs(runs[0], "blimp-step-000001/within-word", {"binding": 0.5}, limit=None)
+    write_pairs(runs[1], "blimp-step-000001/within-word", {"binding": 0.75}, limit=None)
+    write_pairs(runs[2], "blimp-step-000001", {"binding": 1.0}, "plain", 3)
+    assert main([*map(str, runs), "--output", str(tmp_path / "page.html")]) == 0
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    scores = {
+        title.removeprefix("Minimal pairs: "): {trace["name"]: trace["x"] for trace in drawing["data"]}
+        for title, drawing in zip(page.titles, page.drawings(), strict=True)
+        if title.startswith("Minimal pairs: ")
+    }
+    assert scores == {
+        "blimp, within-word": {"b": [0.75, 0.75], "a": [0.5, 0.5]},
+        "blimp, plain-first-3": {"c": [1.0, 1.0]},
+    }
 
 
 def test_runs_with_equal_names_are_distinguished(tmp_path):

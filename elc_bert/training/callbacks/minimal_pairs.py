@@ -8,6 +8,7 @@ from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.distributed.collectives import SharedUserError, agree
 from elc_bert.engine.weights import current_model
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, as_percentage
+from elc_bert.evaluation.pair_settings import OVERALL, PAIRS, PairSettings, describe
 from elc_bert.evaluation.run_pairs import score_paradigm
 from elc_bert.training.callbacks.callback import Callback
 from elc_bert.training.run import Run
@@ -37,11 +38,17 @@ class MinimalPairsEvaluation(Callback):
                 if run.world.is_main:
                     logger.warning("step %d: minimal pairs not scored: %s", step, problem)
                 return
-        scores = {"overall": results.overall, **results.by_phenomenon()}
+        settings, pairs = _settings(run), results.total("pairs")
+        scores = {OVERALL: results.overall, PAIRS: float(pairs), **results.by_phenomenon()}
         run.monitor.scalars(
-            step, {f"minimal_pairs/{name}": value for name, value in scores.items() if value is not None}
+            step, {settings.tag(name): value for name, value in scores.items() if value is not None}
         )
-        logger.info("step %d: minimal pairs %s", step, as_percentage(results.overall))
+        overall, how = as_percentage(results.overall), describe(settings, pairs)
+        logger.info("step %d: minimal pairs %s (%s)", step, overall, how)
+
+
+def _settings(run: Run) -> PairSettings:
+    return PairSettings("within-word", run.config.elc_bert.evaluation.minimal_pairs_limit)
 
 
 def _score(run: Run) -> Results:
@@ -51,14 +58,13 @@ def _score(run: Run) -> Results:
         SharedUserError: The weights or the scores are not finite, or the tokenizer cannot be read. Raised on
             all ranks.
     """
-    settings, world = run.config.elc_bert, run.world
-    tokenizer = agree(world, load_tokenizer, settings.data.tokenizer)
+    world, settings = run.world, _settings(run)
+    tokenizer = agree(world, load_tokenizer, run.config.elc_bert.data.tokenizer)
     model = agree(world, current_model, run.engine).to(world.device)
-    limit = settings.evaluation.minimal_pairs_limit
     paradigms = world.watchdog.track(run.paradigms[world.rank :: world.size])
     mine = agree(
         world,
-        lambda: [score_paradigm(model, tokenizer, paradigm, limit=limit) for paradigm in paradigms],
+        lambda: [score_paradigm(model, tokenizer, paradigm, settings) for paradigm in paradigms],
     )
     parts: list[list[ParadigmResult]] = [[] for _ in range(world.size)]
     dist.all_gather_object(parts, mine)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
+from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.loading import load_model
 from elc_bert.training.callbacks.babylm_exports import MILESTONES, epochs_warning, milestone_name
 from tests.evaluation.test_minimal_pairs import write_pairs
@@ -87,11 +88,20 @@ def test_words_are_counted_and_each_million_is_exported(trained):
 def test_minimal_pairs_are_scored_during_training(trained):
     result, config = trained
     output = Path(config["elc_bert"]["training"]["output_dir"])
-    overall = scalars(output, "minimal_pairs/overall")
+    overall = scalars(output, "minimal_pairs/within-word-first-3/overall")
     assert list(overall) == [5, 10, 15, STEPS]
     assert all(0 <= accuracy <= 1 for accuracy in overall.values())
-    assert list(scalars(output, "minimal_pairs/syntax")) == list(overall)
-    assert f"step 5: minimal pairs {overall[5]:.1%}" in result.output
+    assert list(scalars(output, "minimal_pairs/within-word-first-3/syntax")) == list(overall)
+    pairs = scalars(output, "minimal_pairs/within-word-first-3/number_of_pairs")
+    assert pairs == dict.fromkeys(overall, 9)
+    how = "9 pairs, method within-word, limit 3 per paradigm"
+    assert f"step 5: minimal pairs {overall[5]:.1%} ({how})" in result.output
+    card = (output / "babylm_checkpoints/chck_1M/README.md").read_text()
+    assert "minimal pairs" not in card, "an export during training has no results yet"
+    facts = facts_of_checkpoint(newest_checkpoint(output))
+    assert facts["minimal pairs, within-word-first-3"] == (
+        f"{overall[STEPS]:.1%} accuracy, scored during training ({how})"
+    )
 
 
 @pytest.mark.launcher
