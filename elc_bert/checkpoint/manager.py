@@ -31,6 +31,7 @@ from elc_bert.checkpoint.identity import (
 )
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.checkpoint.reshard import SavedState, load_into
+from elc_bert.config.held_out import held_out_step
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
@@ -125,6 +126,8 @@ class Checkpoints:
                     logger.warning("%s; resuming from %s", problem, path.name)
                 for change in moved:
                     logger.warning("the schedule differs from that of the checkpoint's version: %s", change)
+                if step := held_out_step(record["config"], self._config):
+                    logger.warning("%s", step)
                 for change in changes:
                     logger.info("changed since the checkpoint: %s", change)
             return path, record

@@ -26,6 +26,7 @@ from elc_bert.checkpoint.files import (
     with_checksum,
 )
 from elc_bert.checkpoint.reshard import SavedState
+from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import CheckpointConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of, sync_directory
@@ -80,7 +81,9 @@ def delete_old(newest: Path, settings: CheckpointConfig) -> None:
     if settings.keep_every is not None:
         kept += [path for path in before if int(path.name[5:]) % settings.keep_every == 0]
     if settings.keep_best:
-        best = min(before, key=_held_out_loss)
+        measured = _held_out_settings(newest)  # only losses on the same text and masks are comparable
+        comparable = [path for path in before if _held_out_settings(path) == measured]
+        best = min(comparable, key=_held_out_loss)
         kept.append(best)
         with atomic_write(newest.with_name("best"), "w") as file:
             file.write(best.name)
@@ -88,6 +91,14 @@ def delete_old(newest: Path, settings: CheckpointConfig) -> None:
         if path not in kept:
             # Renamed first: a half-deleted directory must not look like a checkpoint.
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+
+
+def _held_out_settings(path: Path) -> HeldOutSettings | None:
+    """Return by which settings the held-out loss of a checkpoint was measured; None if it cannot be read."""
+    try:
+        return HeldOutSettings.of_record(read_record(path)["config"])
+    except (UserError, LookupError, TypeError):
+        return None
 
 
 def _held_out_loss(path: Path) -> float:

@@ -62,6 +62,13 @@ class EvaluationConfig(Section):
     """Number of steps between evaluations of the held-out loss; the last step is always evaluated."""
     sequences: Positive | None = 2048
     """Number of held-out sequences in each evaluation, always the same ones; null means all."""
+    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Fraction of the held-out tokens to predict. It is independent of ``elc_bert.data.mask_probability``, so
+    that runs with different masks can be compared. 10 % of the masked spans become random tokens and 10 %
+    stay unchanged."""
+    seed: int = Field(42, ge=0, lt=2**63)
+    """Random seed of the choice of the held-out sequences and of their masks, independent of
+    ``elc_bert.training.seed``."""
     minimal_pairs: Path | None = None
     """Directory of minimal pairs (BLiMP's .jsonl files) to score during training; null means none."""
     minimal_pairs_every: Positive = 1000

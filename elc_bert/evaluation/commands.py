@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.segments import POLICY
 from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import masking_from_config
-from elc_bert.data.sampling.masking import Masking
+from elc_bert.data.sampling.from_config import held_out_set
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
 from elc_bert.distributed.collectives import agree
 from elc_bert.distributed.watchdog.watchdog import Watchdog
@@ -34,11 +33,6 @@ from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of
 from elc_bert.utils.progress import progress_bar
-
-DEFAULT_LENGTH = 128
-"""Sequence length for a model that does not belong to a run."""
-DEFAULT_SEED = 42
-"""Seed of the masks for a model that does not belong to a run."""
 
 
 def evaluate_pairs(
@@ -130,7 +124,7 @@ def evaluate_loss(
     agree(world, lambda: _check_output_file(output))
     loaded = agree(world, load)
     path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
-    held_out = agree(world, lambda: _held_out(loaded, path, data, sequence_length, sequences, world))
+    held_out, settings = agree(world, _held_out, loaded, path, data, sequence_length, sequences, world)
     model = loaded.model.to(world.device)
     with world.watchdog.activity("evaluating"):
         with progress_bar(len(held_out), "batch", title="held-out loss", shown=world.is_main) as bar:
@@ -148,11 +142,16 @@ def evaluate_loss(
     print(
         f"loss        {total.loss:.4f} nats per masked token\nperplexity  {total.perplexity:.2f}\n"
         f"accuracy    {total.accuracy:.2%}\n"
-        f"on          {total.predictions:,} masked tokens of {held_out.sequences:,} sequences"
+        f"on          {total.predictions:,} masked tokens of {held_out.sequences:,} sequences\n"
+        f"{settings.describe()}"
     )
     if output is not None:
         with atomic_write(output, "w") as file:
-            json.dump({**asdict(total), "perplexity": total.perplexity}, file, indent=2)
+            json.dump(
+                {**asdict(total), "perplexity": total.perplexity, "settings": asdict(settings)},
+                file,
+                indent=2,
+            )
 
 
 def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int) -> str:
@@ -235,15 +234,25 @@ def _held_out(
     sequence_length: int | None,
     sequences: int | None,
     world: World,
-) -> HeldOut:
-    config = None
+) -> tuple[HeldOut, HeldOutSettings]:
+    """Return the set to evaluate on, and its settings with the number of sequences filled in."""
+    prefix, settings = data, HeldOutSettings()
     if loaded.checkpoint is not None:
-        config = load_config(loaded.checkpoint.resolve().parent.parent / "config.json").elc_bert
-    prefix = data or (config.data.dev if config else None)
+        config = load_config(loaded.checkpoint.resolve().parent.parent / "config.json")
+        settings = HeldOutSettings.of_run(config)
+        if data is None:
+            prefix = config.elc_bert.data.dev
+        else:
+            settings = replace(settings, sequences=None)
     if prefix is None:
         raise UserError(
             "--data: required, because the model is not a checkpoint of a run; give the prefix of a dataset"
         )
+    settings = replace(
+        settings,
+        sequence_length=sequence_length or settings.sequence_length,
+        sequences=sequences or settings.sequences,
+    )
     dataset, size = IndexedDataset(prefix), loaded.model.config.vocab_size
     check_tokenizer(dataset, tokenizer)
     if dataset.manifest.vocab_size not in (None, size):
@@ -251,15 +260,7 @@ def _held_out(
             f"{prefix}: built with a vocabulary of {dataset.manifest.vocab_size} subwords, but the model has "
             f"{size}; give a dataset that was built with the model's tokenizer"
         )
-    return HeldOut(
-        prefix,
-        sequence_length or (config.training.sequence_length if config else DEFAULT_LENGTH),
-        sequences or (config.evaluation.sequences if config and data is None else None),
-        config.training.seed if config else DEFAULT_SEED,
-        masking_from_config(config.data) if config else Masking(),
-        vocab_size=size,
-        rank=world.rank,
-        world_size=world.size,
-        micro_batch=32,
-        policy=config.data.segments if config else POLICY,
+    held_out = held_out_set(
+        prefix, settings, vocab_size=size, rank=world.rank, world_size=world.size, micro_batch=32
     )
+    return held_out, replace(settings, sequences=held_out.sequences)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from elc_bert.config.held_out import describe_masks
 from elc_bert.evaluation.pair_settings import OVERALL, PAIRS, describe, logged_pairs
 from elc_bert.evaluation.saved_results import results_of_checkpoint
 from elc_bert.model import ElcBertForMaskedLM
@@ -95,7 +96,8 @@ def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:
     run = checkpoint.parent.parent
     logged = last_scalars(run, up_to=step)
     if "held_out/loss" in logged:
-        facts["held-out loss"] = f"{logged['held_out/loss']:.4f} nats per masked token"
+        masks = describe_masks(record["config"])
+        facts["held-out loss"] = f"{logged['held_out/loss']:.4f} nats per masked token ({masks})"
     results = results_of_checkpoint(checkpoint)
     for scores in results:
         facts[scores.label] = f"{scores.overall:.1%} accuracy on minimal pairs ({scores.how})"

@@ -261,11 +261,15 @@ def _mark_lengths(figure: go.Figure, run: Run) -> None:
 
 def _mark_baselines(figure: go.Figure, runs: Sequence[Run]) -> list[str]:
     """Draw a dashed line at the unigram entropy of each held-out text, and return notes for the caption."""
+    masks = list(dict.fromkeys(run.logged_masks for run in runs if "held_out/loss" in run.scalars))
+    about = [f"{each[0].upper()}{each[1:]}." for each in masks]
+    if len(masks) > 1:
+        about.append("These differ, so the losses of these runs cannot be compared.")
     entropies = {
         round(run.held_out.baseline.entropy, 3): run.name for run in runs if run.held_out.baseline is not None
     }
     if not entropies:
-        return ["The unigram entropy is missing, because the held-out text cannot be read."]
+        return [*about, "The unigram entropy is missing, because the held-out text cannot be read."]
     for entropy, name in entropies.items():
         suffix = f", {escape_label(name)}" if len(entropies) > 1 else ""
         figure.add_hline(
@@ -277,4 +281,4 @@ def _mark_baselines(figure: go.Figure, runs: Sequence[Run]) -> list[str]:
     note = "Dashed: unigram entropy, the lowest loss that is possible without context."
     if len(entropies) > 1:
         note += " It differs between these runs, so their losses refer to different texts or vocabularies."
-    return [note]
+    return [*about, note]

@@ -34,11 +34,13 @@ def _held_out(run: Run) -> Iterator[Fact]:
     logged, accuracy = run.scalars.get("held_out/loss"), run.scalars.get("held_out/accuracy")
     if logged is not None and accuracy is not None:
         loss, share, when = logged.last, accuracy.last, f"step {int(logged.steps[-1]):,}"
+        masks = run.logged_masks
     elif run.held_out.score is not None and run.checkpoint is not None:
         loss, share, when = run.held_out.score.loss, run.held_out.score.accuracy, run.checkpoint.name
+        masks = run.held_out.masks
     else:
         return
-    yield Fact("held-out loss", f"{loss:.3f}", f"nats per masked token, {when}")
+    yield Fact("held-out loss", f"{loss:.3f}", f"nats per masked token, {when}; {masks}")
     # The limit avoids an overflow if the run has diverged.
     yield Fact("perplexity", human(math.exp(min(loss, 700.0))), "exponential of the held-out loss")
     yield Fact("held-out accuracy", f"{share:.1%}", "of the masked tokens predicted correctly")

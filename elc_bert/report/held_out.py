@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from elc_bert.checkpoint.load_model import load_checkpoint_model
+from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
@@ -52,6 +53,8 @@ class HeldOutResults:
     """Loss and accuracy of the checkpoint on the run's held-out set."""
     sequences: int = 0
     """Number of sequences in that set."""
+    masks: str = ""
+    """Description of the masks and the length of the sequences."""
     baseline: UnigramBaseline | None = None
     """The best loss and accuracy without context on the same text."""
     top_word: str = ""
@@ -88,6 +91,7 @@ def evaluate_checkpoint(config: RunConfig | None, checkpoint: Path | None) -> He
     return HeldOutResults(
         score_held_out(model, (held_out[index] for index in range(len(held_out)))),
         held_out.sequences,
+        HeldOutSettings.of_run(config).describe(),
         baseline,
         top_word,
         tuple(_fill_ins(config, dev, tokenizer, model)),

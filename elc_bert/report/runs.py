@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
+from elc_bert.config.held_out import describe_masks
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.evaluation.saved_results import PairScores, read_results
@@ -48,6 +49,11 @@ class Run:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value
+
+    @property
+    def logged_masks(self) -> str:
+        """Description of the masks by which the logged held-out loss was measured."""
+        return describe_masks(self.config)
 
     @property
     def step(self) -> int:

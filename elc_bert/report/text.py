@@ -39,6 +39,7 @@ def _scores(results: HeldOutResults) -> str:
     return "\n".join(
         [
             f"Held-out text: {results.sequences:,} sequences, {score.predictions:,} masked tokens",
+            f"  {results.masks}",
             *(
                 f"  {name:<36}{model_value:>12}{baseline_value:>18}"
                 for name, model_value, baseline_value in rows

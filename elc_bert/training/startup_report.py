@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
 from elc_bert.engine.weights import full_numel
@@ -49,6 +50,7 @@ def report_start(run: Run, origin: Path | None, plain_lamb: str, memory: str) ->
         ("optimizer", describe_optimizer(config)),
         *describe_datasets(config, data, positions),
         ("held out", f"{config.elc_bert.data.dev}, {data.held_out.sequences} sequences"),
+        ("", HeldOutSettings.of_run(config).describe()),
         ("output", str(config.elc_bert.training.output_dir)),
     ]
     if run.paradigms:

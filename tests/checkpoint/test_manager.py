@@ -307,6 +307,28 @@ def test_keep_every_and_keep_best_retain_checkpoints(checkpoint):
     assert (directory / "best").read_text() == "step-000006"
 
 
+def test_the_best_checkpoint_is_one_of_those_measured_on_the_same_masks(checkpoint):
+    directory = checkpoint.parent
+    config = read_record(checkpoint)["config"]
+    other = json.loads(json.dumps(config))
+    other["elc_bert"]["evaluation"]["seed"] = 7
+    for step, loss, by in [(5, 2.0, other), (6, 2.5, config), (7, 1.5, other), (8, 2.75, config)]:
+        copy = directory / f"step-{step:06d}"
+        shutil.copytree(checkpoint, copy)
+        rewrite_record(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss}, config=by)
+    delete_old(directory / "step-000008", CheckpointConfig(keep=4, keep_best=True))
+    assert (directory / "best").read_text() == "step-000006"
+    delete_old(directory / "step-000007", CheckpointConfig(keep=3, keep_best=True))
+    assert (directory / "best").read_text() == "step-000007"
+
+
+def test_a_resumed_run_that_measures_in_another_way_is_warned(config, checkpoint, caplog):
+    changed = load_config(config, ["elc_bert.evaluation.mask_probability=0.5"])
+    assert find_checkpoint(checkpoints_of(changed)) == checkpoint
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.endswith("set elc_bert.evaluation.seed=42 and elc_bert.evaluation.mask_probability=0.15")
+
+
 def test_unfinished_files_of_a_killed_process_are_removed(tmp_path):
     directory = tmp_path / "checkpoints"
     for name in (".step-000012.partial", ".step-000002.old", "step-000010"):

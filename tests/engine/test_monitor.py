@@ -183,6 +183,10 @@ class TestTerminal:
             "optimizer": "Lamb, peak learning rate 0.01, Cosine schedule",
             "output": str(directory),
         }
+        masks = (
+            "masks of 15 % of the tokens, seed 42, on at most 16 sequences of 32 tokens (reference segments)"
+        )
+        assert f"{masks}\n" in result.stdout
         for name, value in expected.items():
             lines = [line.split(None, len(name.split())) for line in result.stdout.splitlines()]
             found = [" ".join(line[-1:]) for line in lines if line[: len(name.split())] == name.split()]

@@ -19,6 +19,7 @@ from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pair_settings import PairSettings
 from elc_bert.evaluation.run_pairs import score_paradigm
+from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import load_model
 from elc_bert.model.loaded import LoadedModel
@@ -285,6 +286,15 @@ def test_held_out_loss_equals_that_of_the_run_with_any_number_of_ranks(tiny_run,
     assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
     assert f"loss        {figures['loss']:.4f} nats" in two.stdout
     assert "45 sequences" in two.stdout
+    masks = "masks of 15 % of the tokens, seed 42, on at most 45 sequences of 32 tokens (reference segments)"
+    assert masks in two.stdout
+    assert figures["settings"] == {
+        **{"seed": 42, "mask_probability": 0.15, "random_probability": 0.1, "keep_probability": 0.1},
+        **{"sequence_length": 32, "sequences": 45, "segments": "reference"},
+    }
+    assert facts_of_checkpoint(newest_checkpoint(tiny_run.directory))["held-out loss"] == (
+        f"{logged[max(logged)]:.4f} nats per masked token ({masks})"
+    )
 
     checkpoint = newest_checkpoint(tiny_run.directory)
     alone = tmp_path / "alone"

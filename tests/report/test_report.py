@@ -12,6 +12,7 @@ import pytest
 
 from tests.report.making import Page, write_pairs, write_run
 
+MASKS = "masks of 15 % of the tokens, seed 42, on at most 45 sequences of 32 tokens (reference segments)"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -25,6 +26,7 @@ def test_the_terminal_output_of_a_report(main, tiny_run, tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"{tiny_run.directory}, step-000004\n")
     assert "Held-out text: 45 sequences" in text
+    assert f"\n  {MASKS}\n" in text
     loss, entropy = map(float, re.search(r"loss, nats per masked token +(\S+) +(\S+)", text).groups())
     assert 0 < entropy < loss < 10, "after four steps the model is worse than the unigram baseline"
     logged = re.search(r"step 4: held-out loss (\S+),", tiny_run.output).group(1)
@@ -61,6 +63,8 @@ def test_the_page_contains_the_curves_of_the_run(page):
     assert {"Trust ratios of LAMB", "Throughput", "Device utilization", "Peak memory"} <= set(page.titles)
     assert len(page.titles) == len(page.drawings())
     assert sum(script.count("plotly.js v") for script in page.scripts) == 1, "inlined once"
+    assert f"M{MASKS[1:]}. Dashed: unigram entropy" in page.text
+    assert "cannot be compared" not in page.text
     baseline = page.drawings()[1]["layout"]
     assert "unigram entropy" in baseline["annotations"][0]["text"]
     assert baseline["shapes"][0]["line"]["dash"] == "dash"
@@ -83,7 +87,7 @@ def test_the_page_contains_the_layer_weights(page):
 def test_the_page_contains_the_key_figures(page):
     figures = page.text[: page.text.index("Training loss")]
     for what in (
-        r"held-out loss \d\.\d{3} nats",
+        rf"held-out loss \d\.\d{{3}} nats per masked token, step 4; {re.escape(MASKS)}",
         r"perplexity \d+ ",
         r"held-out accuracy \d+\.\d%",
         r"blimp, within-word-first-20 60\.0% accuracy on 2,040 pairs, method within-word, limit 20 per "
@@ -208,6 +212,28 @@ def test_minimal_pairs_scored_during_training_are_in_the_report(main, tmp_path):
     assert f"within-word-first-20 80.0% accuracy on {how}, step 4" in page.text
     assert f"plain 25.0% accuracy on {plain_how}, step 1" in page.text
     assert "Not logged yet: training loss, held-out loss" in page.text
+
+
+def test_losses_on_other_masks_are_called_incomparable(main, tmp_path):
+    scalars = {"held_out/loss": {1: 6.0}, "held_out/accuracy": {1: 0.1}}
+    runs = [write_run(tmp_path / name, scalars) for name in "ab"]
+    for run, masks in zip(runs, ({"seed": 42, "mask_probability": 0.15}, {}), strict=True):
+        config = json.loads((run / "config.json").read_text())
+        ours = config["elc_bert"]
+        ours["evaluation"] = {"sequences": 2048, **masks}
+        ours["data"] |= {"segments": "reference", "mask_probability": 0.4}
+        ours["data"] |= {"random_probability": 0.1, "keep_probability": 0.1}
+        ours["training"] |= {"sequence_length": 64, "seed": 7}
+        (run / "config.json").write_text(json.dumps(config))
+    assert main([*map(str, runs), "--output", str(tmp_path / "page.html")]) == 0
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    where = "on at most 2,048 sequences of 64 tokens (reference segments)"
+    one, other = (
+        f"asks of {share} % of the tokens, seed {seed}, {where}" for share, seed in ((15, 42), (40, 7))
+    )
+    assert f"M{one}. M{other}. These differ, so the losses of these runs cannot be compared." in text
+    assert f"step 1; m{one}" in text
+    assert f"step 1; m{other}" in text
 
 
 def test_runs_that_scored_other_pairs_are_not_compared(main, tmp_path):

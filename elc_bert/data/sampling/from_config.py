@@ -1,7 +1,9 @@
 """Construction of masking, blends and held-out sets from a run's configuration."""
 
 from fractions import Fraction
+from pathlib import Path
 
+from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import DataConfig, RunConfig
 from elc_bert.data.sampling.blend import Portion
 from elc_bert.data.sampling.masking import Masking
@@ -43,16 +45,51 @@ def held_out_from_config(
     Raises:
         UserError: The dataset or its segment index is missing or damaged.
     """
-    ours = config.elc_bert
-    return HeldOut(
-        ours.data.dev,
-        ours.training.sequence_length,
-        ours.evaluation.sequences,
-        ours.training.seed,
-        masking_from_config(ours.data),
-        vocab_size=ours.model.vocab_size,
+    return held_out_set(
+        config.elc_bert.data.dev,
+        HeldOutSettings.of_run(config),
+        vocab_size=config.elc_bert.model.vocab_size,
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch,
-        policy=ours.data.segments,
+    )
+
+
+def held_out_set(
+    prefix: Path,
+    settings: HeldOutSettings,
+    *,
+    vocab_size: int,
+    micro_batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> HeldOut:
+    """Return a held-out set.
+
+    Args:
+        prefix: Path of the dataset without ``.bin``.
+        settings: Choice of the sequences, and their masks.
+        vocab_size: Vocabulary size of the model.
+        micro_batch: Number of rows of a micro-batch.
+        rank: Rank of this process.
+        world_size: Number of processes.
+
+    Raises:
+        UserError: The dataset or its segment index is missing or damaged.
+    """
+    return HeldOut(
+        prefix,
+        settings.sequence_length,
+        settings.sequences,
+        settings.seed,
+        Masking(
+            mask_p=settings.mask_probability,
+            random_p=settings.random_probability,
+            keep_p=settings.keep_probability,
+        ),
+        vocab_size=vocab_size,
+        rank=rank,
+        world_size=world_size,
+        micro_batch=micro_batch,
+        policy=settings.segments,
     )

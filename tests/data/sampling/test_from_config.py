@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from elc_bert.config.reader import load_config
 from elc_bert.config.schema import DataConfig
+from elc_bert.data.format.vocabulary import MASK
 from elc_bert.data.sampling.blend import Portion
-from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
+from elc_bert.data.sampling.from_config import (
+    held_out_from_config,
+    masking_from_config,
+    portions_from_config,
+)
 from elc_bert.data.sampling.masking import Masking
+from tests.config.test_held_out import TRAINING
 
 PATHS = {"dev": "dev", "tokenizer": "tokenizer.json"}
 
@@ -23,6 +30,25 @@ def test_every_probability_has_its_own_key():
         short_probability=0.44,
     )
     assert masking_from_config(data) == Masking(mask_p=0.31, random_p=0.12, keep_p=0.23, short_p=0.44)
+
+
+def test_held_out_samples_and_masks_depend_on_the_section_evaluation_only(configure, tmp_path):
+    path = configure(tmp_path)
+
+    def first(*overrides: str) -> dict[str, list]:
+        held_out = held_out_from_config(load_config(path, overrides), micro_batch=16)
+        return {name: value.tolist() for name, value in vars(held_out[0]).items() if hasattr(value, "tolist")}
+
+    expected = first()
+    assert first(*TRAINING) == expected
+    for change in ("seed=43", "mask_probability=0.3"):
+        changed = first(f"elc_bert.evaluation.{change}")
+        assert changed["input_ids"] != expected["input_ids"]
+        # Another seed chooses other sequences; another share masks more of the same tokens.
+        is_longer = len(changed["targets"]) > 1.5 * len(expected["targets"])
+        assert is_longer == (change != "seed=43")
+    masked = sum(row.count(MASK) for row in expected["input_ids"]) / len(expected["targets"])
+    assert 0.6 < masked < 0.95, "80 % of the spans become [MASK]"
 
 
 @pytest.mark.parametrize("key", ["weight", "epochs"])
