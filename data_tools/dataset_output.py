@@ -12,7 +12,7 @@ from typing import Any
 from data_tools.progress import progress_bar
 from elc_bert import __version__
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
-from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.manifest import INPUTS_SUFFIX, Manifest
 from elc_bert.data.format.segments import POLICY, build_segments, segment_files
 from elc_bert.data.format.writer import Written
 from elc_bert.utils.errors import UserError
@@ -20,7 +20,7 @@ from elc_bert.utils.files import sync_directory
 from elc_bert.utils.text import printable
 
 SUFFIXES = (".bin", ".idx", ".json")
-"""Suffixes of the files of a dataset, without its segment indexes."""
+"""Suffixes of the files that every dataset has."""
 
 
 def work_folder(prefix: Path) -> Path:
@@ -114,7 +114,7 @@ def _publish(staged: Path, prefix: Path) -> None:
 
 
 def _files_of(prefix: Path) -> list[Path]:
-    named = [with_suffix(prefix, suffix) for suffix in SUFFIXES]
+    named = [with_suffix(prefix, suffix) for suffix in (*SUFFIXES, INPUTS_SUFFIX)]
     return [*filter(Path.exists, named), *segment_files(prefix)]
 
 

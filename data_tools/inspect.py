@@ -185,11 +185,11 @@ def overview(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
     if manifest.versions:
         versions = ", ".join(f"{name} {at}" for name, at in manifest.versions.items())
         lines += ["", *textwrap.wrap(f"built with {versions}", WIDTH)]
-    if manifest.inputs:
-        size = sum(file.bytes for file in manifest.inputs)
-        lines += ["", f"built from {len(manifest.inputs):,} files, {size:,} bytes"]
-        lines += [f"  {file.path}  {file.bytes:,}" for file in manifest.inputs[:INPUTS_SHOWN]]
-        if len(manifest.inputs) > INPUTS_SHOWN:
+    if inputs := manifest.read_inputs(dataset.prefix):
+        size = sum(file.bytes for file in inputs)
+        lines += ["", f"built from {len(inputs):,} files, {size:,} bytes"]
+        lines += [f"  {file.path}  {file.bytes:,}" for file in inputs[:INPUTS_SHOWN]]
+        if len(inputs) > INPUTS_SHOWN:
             lines += ["  ..."]
     lines += [f"skipped: {count:,} x {reason}" for reason, count in manifest.skipped.items()]
     return lines

@@ -88,6 +88,7 @@ def merge_datasets(
         segments = sorted(set.intersection(*shared))
     else:
         segments = [(POLICY, length) for length in lengths]
+    origins = [one.read_inputs(prefix) for prefix, one in zip(inputs, manifests, strict=True)]
     words = [manifest.words for manifest in manifests if manifest.words is not None]
     with new_dataset(prefix, overwrite) as staged:
         with (
@@ -105,7 +106,7 @@ def merge_datasets(
             words=sum(words) if len(words) == len(manifests) else None,
             vocab_size=vocab_size,
             **tokenizer,
-            inputs=list(dict.fromkeys(file for manifest in manifests for file in manifest.inputs)),
+            inputs=list(dict.fromkeys(file for each in origins for file in each)),
             skipped=dict(sum((Counter(manifest.skipped) for manifest in manifests), Counter())),
         )
 

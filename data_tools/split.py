@@ -145,7 +145,7 @@ def split_dataset(
                 vocab_size=manifest.vocab_size,
                 tokenizer_sha256=manifest.tokenizer_sha256,
                 tokenizer_fingerprint=manifest.tokenizer_fingerprint,
-                inputs=manifest.inputs,
+                inputs=manifest.read_inputs(source),
             )
             for prefix, written in zip(
                 staged, _write_tokens(dataset, *staged, dev_fraction, seed), strict=True

@@ -11,7 +11,7 @@ import numpy as np
 from data_tools.options import add_dataset, add_tokenizer
 from data_tools.progress import progress_bar
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
-from elc_bert.data.format.manifest import Manifest, SegmentsEntry
+from elc_bert.data.format.manifest import INPUTS_SUFFIX, Manifest, SegmentsEntry
 from elc_bert.data.format.segments import iter_segments, open_segments, segment_files, segments_command
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
@@ -276,6 +276,8 @@ class _Verification:
             return None
         files = {with_suffix(self.prefix, ".idx"): self.manifest.idx_sha256}
         files |= {self.prefix.with_name(entry.file): entry.sha256 for entry in self.manifest.segments}
+        if self.manifest.input_list is not None:
+            files[self.prefix.with_name(self.manifest.input_list.file)] = self.manifest.input_list.sha256
         for path, expected in files.items():
             if expected is not None:
                 for _ in self._read(path, expected):
@@ -308,5 +310,9 @@ def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
 def _bytes_to_read(prefix: Path, fast: bool) -> int:
     """Return the number of bytes that ``verify`` reads: the tables, and without ``fast`` all files again."""
     tables = [with_suffix(prefix, ".idx"), *segment_files(prefix)]
-    files = tables if fast else [*tables, *tables, with_suffix(prefix, ".bin")]
+    files = (
+        tables
+        if fast
+        else [*tables, *tables, with_suffix(prefix, ".bin"), with_suffix(prefix, INPUTS_SUFFIX)]
+    )
     return sum(each.stat().st_size for each in files if each.is_file())

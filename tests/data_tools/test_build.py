@@ -321,6 +321,35 @@ def test_the_inputs_are_listed_before_they_are_read(tiny_text, tiny_tokenizer, t
     assert IndexedDataset(tmp_path / "f").manifest.documents == 42
 
 
+def test_the_origins_of_a_dataset_from_many_files_are_kept(tiny_text, tiny_tokenizer, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for number, document in enumerate(tiny_text.read_text(encoding="utf-8").split("\n\n") * 3):
+        (text / f"{number:03}.txt").write_text(document, encoding="utf-8")
+    prefix = tmp_path / "d"
+    assert build(text, tiny_tokenizer, prefix, "--lengths", 32).returncode == 0
+    paths = [f"{text}/{number:03}.txt" for number in range(120)]
+    manifest = IndexedDataset(prefix).manifest
+    assert manifest.inputs == []
+    assert [each.path for each in manifest.read_inputs(prefix)] == paths
+    assert run("verify", prefix).returncode == 0
+    assert "built from 120 files" in run("inspect", prefix).stdout
+    outputs = ["--output-train", tmp_path / "a", "--output-dev", tmp_path / "b", "--dev-fraction", 0.4]
+    assert run("split", prefix, *outputs).returncode == 0
+    assert run("merge", "--input", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "m").returncode == 0
+    for each in (tmp_path / "a", tmp_path / "b", tmp_path / "m"):
+        found = IndexedDataset(each).manifest.read_inputs(each)
+        assert found == manifest.read_inputs(prefix)
+    listed = tmp_path / "d.inputs.jsonl"
+    listed.write_bytes(listed.read_bytes().replace(b"000.txt", b"001.txt"))
+    done = run("verify", prefix)
+    assert done.returncode == 1
+    assert f"{listed}: its SHA-256 is not the one in the manifest" in done.stdout
+    # A dataset that replaces this one has no list.
+    assert build(tiny_text, tiny_tokenizer, prefix, "--overwrite", "--lengths", 32).returncode == 0
+    assert not listed.exists()
+
+
 def test_file_names_need_not_be_utf_8(tiny_text, tiny_tokenizer, tmp_path):
     text = tmp_path / os.fsdecode(b"caf\xe9.txt")
     shutil.copy(tiny_text, text)

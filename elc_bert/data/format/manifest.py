@@ -25,8 +25,13 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
 """File name without a directory, other than ``.`` and ``..``."""
-LATER = frozenset(("tokenizer_fingerprint",))
+LATER = frozenset(("tokenizer_fingerprint", "input_list"))
 """Fields of ``Manifest`` that early versions of this project do not write."""
+
+MAX_INPUTS = 100
+"""Maximum number of input files in a manifest. More are listed in a file of their own."""
+INPUTS_SUFFIX = ".inputs.jsonl"
+"""Suffix of the file that lists the input files, one JSON object per line."""
 
 
 class ManifestModel(BaseModel):
@@ -44,6 +49,19 @@ class InputFile(ManifestModel):
     """Size on disk; for a compressed file, its compressed size."""
     sha256: Sha256
     """Checksum of the file on disk, in hexadecimal."""
+
+
+class InputList(ManifestModel):
+    """Manifest entry of the file that lists the input files."""
+
+    file: FileName
+    """Name of the file, which lies in the directory of the manifest."""
+    count: Count
+    """Number of input files."""
+    bytes: Count
+    """Sum of their sizes."""
+    sha256: Sha256
+    """Checksum of the file, in hexadecimal."""
 
 
 class SegmentsEntry(ManifestModel):
@@ -88,7 +106,9 @@ class Manifest(ManifestModel):
     versions: dict[str, str] = {}
     """Versions of this project and of the libraries that affect the contents, by name."""
     inputs: list[InputFile] = []
-    """Input files."""
+    """Input files, if there are at most ``MAX_INPUTS``; ``read_inputs`` returns them in any case."""
+    input_list: InputList | None = None
+    """File that lists the input files if there are more, so that opening the dataset does not take longer."""
     skipped: dict[str, Count] = {}
     """Number of inputs left out by ``--on-error skip``, by reason."""
     segments: list[SegmentsEntry] = []
@@ -112,7 +132,9 @@ class Manifest(ManifestModel):
         path = cls.path(prefix)
         fix = "copy it again, or build the dataset again"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                return cls.model_validate_json(file.read())
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -125,9 +147,40 @@ class Manifest(ManifestModel):
             raise UserError(f"{path}: not a manifest of this version: {message}; {fix}") from None
 
     def save(self, prefix: Path) -> None:
-        """Write the manifest of the dataset ``prefix`` atomically."""
+        """Write the manifest of the dataset ``prefix`` atomically, after the list of its input files."""
+        manifest = self
+        if len(self.inputs) > MAX_INPUTS:
+            path = prefix.with_name(prefix.name + INPUTS_SUFFIX)
+            lines = "".join(each.model_dump_json() + "\n" for each in self.inputs)
+            with atomic_write(path, "w") as file:
+                file.write(lines)
+            entry = InputList(
+                file=path.name,
+                count=len(self.inputs),
+                bytes=sum(each.bytes for each in self.inputs),
+                sha256=hashlib.sha256(lines.encode()).hexdigest(),
+            )
+            manifest = self.model_copy(update={"inputs": [], "input_list": entry})
         with atomic_write(self.path(prefix), "w") as file:
-            file.write(self.to_json())
+            file.write(manifest.to_json())
+
+    def read_inputs(self, prefix: Path) -> list[InputFile]:
+        """Return all input files of the dataset ``prefix``, to which this manifest belongs.
+
+        Raises:
+            UserError: The file that lists them is missing or damaged.
+        """
+        if self.input_list is None:
+            return self.inputs
+        path = prefix.with_name(self.input_list.file)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            advice = limit_advice(error) or "copy it again"
+            raise UserError(f"{path}: cannot read the input files: {error.strerror}; {advice}") from None
+        if hashlib.sha256(content).hexdigest() != self.input_list.sha256:
+            raise UserError(f"{path}: its SHA-256 is not the one in the manifest; copy it again")
+        return [InputFile.model_validate_json(line) for line in content.splitlines()]
 
     def to_json(self) -> str:
         """Return the text that ``save`` writes, with ``manifest_sha256`` filled in.

@@ -1,10 +1,12 @@
 import hashlib
 import json
+import os
 
 import pytest
 
-from elc_bert.data.format.manifest import Manifest, SegmentsEntry
+from elc_bert.data.format.manifest import InputFile, InputList, Manifest, SegmentsEntry
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import sha256_of
 
 COUNTS = {"sequences": 3, "documents": 1, "tokens": 12}
 
@@ -38,6 +40,50 @@ def test_a_manifest_of_an_early_version_keeps_its_bytes(tmp_path):
     known = manifest.model_copy(update={"tokenizer_fingerprint": "a" * 64})
     assert json.loads(known.to_json())["tokenizer_fingerprint"] == "a" * 64
     assert json.loads(known.to_json())["words"] is None
+
+
+def input_files(count) -> list[InputFile]:
+    return [InputFile(path=f"{n:05}.txt", bytes=n, sha256=f"{n:064}") for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 20_000])
+def test_many_input_files_are_listed_in_a_file_of_their_own(tmp_path, count):
+    prefix, inputs = tmp_path / "d", input_files(count)
+    Manifest(**COUNTS, inputs=inputs).save(prefix)
+    loaded = Manifest.load(prefix)
+    assert loaded.read_inputs(prefix) == inputs
+    assert Manifest.path(prefix).read_text() == loaded.to_json()
+    assert Manifest.path(prefix).stat().st_size < 20_000
+    listed = tmp_path / "d.inputs.jsonl"
+    assert listed.exists() == (count > 100)
+    assert len(loaded.inputs) == (count if count <= 100 else 0)
+    if count > 100:
+        assert loaded.input_list == InputList(
+            file="d.inputs.jsonl", count=count, bytes=sum(range(count)), sha256=sha256_of(listed)
+        )
+        # Saving again with another segment index keeps the list.
+        loaded.with_segments(entry(32)).save(prefix)
+        assert Manifest.load(prefix).read_inputs(prefix) == inputs
+
+
+def test_a_manifest_that_lists_many_input_files_itself_is_read(tmp_path):
+    old = Manifest(**COUNTS, inputs=input_files(101))
+    Manifest.path(tmp_path / "d").write_text(old.to_json())
+    loaded = Manifest.load(tmp_path / "d")
+    assert loaded.read_inputs(tmp_path / "d") == old.inputs
+    assert loaded.to_json() == old.to_json()
+
+
+def test_a_damaged_list_of_input_files_is_an_error(tmp_path):
+    prefix = tmp_path / "d"
+    Manifest(**COUNTS, inputs=input_files(101)).save(prefix)
+    listed = tmp_path / "d.inputs.jsonl"
+    listed.write_text(listed.read_text().replace("00007.txt", "00008.txt"))
+    with pytest.raises(UserError, match=r"d\.inputs\.jsonl: its SHA-256"):
+        Manifest.load(prefix).read_inputs(prefix)
+    listed.unlink()
+    with pytest.raises(UserError, match=r"d\.inputs\.jsonl: cannot read .*No such file"):
+        Manifest.load(prefix).read_inputs(prefix)
 
 
 def test_segments_are_sorted_and_replaced():
@@ -82,4 +128,10 @@ def test_an_invalid_manifest_is_a_user_error(tmp_path, content, message):
 def test_a_directory_is_not_a_manifest(tmp_path):
     (tmp_path / "d.json").mkdir()
     with pytest.raises(UserError, match=r"d\.json: cannot read the manifest: Is a directory"):
+        Manifest.load(tmp_path / "d")
+
+
+def test_a_named_pipe_is_not_a_manifest(tmp_path):
+    os.mkfifo(tmp_path / "d.json")
+    with pytest.raises(UserError, match=r"d\.json: not a manifest"):
         Manifest.load(tmp_path / "d")
