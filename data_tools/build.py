@@ -22,6 +22,7 @@ from data_tools.encode_worker import (
 )
 from data_tools.input_files import Inputs, Skipped, find_input_files
 from data_tools.join_parts import join_parts
+from data_tools.languages import language_note
 from data_tools.mpi_ranks import Ranks
 from data_tools.options import (
     add_dataset_output,
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
             announce=lambda inputs: print(*inputs.lines(), sep="\n", flush=True),
         )
         if ranks.rank == 0:
+            if args.sentences == "split" and (note := language_note(args.language)):
+                print(note)
             print("\n".join([summary(args.output, manifest), *skipped.lines()]))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from data_tools.languages import PUNKT, language_code
 from elc_bert.utils.errors import UserError
 
 PARAGRAPH_END = "[PAR]"
@@ -9,10 +10,15 @@ Splitter = Callable[[str], list[str]]
 
 
 def sentencex_splitter(language: str) -> Splitter:
-    """Return a splitter that uses sentencex, whose package includes rules for many languages."""
+    """Return a splitter that uses sentencex, whose package includes rules for many languages.
+
+    Raises:
+        UserError: There is no such language.
+    """
     import sentencex
 
-    return lambda paragraph: sentencex.segment(language, paragraph)
+    code = language_code(language)
+    return lambda paragraph: sentencex.segment(code, paragraph)
 
 
 def punkt_splitter(language: str) -> Splitter:
@@ -28,7 +34,9 @@ def punkt_splitter(language: str) -> Splitter:
             "--sentences punkt: nltk is not installed; use --sentences split, or run: "
             "pip install 'elc-bert[data]'"
         ) from None
-    name = PUNKT_LANGUAGES.get(language, language)
+    name = PUNKT.get(language, language)
+    if name not in PUNKT.values():
+        raise UserError(f"--language {language}: unknown to Punkt; use one of: {', '.join(PUNKT)}")
     try:
         tokenize: Splitter = PunktTokenizer(name).tokenize
     except LookupError:
@@ -38,29 +46,6 @@ def punkt_splitter(language: str) -> Splitter:
         ) from None
     return tokenize
 
-
-PUNKT_LANGUAGES = {
-    "cs": "czech",
-    "da": "danish",
-    "de": "german",
-    "el": "greek",
-    "en": "english",
-    "es": "spanish",
-    "et": "estonian",
-    "fi": "finnish",
-    "fr": "french",
-    "it": "italian",
-    "ml": "malayalam",
-    "nl": "dutch",
-    "no": "norwegian",
-    "pl": "polish",
-    "pt": "portuguese",
-    "ru": "russian",
-    "sl": "slovene",
-    "sv": "swedish",
-    "tr": "turkish",
-}
-"""Punkt's name of each language, by ISO 639 code."""
 
 SPLITTERS: dict[str, Callable[[str], Splitter]] = {"split": sentencex_splitter, "punkt": punkt_splitter}
 """Functions that make a splitter for a language, by value of ``--sentences``."""
@@ -77,7 +62,7 @@ def sentence_splitter(name: str, language: str) -> Splitter:
         language: ISO 639 code of the language.
 
     Raises:
-        UserError: A package or data that the splitter needs is not installed.
+        UserError: There is no such language, or a package or data that the splitter needs is not installed.
     """
     if name == "lines":
         return lambda line: [line]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_tools.languages import language_note
 from data_tools.sentences import sentence_splitter
 from elc_bert.utils.errors import UserError
 
@@ -43,3 +44,29 @@ def test_an_error_names_the_missing_data_of_punkt(punkt_data):
 
 def test_lines_are_not_split():
     assert sentence_splitter("lines", "en")("One. Two.[PAR]") == ["One. Two.[PAR]"]
+
+
+@pytest.mark.parametrize("language", ["de", "DE", "de-DE", "de_AT", "nds"])
+def test_a_language_has_many_codes(language):
+    text = "Er kam z. B. am 3. Mai. Dann ging er."
+    assert sentence_splitter("split", language)(text) == ["Er kam z. B. am 3. Mai.", "Dann ging er.[PAR]"]
+
+
+@pytest.mark.parametrize("name", ["split", "punkt"])
+@pytest.mark.parametrize("language", ["klingon", "xx", "eng", "", "de;"])
+def test_an_unknown_language_is_an_error(name, language):
+    with pytest.raises(UserError, match=f"--language {language}: "):
+        sentence_splitter(name, language)
+
+
+@pytest.mark.parametrize(("language", "rules"), [("gl", "pt"), ("cs", "sk"), ("hu", "en"), ("zh-cn", "en")])
+def test_a_language_without_rules_gets_a_note(language, rules):
+    assert f"--language {language}: " in language_note(language)
+    assert f"those of {rules!r} are used" in language_note(language)
+    text = "Dr. A. Bc kom z. B. p.ex. e.g. am 3. Mai. Dann ging er. U.S. etc. Fin."
+    assert sentence_splitter("split", language)(text) == sentence_splitter("split", rules)(text)
+
+
+@pytest.mark.parametrize("language", ["en", "EN", "en-US", "de", "ja", "te"])
+def test_a_language_with_rules_gets_no_note(language):
+    assert language_note(language) == ""
