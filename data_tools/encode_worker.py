@@ -1,7 +1,6 @@
 """Worker process of ``build``: encodes pieces of the input and writes the token ids to disk."""
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.input_files import Piece, Skipped
+from data_tools.long_text import encode
 from data_tools.sentences import Splitter, sentence_splitter
 from data_tools.text_reader import END_OF_DOCUMENT, UNREADABLE_FILE, read_piece
 from elc_bert.data.format.vocabulary import load_tokenizer
@@ -167,14 +167,11 @@ class Worker:
                 else:
                     sentences += self.split_sentences(paragraph)
                     words += len(paragraph.split())
-            ids = [each.ids for each in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
-            sizes = np.fromiter(map(len, ids), dtype="<i4", count=len(ids))
-            total = int(sizes.sum(dtype=np.int64))
-            flat = itertools.chain.from_iterable(ids)
-            tokens.write(np.fromiter(flat, dtype=self.encoding.dtype, count=total).data)
+            ids, sizes = encode(self.tokenizer, sentences, self.encoding.dtype)
+            tokens.write(ids.data)
             lengths.write(sizes.data)
             ends.write(np.array(block_ends, dtype="<i8").data)
-            self._count(counts, (block.size, len(block_ends), len(ids), total, words))
+            self._count(counts, (block.size, len(block_ends), len(sizes), len(ids), words))
         is_readable = skipped is None or UNREADABLE_FILE not in skipped.counts
         sha256 = sha256_of(piece.path) if piece.begin == 0 and is_readable else None
         return PieceSummary(piece.path, counts, skipped or Skipped(), sha256)

@@ -1,7 +1,6 @@
 """The command ``tokenizer``: train a byte-level WordPiece tokenizer."""
 
 import argparse
-import itertools
 import os
 import re
 from collections import deque
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from data_tools.input_files import Skipped, find_input_files
 from data_tools.input_formats import TextFile
+from data_tools.long_text import cut_texts, in_batches
 from data_tools.options import add_format, add_json_key, add_on_error, add_text_input
 from data_tools.progress import progress_bar
 from data_tools.text_reader import read_paragraphs
@@ -48,8 +48,6 @@ SAMPLE_SENTENCES = (
 """Sentences whose subwords are printed after training."""
 HELD_OUT_LINES = 1000
 """Number of lines to measure on where no held-out text is given."""
-LINES_AT_ONCE = 1000
-"""Number of lines in a call of the tokenizer library, which encodes them on several cores."""
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
@@ -150,7 +148,7 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
         show_progress=os.isatty(2),
     )
     # The trainer treats a special token in the text like ordinary letters, so it is removed.
-    tokenizer.train_from_iterator(in_batches(_SPECIAL.sub(" ", line) for line in text), trainer)
+    tokenizer.train_from_iterator(in_batches(cut_texts(_SPECIAL.sub(" ", line) for line in text)), trainer)
     found = tokenizer.get_vocab_size()
     if found < vocab_size:
         raise UserError(
@@ -160,17 +158,10 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
     return accept_special_tokens(tokenizer)
 
 
-def in_batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines in lists of at most ``LINES_AT_ONCE``."""
-    lines = iter(lines)
-    while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
-        yield batch
-
-
 def count_subwords(tokenizer: Tokenizer, lines: Iterable[str]) -> NDArray[np.int64]:
     """Return the number of occurrences of each subword in the text, int64 ``[vocabulary]``."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for batch in in_batches(lines):
+    for batch in in_batches(cut_texts(lines)):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             np.add.at(counts, encoding.ids, 1)
     return counts
@@ -195,7 +186,7 @@ class VocabularyFit:
 def measure_fit(tokenizer: Tokenizer, lines: Iterable[str]) -> VocabularyFit:
     """Measure how well the vocabulary of a tokenizer fits some text."""
     words = subwords = unknown = 0
-    for batch in in_batches(lines):
+    for batch in in_batches(cut_texts(lines)):
         words += sum(len(line.split()) for line in batch)
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             subwords += len(encoding.ids)
