@@ -12,6 +12,19 @@ from elc_bert.model.encoder import ElcBertEncoder
 from elc_bert.model.initialization import initialize
 from elc_bert.model.layers import KernelUser, Linear
 
+HEAD_ROW_STEP = 64
+"""On a CPU, the head computes a multiple of this number of rows."""
+
+
+def head_rows(predicted: int, device_type: str) -> int:
+    """Return the number of rows that the head computes to predict ``predicted`` tokens.
+
+    The number of predicted tokens differs from step to step. On a CPU, PyTorch keeps a compiled matrix
+    product (oneDNN's cache of 1,024 primitives) and the C library a piece of memory for each number of rows,
+    so that the memory of a process would grow by hundreds of megabytes in its first thousands of steps.
+    """
+    return -(-predicted // HEAD_ROW_STEP) * HEAD_ROW_STEP if device_type == "cpu" else predicted
+
 
 class MaskedLMHead(KernelUser, nn.Module):
     """``LN -> linear -> GELU -> LN -> dropout -> vocabulary``; the last weight is tied to the embedding's."""
@@ -58,8 +71,10 @@ class ElcBertForMaskedLM(nn.Module):
             positions: int64 ``[N]``, indices into the flattened ``[B * T]`` tokens.
         """
         hidden = self.encoder(input_ids, attention_mask)
-        logits: Tensor = self.head(hidden.flatten(0, 1).index_select(0, positions))
-        return logits
+        count = len(positions)
+        rows = F.pad(positions, (0, head_rows(count, hidden.device.type) - count))
+        logits: Tensor = self.head(hidden.flatten(0, 1).index_select(0, rows))
+        return logits[:count]
 
     def num_parameters(self) -> int:
         """Return the number of trainable weights; the tied output embedding counts once."""

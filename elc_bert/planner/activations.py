@@ -4,7 +4,8 @@ The tables below list every tensor that is kept for the backward pass, in the or
 test compares them with what autograd really keeps. Change them together with the model and its kernels.
 
 Shapes: ``B`` sequences, ``T`` tokens, ``D`` hidden, ``H`` heads, ``K`` head size, ``M`` feed-forward,
-``N`` predicted tokens, ``V`` vocabulary, ``P`` relative positions.
+``N`` predicted tokens, ``R`` rows that the head computes for them, ``V`` vocabulary, ``P`` relative
+positions.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from elc_bert.config.schema import ModelConfig
+from elc_bert.model.masked_lm import head_rows
 
 Kernels = Literal["plain", "fused"]
 Size = Literal["compute", "noise", 1, 4, 8]
@@ -59,14 +61,15 @@ ENCODER = (
 )
 HIDDEN = Tensor("output of the embedding or of a layer", "B T D")
 HEAD = (
-    Tensor("encoder's output at the predicted tokens", "N D"),
-    Tensor("statistics of its norm", "2N", 4),
-    Tensor("normalized", "N D"),
-    Tensor("before GELU", "N D"),
-    Tensor("after GELU", "N D"),
-    Tensor("statistics of its norm", "2N", 4),
-    Tensor("dropout", "N D", "noise", "dropout"),
-    Tensor("input of the output matrix", "N D"),
+    Tensor("positions of its rows", "R", 8),
+    Tensor("encoder's output at the predicted tokens", "R D"),
+    Tensor("statistics of its norm", "2R", 4),
+    Tensor("normalized", "R D"),
+    Tensor("before GELU", "R D"),
+    Tensor("after GELU", "R D"),
+    Tensor("statistics of its norm", "2R", 4),
+    Tensor("dropout", "R D", "noise", "dropout"),
+    Tensor("input of the output matrix", "R D"),
 )
 _ATTENTION_IN = (
     Tensor("mixture x", "B T D"),
@@ -137,7 +140,7 @@ _FUSED = Table(
         Tensor("gradient of W_1's output", "B T 2M"),
         Tensor("gradient of W_2's input", "B T M"),
     ),
-    loss=(Tensor("logits", "N V"), Tensor("logarithms of the sums", "2N", 4)),
+    loss=(Tensor("logits", "R V"), Tensor("logarithms of the sums", "2N", 4)),
     loss_work=(Tensor("gradient of the logits", "N V"),),
     frees_hidden=False,
 )
@@ -194,6 +197,7 @@ class Workload:
             "K": model.hidden_size // model.num_attention_heads,
             "M": model.intermediate_size,
             "N": self.predicted,
+            "R": head_rows(self.predicted, "cpu" if self.on_cpu else "cuda"),
             "V": model.vocab_size,
             "P": 2 * model.position_bucket_size - 1,
         }
