@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.dependencies
 STAMP := $(VENV)/.complete
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+OLDER_TRANSFORMERS := $(wildcard tests/hub/transformers-*.txt)
 TORCH_PIN = $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.txt)
 
 # Passed as constraints, the pins also hold in the environments in which pip builds packages from source.
@@ -68,7 +69,7 @@ clean:
 # The environment always starts empty and a stamp is written last, so an interrupted setup leaves nothing
 # behind. torch is installed first and alone; the later steps accept any build of the pinned version and
 # install what that build needs.
-$(DEPENDENCIES): requirements.txt tests/hub/transformers-4.txt tests/kernels/triton.txt
+$(DEPENDENCIES): requirements.txt $(OLDER_TRANSFORMERS) tests/kernels/triton.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "setup: $(PYTHON): missing or older than 3.11; run: make setup PYTHON=python3.12" >&2; \
 	    exit 1; }
@@ -77,8 +78,9 @@ $(DEPENDENCIES): requirements.txt tests/hub/transformers-4.txt tests/kernels/tri
 	@$(install_torch)
 	@echo "setup: installing the other pinned packages"
 	@$(PIP) --requirement requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-deps \
-	    --target $(VENV)/transformers-4 --requirement tests/hub/transformers-4.txt
+	@for file in $(OLDER_TRANSFORMERS); do \
+	    PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-deps \
+	        --target $(VENV)/$$(basename $$file .txt) --requirement $$file || exit 1; done
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || \
 	    $(PIP) --requirement tests/kernels/triton.txt
 	@echo "$(CURDIR)" > $@

@@ -45,7 +45,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON file with the model sizes of the reference's model.bin",
     )
-    parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace the files of an earlier export in OUT; other files there stay",
+    )
+    card = parser.add_argument_group("facts for the model card")
+    card.add_argument("--license", metavar="ID", help="license of the model, such as mit or cc-by-4.0")
+    card.add_argument("--language", nargs="+", default=[], metavar="CODE", help="its languages, such as en")
+    card.add_argument(
+        "--dataset",
+        nargs="+",
+        default=[],
+        metavar="OWNER/NAME",
+        help="datasets on the Hugging Face Hub that it was trained on",
+    )
     return parser
 
 
@@ -56,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         # This import loads PyTorch, which --help should not wait for.
+        from elc_bert.hub.card import CardMetadata
         from elc_bert.hub.command import export_model
 
         export_model(
@@ -66,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             variant=arguments.variant,
             config=arguments.config,
             force=arguments.force,
+            metadata=CardMetadata(arguments.license, tuple(arguments.language), tuple(arguments.dataset)),
         )
 
     return run_single_process(command, parser.prog)

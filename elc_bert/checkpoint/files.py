@@ -171,3 +171,22 @@ def remove_unfinished(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def path_in_run(run: Path, output_dir: str | Path, path: str | Path) -> Path:
+    """Return a file that a run's configuration names, wherever this process was started.
+
+    Relative paths of a configuration start in the directory in which the run was started. If the run's own
+    ``output_dir`` is relative, that directory is a parent of the run's; otherwise, or if the run was moved,
+    the path is taken from the current directory.
+
+    Args:
+        run: Directory of the run.
+        output_dir: ``elc_bert.training.output_dir`` of the run's configuration.
+        path: Path in the run's configuration.
+    """
+    path, parts = Path(path), Path(os.path.normpath(output_dir)).parts
+    found = run.resolve()
+    if path.is_absolute() or Path(output_dir).is_absolute() or found.parts[-len(parts) :] != parts:
+        return path
+    return found.parents[len(parts) - 1] / path

@@ -1,17 +1,13 @@
 """Completion of a checkpoint whose ranks have written their files, and deletion of old ones."""
 
-import errno
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from elc_bert.checkpoint.files import (
@@ -30,6 +26,7 @@ from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import CheckpointConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of, sync_directory
+from elc_bert.utils.tensor_files import write_tensors
 
 
 def publish(
@@ -121,24 +118,7 @@ def _write_model(
         saved = SavedState(directory)
         weights = {name: saved.whole(name).reshape(tuple(shape)) for name, shape in shapes.items()}
     model, description = directory / "model.safetensors", directory / "model.json"
-    _save_tensors(weights, model)
+    write_tensors(weights, model)
     with atomic_write(description, "w") as file:
         json.dump(config, file, indent=2)
     return {path.name: sha256_of(path) for path in (model, description)}
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file and sync it to disk.
-
-    Raises:
-        OSError: The file cannot be written; the error names it.
-    """
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        # The library reports errors of the system as text only.
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from None
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenizer
 from elc_bert.data.sampling.from_config import held_out_set
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
@@ -166,7 +167,7 @@ def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int
     Raises:
         UserError: There is no tokenizer, or the text has no ``[MASK]`` or several.
     """
-    loaded_tokenizer = load_tokenizer(loaded.tokenizer_path(tokenizer))
+    loaded_tokenizer = accept_special_tokens(load_tokenizer(loaded.tokenizer_path(tokenizer)))
     ids = np.array(loaded_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
     positions = np.flatnonzero(ids == MASK)
     if len(positions) != 1:

@@ -1,7 +1,10 @@
 """Model card of an exported model: what it is, how to use it and how it was trained."""
 
+import html
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,35 @@ fill("The cat sat on the [MASK].")
 
 `AutoModel`, `AutoModelForMaskedLM` and the auto classes for sequence classification, token classification,
 question answering and multiple choice load it in the same way. `trust_remote_code=True` is required because
-the model's code is part of this repository; it needs only PyTorch and transformers (4.x or 5.x).
+the model's code is part of this repository; it needs only PyTorch and transformers (4.40 or later).
 """
 """Section of the card that shows how to load the model."""
 
 
+@dataclass(frozen=True)
+class CardMetadata:
+    """Facts for the header of a model card, which the Hugging Face Hub uses to list and to filter models."""
+
+    license: str | None = None
+    """Identifier of the license, such as ``mit``."""
+    languages: tuple[str, ...] = ()
+    """Codes of the languages, such as ``en``."""
+    datasets: tuple[str, ...] = ()
+    """Names of the datasets on the Hub that the model was trained on, such as ``OWNER/NAME``."""
+
+    def lines(self) -> list[str]:
+        """Return the lines of the header, in YAML. Strings in JSON are strings in YAML, too."""
+        entries = {"license": self.license, "language": list(self.languages), "datasets": list(self.datasets)}
+        return [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items() if value]
+
+
 def model_card(
-    model: ElcBertForMaskedLM, folder: Path, name: str, dtype: str, facts: Mapping[str, str]
+    model: ElcBertForMaskedLM,
+    folder: Path,
+    name: str,
+    dtype: str,
+    facts: Mapping[str, str],
+    metadata: CardMetadata,
 ) -> None:
     """Write ``README.md`` and the figure of the layer weights.
 
@@ -39,6 +64,7 @@ def model_card(
         name: Name of the model, the title of the card.
         dtype: Name of the dtype of the saved weights.
         facts: Titles and values of further rows of the table, about the run that trained the model.
+        metadata: Facts for the header.
     """
     config = model.config
     figure = draw_layer_weights(model.encoder.layer_weights())
@@ -57,9 +83,10 @@ def model_card(
         "library_name: transformers",
         "pipeline_tag: fill-mask",
         "tags: [elc-bert, fill-mask]",
+        *metadata.lines(),
         "---",
         "",
-        f"# {name}",
+        f"# {escape(name)}",
         "",
         'A masked language model of the ELC-BERT family ("every layer counts"): the input of each layer is a',
         "learned, softmax-weighted sum of the outputs of all earlier layers.",
@@ -69,7 +96,7 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        *(f"| {title} | {value} |" for title, value in rows.items()),
+        *(f"| {escape(title)} | {escape(value)} |" for title, value in rows.items()),
         "",
         "## Layer weights",
         "",
@@ -79,6 +106,12 @@ def model_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, in a cell of a table as well."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
 
 
 def facts_of_checkpoint(checkpoint: Path) -> dict[str, str]:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
+from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.tokenizer_identity import origin_of
 from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
-from elc_bert.hub.card import facts_of_checkpoint, model_card
+from elc_bert.hub.card import CardMetadata, facts_of_checkpoint, model_card
 from elc_bert.hub.loading import EXPORTED
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import sync_directory
+from elc_bert.utils.tensor_files import write_tensors
 
 FILES = Path(__file__).with_name("files")
 """Folder of the model's code for transformers. It is self-contained: exports do not need this project."""
@@ -51,16 +51,21 @@ def export(
     dtype: str = "fp32",
     force: bool = False,
     facts: Mapping[str, str] | None = None,
+    metadata: CardMetadata | None = None,
 ) -> None:
-    """Write a model, its tokenizer, its code and its card. The folder appears complete or not at all.
+    """Write a model, its tokenizer, its code and its card.
+
+    A new folder appears complete or not at all. In an existing one, the files of the earlier export are
+    replaced one by one, and all others stay.
 
     Args:
         loaded: The model.
         tokenizer: Tokenizer file of the model.
         folder: Folder to write.
         dtype: Dtype of the weights, ``fp32`` or ``bf16``.
-        force: Whether to replace the folder if it contains an earlier export.
+        force: Whether to replace the files of an earlier export.
         facts: Facts about the run for the card; None to read them from the files of the checkpoint's run.
+        metadata: What only the user knows about the model, for the card.
 
     Raises:
         UserError: The folder exists or cannot be written, the tokenizer does not fit the model, or a weight
@@ -82,21 +87,26 @@ def export(
     check_target(folder, force)
     if facts is None:
         facts = {} if loaded.checkpoint is None else facts_of_checkpoint(loaded.checkpoint)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    target = folder.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         _write_files(loaded, loaded_tokenizer, partial, dtype)
         _record_origin(tokenizer, partial)
-        model_card(loaded.model, partial, folder.name, dtype, facts)
+        name = folder.resolve().name
+        model_card(loaded.model, partial, name, dtype, facts, metadata or CardMetadata())
         for path in partial.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         sync_directory(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-        sync_directory(folder.parent)
-    except (OSError, SafetensorError) as error:
+        if folder.is_dir():
+            for path in partial.iterdir():
+                os.replace(path, folder / path.name)
+            sync_directory(folder)
+        else:
+            os.replace(partial, folder)
+            sync_directory(folder.parent)
+    except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error}; choose another folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -118,13 +128,15 @@ def check_target(folder: Path, force: bool) -> None:
     if not is_export:
         raise UserError(f"{folder}: exists and is not an earlier export; choose another folder")
     if not force:
-        raise UserError(f"{folder}: exists; choose another folder, or replace it with --force")
+        raise UserError(f"{folder}: exists; choose another folder, or replace the export in it with --force")
 
 
 def _write_files(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, dtype: str) -> None:
     config = {
         "architectures": ["ElcBertForMaskedLM"],
         "model_type": "elc-bert",
+        # transformers before 4.54 finds the tokenizer of an unknown type of model only by this entry.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "auto_map": {
             "AutoConfig": "configuration_elc_bert.ElcBertConfig",
             **{auto: f"modeling_elc_bert.{name}" for auto, name in CLASSES.items()},
@@ -137,7 +149,7 @@ def _write_files(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, dtype:
         "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
     _write_json(folder / "config.json", config)
-    save_file(_weights(loaded.model, DTYPES[dtype]), folder / "model.safetensors", {"format": "pt"})
+    write_tensors(_weights(loaded.model, DTYPES[dtype]), folder / "model.safetensors", {"format": "pt"})
     for name in CODE:
         shutil.copyfile(FILES / name, folder / name)
     _write_tokenizer(tokenizer, folder, loaded.model.config.max_position_embeddings)
@@ -153,12 +165,15 @@ def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.T
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """Write a tokenizer that adds ``[CLS]`` and ``[SEP]`` to each text."""
-    tokenizer.post_processor = TemplateProcessing(
+    """Write a tokenizer that adds ``[CLS]`` and ``[SEP]`` to each text, in which special tokens may occur."""
+    tokenizer = accept_special_tokens(tokenizer)
+    template = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
     )
+    # The first step leaves the space in front of a word out of the word's offsets.
+    tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=True), template])
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     tokens = {
         f"{name}_token": SPECIAL_TOKENS[token]

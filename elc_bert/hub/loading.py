@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from elc_bert.checkpoint.files import path_in_run
 from elc_bert.checkpoint.load_model import load_checkpoint_model, newest_checkpoint
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
@@ -91,7 +92,10 @@ def _tokenizer_of_run(checkpoint: Path) -> Path | None:
     """Return the tokenizer in the run's configuration, if the file still exists."""
     try:
         record = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
-        path = Path(record["config"]["elc_bert"]["data"]["tokenizer"])
+        settings = record["config"]["elc_bert"]
+        path = path_in_run(
+            checkpoint.parent.parent, settings["training"]["output_dir"], settings["data"]["tokenizer"]
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return path if path.is_file() else None

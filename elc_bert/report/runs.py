@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from elc_bert.checkpoint.files import path_in_run
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.held_out import describe_masks
 from elc_bert.config.reader import load_config
@@ -106,7 +107,7 @@ def read_run(folder: Path, name: str) -> Run:
         notes.append(
             f"{folder}: no TensorBoard logs, so there are no curves; set tensorboard.enabled before training"
         )
-    held_out = evaluate_checkpoint(config, checkpoint)
+    held_out = evaluate_checkpoint(None if config is None else _with_paths(config, folder), checkpoint)
     return Run(
         folder,
         name,
@@ -119,6 +120,17 @@ def read_run(folder: Path, name: str) -> Run:
         held_out,
         (*notes, *held_out.notes),
     )
+
+
+def _with_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """Return a run's configuration with the paths of its text and tokenizer as seen from this process."""
+    settings = config.elc_bert
+    paths = {
+        key: path_in_run(folder, settings.training.output_dir, getattr(settings.data, key))
+        for key in ("dev", "tokenizer")
+    }
+    data = settings.data.model_copy(update=paths)
+    return config.model_copy(update={"elc_bert": settings.model_copy(update={"data": data})})
 
 
 def _read_config(folder: Path, notes: list[str]) -> tuple[dict[str, Any], RunConfig | None]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,17 +26,21 @@ from elc_bert.utils.errors import UserError
 from tests.support.golden_model import GOLDEN, VARIANTS, GoldenModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OLDER = REPOSITORY / ".venv" / "transformers-4"
-"""Folder in which `make setup` installs transformers 4, separate from everything else."""
-VERSIONS = [
-    "pinned",
-    pytest.param(
-        "4",
-        marks=pytest.mark.skipif(
-            not OLDER.is_dir(), reason="needs transformers 4, which make setup installs"
-        ),
-    ),
-]
+ENVIRONMENT = REPOSITORY / ".venv"
+"""Environment in which `make setup` installs older versions of transformers, in folders of their own."""
+
+
+def installed(version: str):
+    """Return a test parameter for an older version of transformers."""
+    missing = not (ENVIRONMENT / f"transformers-{version}").is_dir()
+    reason = f"needs transformers {version}, which make setup installs"
+    return pytest.param(version, marks=pytest.mark.skipif(missing, reason=reason))
+
+
+VERSIONS = ["pinned", installed("4.57")]
+"""The last version of each major version of transformers."""
+OLDEST = [installed("4.51"), installed("4.40")]
+"""The version of the BabyLM challenges of 2025 and 2026, and the oldest one in which exports work."""
 SIZES = {
     "vocab_size": 512,
     "hidden_size": 24,
@@ -84,7 +89,7 @@ def random_model(variant: str, **changes) -> ElcBertForMaskedLM:
 
 def in_transformers(version: str, code: str, *arguments) -> subprocess.CompletedProcess[str]:
     """Run code with a version of transformers, without network access and without this project."""
-    path = str(OLDER) if version == "4" else ""
+    path = "" if version == "pinned" else str(ENVIRONMENT / f"transformers-{version}")
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment["HF_MODULES_CACHE"] = str(Path(arguments[0]).parent / f"modules-{version}")
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -115,7 +120,7 @@ def test_logits_equal_those_of_the_training_model(version, tiny_tokenizer, tmp_p
     outputs = computed(version, [tmp_path / variant for variant in VARIANTS])
 
     for model, found in zip(models.values(), outputs, strict=True):
-        assert int(found["version"]) == (4 if version == "4" else 5)
+        assert int(found["version"]) == (5 if version == "pinned" else 4)
         with torch.no_grad():
             hidden = model.encoder(ids, mask)
             logits = model(ids, mask, torch.arange(ids.numel())).view(3, 90, -1)
@@ -183,6 +188,10 @@ assert set(pair) == {"input_ids", "attention_mask"}
 guesses = pipeline("fill-mask", model=folder, **trust)("Baden [MASK] fi.")
 assert len(guesses) == 5 and all(0 < guess["score"] < 1 for guess in guesses)
 
+text = "Baden fi gor."  # offsets leave out the space in front of a word
+offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+assert "".join(text[begin:end] for begin, end in offsets) == "Badenfigor.", offsets
+
 model = AutoModelForMaskedLM.from_pretrained(folder, **trust).eval()
 batch = tokenizer(["Baden fi gor.", "Fi."], padding=True, return_tensors="pt")
 labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -246,11 +255,13 @@ check(AutoModelForMultipleChoice, choices, (1, 2), labels=torch.tensor([1]))
 """Program that uses an export in typical ways, with assertions."""
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, *OLDEST])
 def test_typical_uses_of_an_export(version, tiny_tokenizer, tmp_path):
     # This variant has every kind of parameter.
     export(LoadedModel(random_model("weighted_output"), None), tiny_tokenizer, tmp_path / "export")
     in_transformers(version, USES, tmp_path / "export")
+    # A model that is saved again is a complete export, too.
+    in_transformers(version, USES, tmp_path / "export-again")
 
 
 FINE_TUNE = """
@@ -315,9 +326,19 @@ def test_existing_folders_are_only_replaced_with_force(tiny_tokenizer, tmp_path)
     export(loaded, tiny_tokenizer, tmp_path / "export")
     with pytest.raises(UserError, match=r"export: exists; .*--force"):
         export(loaded, tiny_tokenizer, tmp_path / "export")
-    (tmp_path / "export/old").touch()
-    export(loaded, tiny_tokenizer, tmp_path / "export", force=True)
-    assert not (tmp_path / "export/old").exists()
+    written = {path.name for path in (tmp_path / "export").iterdir()}
+    (tmp_path / "export/.git").mkdir()
+    (tmp_path / "export/.git/HEAD").write_text("ref")
+    (tmp_path / "export/notes.txt").write_text("mine")
+    os.symlink("export", tmp_path / "link")
+    for folder in ("export", "link"):
+        export(LoadedModel(random_model("base"), None), tiny_tokenizer, tmp_path / folder, force=True)
+        assert load_model(tmp_path / "export").model.config.variant == "base"
+        assert {path.name for path in (tmp_path / "export").iterdir()} == written | {".git", "notes.txt"}
+        assert (tmp_path / "export/.git/HEAD").read_text() == "ref"
+        assert (tmp_path / "export/notes.txt").read_text() == "mine"
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "link").unlink()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/letter").touch()
     with pytest.raises(UserError, match="letters: exists and is not an earlier export"):
@@ -340,3 +361,107 @@ def test_export_of_a_real_run_has_a_card(tiny_run, tmp_path):
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
     assert "--force" in again.stderr
+
+
+def test_all_files_have_the_permissions_of_the_umask(tiny_tokenizer, tmp_path):
+    for mask, expected in ((0o022, 0o644), (0o007, 0o660)):
+        folder, before = tmp_path / f"{mask}", os.umask(mask)
+        try:
+            export(LoadedModel(random_model("zero"), None), tiny_tokenizer, folder)
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert modes == dict.fromkeys(modes, expected)
+        assert "model.safetensors" in modes
+
+
+def test_the_header_of_the_card_names_license_languages_and_datasets(tiny_run, tmp_path):
+    options = ["--license", "mit", "--language", "en", "de", "--dataset", "nilq/babylm-10M"]
+    command = [
+        sys.executable,
+        "launch/export.py",
+        str(tiny_run.directory),
+        str(tmp_path / "export"),
+        *options,
+    ]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
+    header = (tmp_path / "export/README.md").read_text().split("---\n")[1]
+    for line in ('license: "mit"', 'language: ["en", "de"]', 'datasets: ["nilq/babylm-10M"]'):
+        assert line in header.splitlines()
+
+
+def test_the_card_shows_facts_as_they_are(tiny_tokenizer, tmp_path):
+    facts = {"data": "a|b <script>x</script> & [c](d)", "no\nte": "two\nlines"}
+    export(LoadedModel(random_model("zero"), None), tiny_tokenizer, tmp_path / "a_b", facts=facts)
+    card = (tmp_path / "a_b/README.md").read_text()
+    assert "# a\\_b" in card.splitlines()
+    assert r"| data | a\|b &lt;script&gt;x&lt;/script&gt; &amp; \[c\](d) |" in card.splitlines()
+    assert "| no te | two lines |" in card.splitlines()
+    assert "license:" not in card
+
+
+FILL = """
+import json, sys, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+folder, texts, result = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+found = []
+for text in json.load(open(texts)):
+    encoded = tokenizer(text, return_tensors="pt")
+    at = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero())
+    with torch.no_grad():
+        best = int(model(**encoded).logits[0, at].argmax())
+    found.append([encoded["input_ids"][0].tolist(), best])
+json.dump(found, open(result, "w"))
+"""
+"""Program that predicts the word at the ``[MASK]`` of each text with an export."""
+
+
+def test_a_mask_in_the_text_is_predicted_like_a_mask_in_the_ids(tiny_text, tiny_tokenizer, tmp_path):
+    model = random_model("zero")
+    export(LoadedModel(model, None), tiny_tokenizer, tmp_path / "export")
+    tokenizer = Tokenizer.from_file(str(tiny_tokenizer))
+    texts, expected = [], []
+    for line in tiny_text.read_text(encoding="utf-8").splitlines():
+        encoding = tokenizer.encode(line, add_special_tokens=False)
+        words = [i for i, token in enumerate(encoding.tokens) if token[0] == "Ġ"]
+        for place in range(0, len(words) - 1, 3):
+            first, after = words[place], words[place + 1]
+            if after > first + 1:
+                continue  # the word is several tokens
+            ids = [1, *encoding.ids[:first], 4, *encoding.ids[after:], 2]
+            inputs = torch.tensor([ids])
+            with torch.no_grad():
+                logits = model(inputs, torch.ones_like(inputs, dtype=torch.bool), torch.tensor([first + 1]))
+            before = line[: encoding.offsets[first - 1][1]] if first else ""
+            texts.append(f"{before} [MASK] {line[encoding.offsets[after][0] :].lstrip()}".strip())
+            expected.append([ids, int(logits[0].argmax())])
+    assert len(texts) > 200
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    files = [tmp_path / name for name in ("export", "texts.json", "found.json")]
+    in_transformers("pinned", FILL, *files)
+    assert json.loads((tmp_path / "found.json").read_text()) == expected
+
+
+def test_a_run_is_exported_from_any_directory(tiny_run, tmp_path):
+    # The run is moved below another directory, together with the files that its relative paths name.
+    run = tmp_path / "work/runs/one"
+    shutil.copytree(tiny_run.directory, run)
+    (tmp_path / "work/data").mkdir()
+    record = json.loads((newest_checkpoint(run) / "run.json").read_text())
+    shutil.copy(record["config"]["elc_bert"]["data"]["tokenizer"], tmp_path / "work/data/tokenizer.json")
+    record["config"]["elc_bert"]["data"]["tokenizer"] = "data/tokenizer.json"
+    record["config"]["elc_bert"]["training"]["output_dir"] = "runs/one"
+    (newest_checkpoint(run) / "run.json").write_text(json.dumps(record))
+    script = str(REPOSITORY / "launch/export.py")
+    places = {
+        tmp_path: "work/runs/one",
+        run: ".",
+        tmp_path / "work/data": f"../runs/one/checkpoints/{newest_checkpoint(run).name}",
+    }
+    for place, source in places.items():
+        command = [sys.executable, script, source, str(tmp_path / "export"), "--force"]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "export/tokenizer.json").is_file()

@@ -224,8 +224,9 @@ def test_a_missing_extra_is_named_in_one_line(
         f"{text}\nIt 's ''a caf\u00e9'' &amp; is n't one .\n", encoding="utf-8"
     )
     shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.json")
-    for name in ("text.parquet", "text.txt.zst"):
-        (tmp_path / name).write_bytes(b"PAR1, not read without the package")
+    # Only the first bytes are read without the package.
+    (tmp_path / "text.parquet").write_bytes(b"PAR1 and so on PAR1")
+    (tmp_path / "text.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd and so on")
     # Every Python process, including workers, behaves as if the package were not installed.
     site = tmp_path / "site"
     site.mkdir()

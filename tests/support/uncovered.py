@@ -12,7 +12,7 @@ PARTS = (
     ("jobs under Slurm", r"[Ss]lurm"),
     ("report pages in a browser", r"chromium"),
     ("real corpora, tokenizers and BLiMP", r"'?shared'?"),
-    ("exports in transformers 4", r"transformers"),
+    ("exports in older versions of transformers", r"transformers"),
     ("the message about a missing wandb", r"wandb"),
     ("a full disk", r"disk"),
     ("figures of /proc", r"/proc"),

@@ -1,4 +1,4 @@
-"""Configuration of ELC-BERT for Hugging Face transformers (4.x and 5.x)."""
+"""Configuration of ELC-BERT for Hugging Face transformers (4.40 and later)."""
 
 from typing import Any
 

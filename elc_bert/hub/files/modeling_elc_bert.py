@@ -1,4 +1,4 @@
-"""ELC-BERT for Hugging Face transformers (4.x and 5.x), in plain PyTorch.
+"""ELC-BERT for Hugging Face transformers (4.40 and later), in plain PyTorch.
 
 The input of each layer is a learned, softmax-weighted sum of the outputs of all earlier layers (Georges
 Gabriel Charpentier and Samuel 2023, "Not all layers are equally as important: Every Layer Counts BERT"). The
@@ -558,3 +558,13 @@ def _wants_tuple(config: ElcBertConfig, return_dict: bool | None) -> bool:
     """Return whether the caller, or else the configuration, asks for a tuple."""
     chosen = getattr(config, "return_dict", True) if return_dict is None else return_dict
     return not chosen
+
+
+# A model that is saved again must take this code along. transformers before 4.52 does so on request only.
+ElcBertConfig.register_for_auto_class()
+ElcBertModel.register_for_auto_class("AutoModel")
+ElcBertForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+ElcBertForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+ElcBertForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+ElcBertForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+ElcBertForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
