@@ -213,8 +213,11 @@ def tokenizer_of_another_size(user):
 
 @mistake
 def another_tokenizer_of_the_same_size(user):
-    with user.tokenizer.open("a") as file:
-        file.write("\n")
+    content = json.loads(user.tokenizer.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    one, other = sorted(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    user.tokenizer.write_text(json.dumps(content), encoding="utf-8")
     return Mistake(user.new_run(), [str(user.tokenizer), "not the tokenizer that", "sha256"])
 
 
