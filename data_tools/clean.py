@@ -299,7 +299,8 @@ def _write(report: Report, results: Iterable[Cleaned]) -> None:
 
 def summary(output: Path, reports: list[Report]) -> str:
     """Return a table of the files: lines and words before and after cleaning, and skipped input."""
-    width = max(len(str(report.target.relative_to(output))) for report in reports)
+    width = max((len(str(report.target.relative_to(output))) for report in reports), default=0)
+    width = max(width, len(str(output)) - 2)
     columns = ("lines in", "lines out", "words in", "words out")
     rows = [f"{output!s:<{width + 4}}{'cleaned as':<18}" + "".join(f"{name:>13}" for name in columns)]
     for report in reports:

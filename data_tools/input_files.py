@@ -20,6 +20,7 @@ from data_tools.input_formats import (
     recognize,
     unreadable_message,
 )
+from data_tools.progress import progress_bar
 from elc_bert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,15 +142,17 @@ def find_input_files(
     """
     inputs = Inputs()
     seen: dict[tuple[int, int], Path] = {}
-    for path in map(Path, paths):
-        for each, relative in _expand(path, inputs, skipped).items():
+    found = [each for path in map(Path, paths) for each in _expand(path, inputs, skipped).items()]
+    with progress_bar(len(found), "file", "looking at the input", leave=False, delay=1) as progress:
+        for path, relative in found:
+            progress.update()
             try:
-                status = check_regular(each)
-                first = seen.setdefault((status.st_dev, status.st_ino), each)
-                if first is each:
-                    inputs.files.append(recognize(each, file_format, relative))
+                status = check_regular(path)
+                first = seen.setdefault((status.st_dev, status.st_ino), path)
+                if first is path:
+                    inputs.files.append(recognize(path, file_format, relative))
                 else:
-                    inputs.left_out.append((each, f"{SAME_FILE} {first}"))
+                    inputs.left_out.append((path, f"{SAME_FILE} {first}"))
             except UnsupportedFormatError as error:
                 skip_or_raise(skipped, "unsupported format", str(error))
             except UserError as error:

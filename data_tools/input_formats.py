@@ -30,7 +30,7 @@ UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zlib.error, lz
 
 AS_IT_IS = "read it as it is with --format text"
 """End of the error messages for files that could be plain text after all."""
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 12
 """Number of bytes at the beginning of the content that decide on the format."""
 BUFFER_BYTES = 1 << 18
 """Size of the buffer behind a decompressor without a buffer of its own."""

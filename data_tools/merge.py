@@ -11,7 +11,7 @@ import numpy as np
 from data_tools.dataset_output import check_outputs, new_dataset, summary, write_manifest_and_segments
 from data_tools.dataset_stream import read_batches, reading_progress
 from data_tools.options import add_dataset_output, add_lengths, add_overwrite
-from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import POLICY, check_sequence_length
 from elc_bert.data.format.writer import IndexedDatasetWriter, token_dtype
@@ -73,12 +73,13 @@ def merge_datasets(
         The manifest of the result.
 
     Raises:
-        UserError: An input is damaged, is the same as the output, or was built with another tokenizer, or the
-            output exists already.
+        UserError: An input is damaged, is the same as the output or another input, or was built with another
+            tokenizer, or the output exists already.
     """
     check_outputs([prefix], inputs)
     for length in lengths or ():
         check_sequence_length(length)
+    _check_different(inputs)
     datasets = [IndexedDataset(each) for each in inputs]
     manifests = [dataset.manifest for dataset in datasets]
     vocab_size = _common_value("vocab_size", inputs, manifests)
@@ -109,6 +110,25 @@ def merge_datasets(
             inputs=list(dict.fromkeys(file for each in origins for file in each)),
             skipped=dict(sum((Counter(manifest.skipped) for manifest in manifests), Counter())),
         )
+
+
+def _check_different(inputs: Sequence[Path]) -> None:
+    """Check that no dataset is given twice, by one name or several, because all of it would be repeated.
+
+    Raises:
+        UserError: Two inputs are the same dataset.
+    """
+    seen: dict[tuple[int, int], Path] = {}
+    for prefix in inputs:
+        path = with_suffix(prefix, ".bin")
+        if path.exists():
+            status = path.stat()
+            first = seen.setdefault((status.st_dev, status.st_ino), prefix)
+            if first is not prefix:
+                raise UserError(
+                    f"--input {prefix}: the same dataset as {first}; give it once, and repeat it in training "
+                    "with elc_bert.data.train"
+                )
 
 
 def _common_value(field: str, inputs: Sequence[Path], manifests: Sequence[Manifest]) -> Any:

@@ -1,8 +1,10 @@
 """Writing files so that they appear either complete or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -48,6 +50,20 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file. Anything else, such as a named pipe, is an error, not a wait.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file; ``strerror`` gives the reason.
+    """
+    # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return file.read()
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

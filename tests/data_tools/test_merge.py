@@ -197,6 +197,11 @@ def test_merge_writes_one_dataset_and_refuses_inputs_that_do_not_match(capsys, t
     assert_fails(capsys, ("merge", "--input", a, tmp_path / "none", *output), "none.idx: ")
     assert_fails(capsys, ("merge", "--input", a, b, "--output", tmp_path / "new/../a"), f"the input {a}")
     assert_fails(capsys, ("merge", "--input", a, b, *output, "--lengths", 2), "length 2")
+    for suffix in (".bin", ".idx"):
+        (tmp_path / f"link{suffix}").symlink_to(f"a{suffix}")
+    for again in (a, tmp_path / "new/../a", tmp_path / "link"):
+        message = f"{again}: the same dataset as {a}"
+        assert_fails(capsys, ("merge", "--input", a, b, again, *output, "--overwrite"), message)
     assert file_contents(tmp_path / "new/ab") == kept
 
     Manifest.path(b).unlink()

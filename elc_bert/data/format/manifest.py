@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from elc_bert.utils.errors import UserError, limit_advice
-from elc_bert.utils.files import atomic_write
+from elc_bert.utils.files import atomic_write, read_regular
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -132,9 +132,7 @@ class Manifest(ManifestModel):
         path = cls.path(prefix)
         fix = "copy it again, or build the dataset again"
         try:
-            # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
-            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                return cls.model_validate_json(file.read())
+            return cls.model_validate_json(read_regular(path))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -174,7 +172,7 @@ class Manifest(ManifestModel):
             return self.inputs
         path = prefix.with_name(self.input_list.file)
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
         except OSError as error:
             advice = limit_advice(error) or "copy it again"
             raise UserError(f"{path}: cannot read the input files: {error.strerror}; {advice}") from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.tokenizer_identity import is_tokenizer_of, tokenizer_sha256
 from elc_bert.utils.errors import UserError
+from elc_bert.utils.files import read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,8 +27,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        with open(path, encoding="utf-8-sig") as file:  # some editors add a byte-order mark
-            text = file.read()
+        text = read_regular(path).decode("utf-8-sig")  # some editors add a byte-order mark
     except OSError as error:
         raise UserError(
             f"{path}: cannot read the tokenizer: {error.strerror}; give a tokenizer.json"

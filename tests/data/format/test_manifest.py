@@ -133,5 +133,5 @@ def test_a_directory_is_not_a_manifest(tmp_path):
 
 def test_a_named_pipe_is_not_a_manifest(tmp_path):
     os.mkfifo(tmp_path / "d.json")
-    with pytest.raises(UserError, match=r"d\.json: not a manifest"):
+    with pytest.raises(UserError, match=r"d\.json: cannot read the manifest: not a regular file"):
         Manifest.load(tmp_path / "d")

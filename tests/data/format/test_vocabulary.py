@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -17,6 +18,9 @@ def test_published_tokenizers_open(shared, name):
 def test_an_invalid_tokenizer_is_a_user_error(tmp_path, tiny_tokenizer):
     with pytest.raises(UserError, match=r"none\.json: cannot read the tokenizer: No such file"):
         load_tokenizer(tmp_path / "none.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe\.json: cannot read the tokenizer: not a regular file"):
+        load_tokenizer(tmp_path / "pipe.json")
     path = tmp_path / "other.json"
     path.write_text("{}")
     with pytest.raises(UserError, match="not a tokenizer"):
