@@ -234,13 +234,12 @@ def test_the_help_text_of_clean_has_examples():
     assert "python -m data_tools clean --input babylm_10M" in run("--help").stdout
 
 
-def test_ctrl_c_keeps_complete_files_and_the_command_can_be_resumed(babylm, tmp_path):
-    long = babylm / "z.txt"
-    long.write_text("A line of café text — to clean.\n" * 200_000, encoding="utf-8")
-    arguments = ["--input", babylm, "--output", tmp_path / "out", "--workers", 2]
+def start_and_signal(arguments, unfinished, number) -> tuple[int, str]:
+    """Start the command, send a signal when it writes a file, and return its exit status and messages."""
     process = subprocess.Popen(
         command(*arguments),
         env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -248,11 +247,33 @@ def test_ctrl_c_keeps_complete_files_and_the_command_can_be_resumed(babylm, tmp_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.z.txt*")) and time.monotonic() < deadline:
+    while not list(unfinished.parent.glob(f".{unfinished.name}*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return process.returncode, stderr
+
+
+def test_a_killed_command_leaves_a_record_of_the_finished_files(babylm, tmp_path):
+    out = tmp_path / "out"
+    long = babylm / "z.txt"
+    long.write_text("short\n")
+    clean(find_input_files([babylm]), out)
+    long.write_text("A line of caf\u00e9 text \u2014 to clean.\n" * 200_000, encoding="utf-8")
+    arguments = ["--input", babylm, "--output", out, "--workers", 1, "--corpus", "cbt", "--overwrite"]
+    status, _ = start_and_signal(arguments, out / "z.txt", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert (out / "z.txt").read_text() == "short\n"
+    # It is unknown what became of the files that were to be replaced, so the record says nothing about them.
+    assert json.loads((out / ".clean.json").read_text()) == {}
+
+
+def test_ctrl_c_keeps_complete_files_and_the_command_can_be_resumed(babylm, tmp_path):
+    long = babylm / "z.txt"
+    long.write_text("A line of café text — to clean.\n" * 200_000, encoding="utf-8")
+    arguments = ["--input", babylm, "--output", tmp_path / "out", "--workers", 2]
+    status, stderr = start_and_signal(arguments, tmp_path / "out/z.txt", signal.SIGINT)
+    assert status == 130
     assert "Traceback" not in stderr
     complete = contents(tmp_path / "out")
     assert len(complete) == 11

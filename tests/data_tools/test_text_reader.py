@@ -259,3 +259,16 @@ def test_a_row_that_is_not_utf_8_is_skipped(tmp_path):
     skipped = Skipped()
     assert documents(path, skipped=skipped) == [["First text."], ["Last text."]]
     assert skipped.counts == {"not UTF-8": 1}
+
+
+def test_the_progress_of_reading_adds_up_to_the_size_on_disk(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(LONG_TEXT))
+    (tmp_path / "b.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
+    # Row groups are larger in memory than on disk.
+    table = pyarrow.table({"text": [f"{number} " * 1000 for number in range(1000)]})
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=100)
+    for file in find_input_files([tmp_path]).files:
+        steps: list[int] = []
+        list(read_paragraphs([file], progress=steps.append))
+        assert min(steps) >= 0
+        assert sum(steps) == file.size

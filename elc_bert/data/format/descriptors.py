@@ -70,9 +70,9 @@ class DescriptorCache:
             try:
                 number = open_file()
             except OSError as error:
-                if error.errno != errno.EMFILE or not self._kept:
+                # Something else in this process may need more descriptors than expected.
+                if error.errno != errno.EMFILE or not self.clear():
                     raise
-                self._kept.clear()  # something else needs more descriptors than expected
                 number = open_file()
             return self._kept.setdefault(id(key), Descriptor(number))
 
@@ -80,6 +80,13 @@ class DescriptorCache:
         """Forget the descriptor of a file."""
         with self._lock:
             self._kept.pop(id(key), None)
+
+    def clear(self) -> bool:
+        """Close all files that are not in use, and return whether there were any."""
+        with self._lock:
+            is_empty = not self._kept
+            self._kept.clear()
+        return not is_empty
 
     def _capacity(self) -> int:
         """Return the number of descriptors to keep; raise the limit on open files if it is reached."""

@@ -180,8 +180,10 @@ class IndexedDataset:
         Raises:
             UserError: A sentence does not lie within the stream.
         """
-        pointers = self.pointers[first:last].astype(np.int64)
-        lengths = self.lengths[first:last].astype(np.int64)
+        last = min(last, self._sequences)
+        lengths_begin, pointers_begin = HEADER.size, HEADER.size + 4 * self._sequences
+        pointers = self._idx.read_array("<i8", pointers_begin + 8 * first, last - first).astype(np.int64)
+        lengths = self._idx.read_array("<i4", lengths_begin + 4 * first, last - first).astype(np.int64)
         offsets, rest = np.divmod(pointers, self._dtype.itemsize)
         # offset + length could overflow; the difference of two non-negative numbers cannot.
         is_bad = (pointers < 0) | (rest != 0) | (lengths < 0) | (offsets > self.num_tokens - lengths)
@@ -203,7 +205,9 @@ class IndexedDataset:
         Raises:
             UserError: The entries are not in order.
         """
-        entries = self.documents[first : last + 1].astype(np.int64)
+        last = min(last, self.num_documents)
+        begin = HEADER.size + 12 * self._sequences + 8 * first
+        entries = self._idx.read_array("<i8", begin, last + 1 - first).astype(np.int64)
         # The next chunk starts with the last entry of this one, so the boundary between them is checked too.
         bounded = np.concatenate([[0], entries, [self._sequences]])
         is_bad = bounded[1:] < bounded[:-1]

@@ -103,6 +103,18 @@ class MappedFile:
         """
         return self._pread(self._descriptor(), [size], [offset])[0]
 
+    def read_array(self, dtype: DTypeLike, offset: int, count: int) -> NDArray[Any]:
+        """Return a copy of ``array(dtype, offset, count)``, which is read without mapping the file.
+
+        Raises:
+            UserError: The file ends before, or cannot be read.
+        """
+        dtype = np.dtype(dtype)
+        data = self.read(offset, count * dtype.itemsize)
+        if len(data) != count * dtype.itemsize:
+            raise UserError(f"{self.path}: truncated while it was open; copy or build it again")
+        return np.frombuffer(data, dtype)
+
     def gather(self, dtype: DTypeLike, offset: int, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of ``array(dtype, offset, ...)[indices]``, for indices that are far apart.
 
@@ -156,7 +168,13 @@ class MappedFile:
     def _map(self) -> mmap.mmap:
         descriptor = self._descriptor()
         try:
-            return mmap.mmap(descriptor.number, self.size, access=mmap.ACCESS_READ)
+            try:
+                return mmap.mmap(descriptor.number, self.size, access=mmap.ACCESS_READ)
+            except OSError as error:
+                # A mapping needs a descriptor of its own, which other files can spare.
+                if error.errno != errno.EMFILE or not self._descriptors.clear():
+                    raise
+                return mmap.mmap(descriptor.number, self.size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             advice = limit_advice(error) or "copy it to another file system"
             raise UserError(f"{self.path}: cannot map the file into memory: {error}; {advice}") from None
