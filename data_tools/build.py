@@ -57,6 +57,7 @@ output:
   PREFIX.bin, PREFIX.idx           the tokens, in the format of Megatron-LM and GPT-NeoX
   PREFIX.segments-T.npy            segment index: position of each sample of sequence length T in the tokens
   PREFIX.json                      counts, checksums, input files, and versions of the tools
+  PREFIX.inputs.jsonl              input files, if there are more than 100
 
 examples:
   python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train

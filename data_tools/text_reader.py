@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 18
 """Number of bytes to read at a time."""
+MAX_ROWS_AT_ONCE, PARQUET_BYTES_AT_ONCE = 256, 1 << 22
+"""Number of rows of a Parquet file to read at a time, and their approximate size if they are long."""
 UNREADABLE_FILE = "unreadable file"
 """Reason why a file is skipped as a whole, with all that was read of it before."""
 END_OF_DOCUMENT = ""
@@ -262,7 +264,8 @@ def _parquet_batches(piece: Piece, json_key: str) -> Iterator[tuple[int, int, "p
         groups = range(piece.begin, piece.end)
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
         first = sum(file.metadata.row_group(group).num_rows for group in range(piece.begin))
-        for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[json_key]):
+        at_once = max(1, min(MAX_ROWS_AT_ONCE, rows * PARQUET_BYTES_AT_ONCE // max(piece.size, 1)))
+        for batch in file.iter_batches(batch_size=at_once, row_groups=groups, columns=[json_key]):
             yield first, rows, batch.column(0)
 
 

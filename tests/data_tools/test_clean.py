@@ -147,6 +147,19 @@ def test_a_damaged_record_is_named_and_replaced_with_overwrite(babylm, tmp_path)
     assert {report.note for report in clean(find_input_files([babylm]), out)} == {"exists already"}
 
 
+def test_a_table_is_refused_unless_it_is_called_text(tmp_path):
+    path = tmp_path / "caf\udce9.csv"  # a name that is not UTF-8
+    path.write_text("a,b\n")
+    done = run("--input", path, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "a table (.csv)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run("--input", path, "--output", tmp_path / "out", "--format", "text")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == {path.name: b"a,b\n"}
+    assert run("--input", path, "--output", tmp_path / "out", "--format", "text").returncode == 0
+
+
 def test_what_is_left_out_is_listed(babylm, tmp_path):
     (babylm / "README.md").write_text("About the corpus.\n")
     done = run("--input", babylm, "--output", tmp_path / "out")

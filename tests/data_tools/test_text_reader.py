@@ -272,3 +272,17 @@ def test_the_progress_of_reading_adds_up_to_the_size_on_disk(tmp_path):
         list(read_paragraphs([file], progress=steps.append))
         assert min(steps) >= 0
         assert sum(steps) == file.size
+
+
+@pytest.mark.parametrize(("words", "rows"), [(2, 256), (700_000, 2), (1_500_000, 1)])
+def test_few_rows_of_long_texts_are_read_at_a_time(tmp_path, words, rows):
+    """A row of many MiB must not bring 255 others into memory."""
+    path = tmp_path / "a.parquet"
+    count = 5 if rows < 256 else 600
+    table = pyarrow.table({"text": ["a " * words] * count})
+    pq.write_table(table, path, use_dictionary=False)
+    (file,) = find_input_files([path]).files
+    (piece,) = file_pieces(file, 1 << 40)
+    ends = [block.paragraphs.count(END_OF_DOCUMENT) for block in read_piece(piece)][:-1]
+    assert sum(ends) == count
+    assert max(ends) == rows
