@@ -96,7 +96,7 @@ class Inputs:
     def lines(self) -> list[str]:
         """Return a list, for the terminal, of what is read and of what is left out."""
         size = sum(file.size for file in self.files)
-        rows = [f"input: {len(self.files):,} files, {size:,} bytes"]
+        rows = [f"input files: {len(self.files):,}, {size:,} bytes"]
         rows += _listed([(file.path, f"{file.description}, {file.size:,} bytes") for file in self.files])
         if len(self.files) > LISTED:
             kinds = Counter(file.description for file in self.files)
@@ -107,7 +107,7 @@ class Inputs:
         """Return a list, for the terminal, of what is left out."""
         if not self.left_out:
             return []
-        rows = [f"left out: {len(self.left_out):,} files or folders", *_listed(self.left_out)]
+        rows = [f"left out: {len(self.left_out):,}", *_listed(self.left_out)]
         if len(self.left_out) > LISTED:
             reasons = Counter(
                 SAME_FILE + " another" if reason.startswith(SAME_FILE) else reason

@@ -303,10 +303,10 @@ def test_the_inputs_are_listed_before_they_are_read(tiny_text, tiny_tokenizer, t
     assert done.returncode == 0, done.stderr
     size = tiny_text.stat().st_size
     assert done.stdout.splitlines()[:6] == [
-        f"input: 2 files, {size + 22:,} bytes",
+        f"input files: 2, {size + 22:,} bytes",
         f"  {text}/a.txt: plain text, {size:,} bytes",
         f"  {text}/b.json: JSON lines, 22 bytes",
-        "left out: 2 files or folders",
+        "left out: 2",
         f"  {text}/README: readme or license",
         f"  {text}/c.txt: the same file as {text}/a.txt",
     ]

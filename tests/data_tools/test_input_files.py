@@ -117,9 +117,9 @@ def test_files_that_are_not_text_are_left_out_and_listed(tmp_path, write, name):
     assert names(found) == ["a.txt"]
     assert found.left_out == [(top, NOT_TEXT[name])]
     assert found.lines() == [
-        "input: 1 files, 6 bytes",
+        "input files: 1, 6 bytes",
         f"  {tmp_path}/in/a.txt: plain text, 6 bytes",
-        "left out: 1 files or folders",
+        "left out: 1",
         f"  {top}: {NOT_TEXT[name]}",
     ]
 
@@ -199,8 +199,8 @@ def test_long_lists_are_cut_and_summed_up(tmp_path, write):
         write(f"in/{number:02}.txt.crc")
         write(f"in/{number:02}.jsonl", '{"text": "Text."}')
     lines = find_input_files([tmp_path / "in"]).lines()
-    assert lines[0] == "input: 24 files, 276 bytes"
+    assert lines[0] == "input files: 24, 276 bytes"
     assert lines[1] == f"  {tmp_path}/in/00.jsonl: JSON lines, 17 bytes"
     assert lines[11:13] == ["  ... and 14 more", "  in total: 12 x JSON lines; 12 x plain text"]
-    assert lines[13] == "left out: 12 files or folders"
+    assert lines[13] == "left out: 12"
     assert lines[24:] == ["  ... and 2 more", "  in total: 12 x checksums"]

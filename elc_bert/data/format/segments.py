@@ -18,6 +18,7 @@ from elc_bert.data.format.mapped_file import MappedFile
 from elc_bert.data.format.policies import POLICIES, SEGMENT
 from elc_bert.utils.errors import UserError, limit_advice
 from elc_bert.utils.files import atomic_write, sha256_of
+from elc_bert.utils.text import printable
 
 POLICY = "reference"
 """Default segment policy."""
@@ -93,10 +94,15 @@ def build_segments(
 
     Raises:
         UserError: The sequence length is out of range, the policy is unknown, the dataset is damaged, or its
-            sentences are not contiguous in ``.bin``, as ``reference`` requires.
+            sentences are not contiguous in ``.bin``, as ``reference`` requires, or its name is not UTF-8.
     """
     chunks = iter_segments(dataset, sequence_length, policy)
     path = _index_path(dataset, sequence_length, policy)
+    if printable(path.name) != path.name:
+        raise UserError(
+            f"{printable(dataset.prefix)}: the name is not valid UTF-8, so a manifest cannot hold it; rename "
+            "the files of the dataset"
+        )
     known = dataset.manifest.find_segments(sequence_length, policy)
     if known is not None and not overwrite and path.is_file() and sha256_of(path) == known.sha256:
         return known

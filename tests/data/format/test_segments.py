@@ -293,3 +293,11 @@ def test_a_pickled_index_reopens_its_file(dataset):
     index = open_segments(dataset, 32)
     again = pickle.loads(pickle.dumps(index))
     assert np.array_equal(again(np.arange(5)), index(np.arange(5)))
+
+
+def test_the_name_of_a_dataset_with_segments_is_utf_8(tmp_path):
+    prefix = tmp_path / "d\udce9"
+    foreign.write(prefix, [[1] * 10], [0, 1], 8)
+    with pytest.raises(UserError, match=r"d\\xe9: the name is not valid UTF-8"):
+        build_segments(IndexedDataset(prefix), 8)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".idx"]
