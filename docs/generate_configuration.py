@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from elc_bert.config.reader import PARAMS
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.section import LARGEST
 
 PAGE = Path(__file__).with_name("configuration.md")
 COMMAND = "python docs/generate_configuration.py"
@@ -31,10 +32,19 @@ python launch/pretrain.py --deepspeed_config ds_configs/demo.json --set elc_bert
   in the sections `model`, `data`, `training`, `evaluation` and `checkpoint`.
 - Order of precedence: defaults, file, `--set key.path=value`. The value of `--set` is read as JSON, or as
   text where it is not JSON. `--set` can be given several times.
-- An unknown key or a value out of range is an error that names the key, the file and the nearest valid name.
+- An unknown key, a key without an effect and a value out of range are errors that name the key, the file and
+  the nearest valid name. This holds for all sections of DeepSpeed too, such as `checkpoint` and
+  `activation_checkpointing`.
+- Booleans are `true` and `false`, or the words `True` and `False`, and nothing else. Numbers are finite.
+  Whole numbers are at most {LARGEST:,}, unless another limit is given below.
+- `"auto"`, which Hugging Face's Trainer fills in, is accepted for `train_micro_batch_size_per_gpu` and
+  `gradient_accumulation_steps`, which follow from the other batch sizes, and for the numbers and switches of
+  `zero_optimization`, where it means DeepSpeed's default. Anywhere else it is an error.
 - The resolved configuration is saved as `config.json` in the run's output directory.
 - `optimizer.type: "Lamb"` and `scheduler.type: "Cosine"`, `"Linear"` and `"Constant"` are this project's.
-  Other types go to DeepSpeed.
+  Other types go to DeepSpeed. `AdamW` and `Adam` are PyTorch's fused ones, which need no compiler. DeepSpeed
+  has its own, which are compiled when they are first used. This takes minutes. They are used if
+  `optimizer.params.torch_adam` is false, or if a feature such as offloading to NVMe requires them.
 - TensorBoard, wandb, CSV files and comet are DeepSpeed's monitors. The sections `tensorboard`, `wandb`,
   `csv_monitor` and `comet` switch them on.
 
@@ -145,7 +155,7 @@ def _range(entry: dict[str, Any]) -> str:
         f"{sign} {candidate[name]:g}" if abs(candidate[name]) < 1e6 else f"{sign} {candidate[name]}"
         for candidate in candidates
         for name, sign in LIMITS.items()
-        if name in candidate
+        if name in candidate and candidate[name] != LARGEST
     )
 
 

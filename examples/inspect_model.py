@@ -68,7 +68,7 @@ def run(directory: Path) -> None:
     model = load_model(directory).model  # float32 on the CPU, in evaluation mode: without dropout
     print(f"{directory}: variant {model.config.variant}, {model.num_parameters():,} parameters")
     print_layer_weights(model)
-    batch = first_training_samples(load_config(directory / "config.json"), count=8)
+    batch = first_training_samples(load_config(directory / "config.json", of_finished_run=True), count=8)
     before, after = take_step(model, batch, learning_rate=0.001)
     print(f"loss of {len(batch.targets)} masked tokens: {before:.4f} before the step, {after:.4f} after it")
 

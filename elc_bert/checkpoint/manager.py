@@ -36,6 +36,7 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
 from elc_bert.engine.protocol import Engine
+from elc_bert.engine.stepping import restore_step_counts
 from elc_bert.engine.weights import full_precision_weights, full_shape
 from elc_bert.engine.zero_layout import pieces_of_rank
 from elc_bert.utils.errors import UserError
@@ -152,6 +153,7 @@ class Checkpoints:
                 load_into(engine, SavedState(path))
             else:
                 engine.load_checkpoint(str(path.parent), tag=path.name)
+            restore_step_counts(engine)
         except pickle.UnpicklingError as error:
             # The same program has written the files of all ranks, so this is raised on all of them.
             raise UserError(

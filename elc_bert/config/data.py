@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from elc_bert.config.section import PositiveNumber, Probability, Section
+from elc_bert.config.section import NonEmptyPath, PositiveNumber, Probability, Section, error_at
 
 
 class TrainingDataset(Section):
     """One dataset of a blend (entry of ``elc_bert.data.train``), with either ``weight`` or ``epochs``."""
 
-    path: Path
+    path: NonEmptyPath
     """Prefix of the dataset's files PREFIX.bin, PREFIX.idx and PREFIX.json, which data_tools writes."""
     weight: PositiveNumber | None = None
     """Share of the training sequences taken from this dataset, relative to the weights of the others.
@@ -30,9 +29,9 @@ class DataConfig(Section):
     train: tuple[TrainingDataset, ...]
     """Training datasets to blend, each with ``path`` and either ``weight`` or ``epochs``. A single dataset
     may be given as its path."""
-    dev: Path
+    dev: NonEmptyPath
     """Prefix of the held-out dataset's files."""
-    tokenizer: Path
+    tokenizer: NonEmptyPath
     """Tokenizer file (JSON) that all datasets were built with, or one that encodes text in the same way."""
     segments: Literal["reference", "packed"] = "reference"
     """Policy that cuts a dataset into segments: ``reference`` takes whole sentences of one document,
@@ -48,7 +47,7 @@ class DataConfig(Section):
     pack: bool = True
     """Pack several sequences into one row where they fit. This saves the work on padding and does not change
     the loss."""
-    workers: int = Field(1, ge=0)
+    workers: int = Field(1, ge=0, le=1024)
     """Number of processes per device that prepare batches; 0 prepares them in the training process."""
 
     @field_validator("train", mode="before")
@@ -66,16 +65,16 @@ class DataConfig(Section):
         for index, dataset in enumerate(train):
             given = [key for key in ("weight", "epochs") if getattr(dataset, key) is not None]
             if len(given) == 2:
-                raise _error_at(f"[{index}]", "has both weight and epochs; keep one")
+                raise error_at(f"[{index}]", "has both weight and epochs; keep one")
             if len(train) > 1 and not given:
-                raise _error_at(
+                raise error_at(
                     f"[{index}].weight", f"missing; give the weight or the epochs of {dataset.path}"
                 )
             if (dataset.weight is None) != (train[0].weight is None):
                 key = "epochs" if dataset.epochs is None else "weight"
-                raise _error_at(f"[{index}].{given[0]}", f"train[0] has {key}; use the same key for all")
+                raise error_at(f"[{index}].{given[0]}", f"train[0] has {key}; use the same key for all")
             if dataset.path in [earlier.path for earlier in train[:index]]:
-                raise _error_at(
+                raise error_at(
                     f"[{index}].path", f"{dataset.path} is listed twice; raise its share in the first entry"
                 )
         return train
@@ -92,11 +91,3 @@ class DataConfig(Section):
         if self.random_probability + self.keep_probability > 1.0:
             raise ValueError("random_probability + keep_probability must not exceed 1")
         return self
-
-
-def _error_at(location: str, message: str) -> PydanticCustomError:
-    """Return an error in a part of the validated value, such as ``[1].weight``.
-
-    ``reader.describe`` appends the location to the key.
-    """
-    return PydanticCustomError("value_error", "{message}", {"within": location, "message": message})

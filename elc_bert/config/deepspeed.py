@@ -4,20 +4,16 @@ import functools
 import pydoc
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ValidationError
 
 from elc_bert.config.batch_plan import BatchPlan
+from elc_bert.config.deepspeed_params import check_optimizer, check_schedule
 from elc_bert.config.deepspeed_sections import MONITORS
-from elc_bert.config.optimizer import OUR_SCHEDULES
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import RunConfig
 from elc_bert.config.section import Section
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.text import did_you_mean
 
-DATA_TYPES_KEYS = ("grad_accum_dtype",)
-"""Valid keys of ``data_types``, for which DeepSpeed has no class: it silently ignores unknown keys."""
 LAMB_REQUIREMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "zero_optimization.offload_optimizer.device": (
         ("none", "cpu"),
@@ -85,14 +81,10 @@ def check_deepspeed_sections(config: RunConfig) -> None:
             checked[name] = section_class(**given[name])
         except ValidationError as error:
             raise UserError(f"{config.origin}{describe(error, section_class, prefix=name)}") from None
-    for key in given["data_types"]:
-        if key not in DATA_TYPES_KEYS:
-            raise UserError(
-                f"{config.origin}unknown key data_types.{key}{did_you_mean(key, DATA_TYPES_KEYS)}"
-            )
     _check_precision(config, checked)
     _check_zero(config, checked["zero_optimization"])
-    _check_optimizer(config)
+    check_optimizer(config)
+    check_schedule(config)
     if config.optimizer.is_lamb:
         _check_lamb(config, checked)
 
@@ -150,26 +142,17 @@ def _check_zero(config: RunConfig, zero: Any) -> None:
             f"{config.origin}zero_optimization.offload_optimizer: has no effect at stage 0; set "
             "zero_optimization.stage to 1, 2 or 3"
         )
+    offloads_weights = zero.offload_param is not None and zero.offload_param.device != "none"
+    if offloads_weights and zero.stage < 3:
+        raise UserError(
+            f"{config.origin}zero_optimization.offload_param: has no effect at stage {zero.stage}; set "
+            "zero_optimization.stage to 3, or remove it"
+        )
     if not zero.compute_grad_norm:
         raise UserError(
             f"{config.origin}zero_optimization.compute_grad_norm = false: the gradient norm is needed for "
             "the log; remove it"
         )
-
-
-def _check_optimizer(config: RunConfig) -> None:
-    from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
-    from deepspeed.runtime.lr_schedules import VALID_LR_SCHEDULES
-
-    name, schedule = config.optimizer.type, config.scheduler.type
-    torch_names = [name for name, value in vars(torch.optim).items() if isinstance(value, type)]
-    if name.lower() not in DEEPSPEED_OPTIMIZERS and name not in torch_names:
-        nearest = did_you_mean(name, ["Lamb", *torch_names])
-        raise UserError(f"{config.origin}optimizer.type: unknown optimizer {name}{nearest}")
-    schedules = [*OUR_SCHEDULES, *VALID_LR_SCHEDULES]
-    if schedule not in schedules:
-        nearest = did_you_mean(schedule, schedules)
-        raise UserError(f"{config.origin}scheduler.type: unknown schedule {schedule}{nearest}")
 
 
 def _check_lamb(config: RunConfig, checked: dict[str, Any]) -> None:
@@ -186,16 +169,20 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
     It contains neither Lamb nor this project's schedules, which the project builds itself, nor the monitors:
     the project writes their events, and DeepSpeed's own would repeat them under other names.
     """
+    from deepspeed.accelerator import get_accelerator
+
     built = {key: value for key, value in config.deepspeed_extras.items() if key not in MONITORS}
     if not config.optimizer.is_lamb:
         built["optimizer"] = config.optimizer.model_dump()
+        if config.uses_torch_adam:
+            # DeepSpeed would compile its own Adam for minutes. PyTorch's fused one needs no compiler.
+            fused = get_accelerator().device_name() in ("cpu", "cuda")
+            built["optimizer"]["params"] = {"fused": fused, **config.optimizer.params, "torch_adam": True}
     if not config.scheduler.is_ours:
         built["scheduler"] = config.scheduler.model_dump()
     if "torch_autocast" in built:
-        autocast = config.deepspeed.torch_autocast
-        # DeepSpeed's default type is the device's, which is float16 on a GPU. Any non-empty string counts as
-        # true there, even "false" (get_torch_autocast_enabled, DeepSpeed 0.19.8).
-        built["torch_autocast"] = {"dtype": "bfloat16", **autocast.as_given(), "enabled": autocast.enabled}
+        # DeepSpeed's default type is the device's, which is float16 on a GPU.
+        built["torch_autocast"] = {"dtype": "bfloat16", **config.deepspeed.torch_autocast.as_given()}
     return built | {
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,

@@ -1,14 +1,15 @@
 """DeepSpeed's sections of the configuration, parsed once into typed objects for the rest of the program.
 
-Only the keys that this project reads have a field here. All others are kept as they are, and all of them are
-checked by DeepSpeed's own classes before a run starts (``elc_bert.config.deepspeed``). This module imports
-neither DeepSpeed nor PyTorch, so that reading a configuration stays cheap.
+Only the keys that this project reads have a field here. All others are kept as they are. ``resolve`` has
+given every value one spelling before, and DeepSpeed's own classes check all of them before a run starts
+(``elc_bert.config.deepspeed``). This module imports neither DeepSpeed nor PyTorch, so that reading a
+configuration stays cheap.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -60,8 +61,6 @@ class DeepSpeedSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     _content: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _auto_is_default: ClassVar[bool] = True
-    """True if DeepSpeed has a class for the section, which drops the value ``"auto"``."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -69,9 +68,7 @@ class DeepSpeedSection(BaseModel):
         content = {} if value is None else value
         if not isinstance(content, dict):
             raise ValueError(f"must be a section, not {value!r}")
-        # DeepSpeed's classes drop "auto" (DeepSpeedConfigModel.__init__), so that the default applies.
-        given = {key: item for key, item in content.items() if item != "auto" or not cls._auto_is_default}
-        section = handler(given)
+        section = handler(content)
         section._content = dict(content)
         return section
 
@@ -87,17 +84,15 @@ class SwitchedSection(DeepSpeedSection):
     """Use the feature that the section describes."""
 
 
-class TorchAutocastSection(SwitchedSection):
-    """``torch_autocast``: weights in fp32, matrix products in bf16."""
-
-    _auto_is_default: ClassVar[bool] = False
-
-
 class OffloadOptimizerSection(DeepSpeedSection):
     """``zero_optimization.offload_optimizer``: where master weights and optimizer state are kept."""
 
     device: Literal["none", "cpu", "nvme"] = "none"
     """Device that holds master weights and optimizer state; ``none`` means the accelerator."""
+    ratio: float = 1.0
+    """Share of the optimizer state on that device (stage 3)."""
+    super_offload: bool = False
+    """Use DeepSpeed's offloading for superchips (stage 3)."""
 
 
 class ZeroSection(DeepSpeedSection):
@@ -116,6 +111,8 @@ class ZeroSection(DeepSpeedSection):
     """Reduce gradients while the backward pass continues. DeepSpeed's default is true at stage 3 only."""
     stage3_max_live_parameters: Size = 1_000_000_000
     """Largest number of parameters that stage 3 keeps gathered at any time."""
+    zenflow: JsonValue = None
+    """DeepSpeed's asynchronous updates; value as in the file."""
     sub_group_size: JsonValue = None
     """Number of parameters that stage 3 processes together; value as in the file."""
     round_robin_gradients: JsonValue = None
@@ -129,6 +126,14 @@ class ZeroSection(DeepSpeedSection):
         return self.offload_optimizer.device != "none"
 
     @property
+    def requires_deepspeed_adam(self) -> bool:
+        """True if a feature works with DeepSpeed's own Adam only."""
+        offload = self.offload_optimizer
+        return (
+            offload.device == "nvme" or offload.ratio < 1 or offload.super_offload or self.zenflow is not None
+        )
+
+    @property
     def overlaps_communication(self) -> bool:
         """True if gradients are reduced while the backward pass continues."""
         return self.stage == 3 if self.overlap_comm is None else self.overlap_comm
@@ -137,7 +142,6 @@ class ZeroSection(DeepSpeedSection):
 class DataTypesSection(DeepSpeedSection):
     """``data_types``: types of buffers."""
 
-    _auto_is_default: ClassVar[bool] = False
     grad_accum_dtype: DtypeName = None
     """Type in which gradients of several micro-batches are summed; None means the type of the weights."""
 
@@ -153,7 +157,7 @@ class DeepSpeedSections(BaseModel):
     """Weights in bf16."""
     fp16: SwitchedSection = SwitchedSection()
     """Weights in fp16, with loss scaling."""
-    torch_autocast: TorchAutocastSection = TorchAutocastSection()
+    torch_autocast: SwitchedSection = SwitchedSection()
     """Weights in fp32, matrix products in bf16."""
     data_types: DataTypesSection = DataTypesSection()
     """Types of buffers."""

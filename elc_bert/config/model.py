@@ -15,20 +15,20 @@ class ModelConfig(Section):
     variant: Literal["base", "zero", "normalized", "weighted_output"] = "zero"
     """Variant of the architecture: how each layer combines the outputs of earlier layers (ELC-BERT paper,
     section 3)."""
-    vocab_size: Positive = 6144
+    vocab_size: int = Field(6144, gt=0, le=2**24)
     """Number of tokens in the vocabulary; must match the tokenizer."""
-    hidden_size: Positive = 384
+    hidden_size: int = Field(384, gt=0, le=2**16)
     """Width D of the hidden states."""
-    num_hidden_layers: Positive = 12
+    num_hidden_layers: int = Field(12, gt=0, le=1024)
     """Number of layers L."""
     num_attention_heads: Positive = 6
     """Number of attention heads H per layer; must divide ``hidden_size``."""
-    intermediate_size: Positive = 1024
+    intermediate_size: int = Field(1024, gt=0, le=2**20)
     """Width M of the gated feed-forward network."""
-    max_position_embeddings: int = Field(512, gt=2)
+    max_position_embeddings: int = Field(512, gt=2, le=2**20)
     """Distance in tokens beyond which all relative positions share the outermost bucket. Longer sequences
     are allowed."""
-    position_bucket_size: int = Field(32, ge=4)
+    position_bucket_size: int = Field(32, ge=4, le=2**16)
     """Number of relative-position buckets B in each direction."""
     hidden_dropout_prob: Probability = 0.1
     """Dropout probability of the outputs of the embedding and of the feed-forward, and in the head."""

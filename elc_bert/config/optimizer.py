@@ -1,10 +1,12 @@
 """The sections ``optimizer`` and ``scheduler``, shared between this project and DeepSpeed."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from elc_bert.config.section import Probability, Section
+from elc_bert.config.resolve import WORDS
+from elc_bert.config.section import Probability, Section, error_at
 
 OUR_SCHEDULES = ("Cosine", "Linear", "Constant")
 """Values of ``scheduler.type`` that this project implements; all others are DeepSpeed's."""
@@ -41,7 +43,12 @@ class OptimizerConfig(Section):
     @classmethod
     def _check_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         # The defaults are filled in so that the saved configuration is complete.
-        return LambParams(**params).model_dump() if _is_lamb(info.data.get("type")) else params
+        return LambParams(**params).model_dump() if _is_lamb(info.data.get("type")) else _plain(params)
+
+    @property
+    def is_adam(self) -> bool:
+        """True for Adam and AdamW, in any capitalization of the name."""
+        return self.type.lower() in ("adam", "adamw")
 
     @property
     def is_lamb(self) -> bool:
@@ -51,6 +58,21 @@ class OptimizerConfig(Section):
 
 def _is_lamb(name: str | None) -> bool:
     return name is not None and name.lower() == "lamb"
+
+
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters for a class of DeepSpeed or PyTorch, with booleans in place of True and False.
+
+    Raises:
+        PydanticCustomError: A number is not finite, or a value is left to Hugging Face's Trainer.
+    """
+    for key, value in params.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, float) and not math.isfinite(each):
+                raise error_at(f".{key}", "must be a finite number")
+        if value == "auto":
+            raise error_at(f".{key}", 'only Hugging Face\'s Trainer can fill in "auto"; give a value')
+    return {key: WORDS[value] if value in ("True", "False") else value for key, value in params.items()}
 
 
 class ScheduleParams(Section):
@@ -74,7 +96,8 @@ class SchedulerConfig(Section):
     @field_validator("params")
     @classmethod
     def _check_params(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        return ScheduleParams(**params).model_dump() if info.data.get("type") in OUR_SCHEDULES else params
+        is_ours = info.data.get("type") in OUR_SCHEDULES
+        return ScheduleParams(**params).model_dump() if is_ours else _plain(params)
 
     @property
     def is_ours(self) -> bool:

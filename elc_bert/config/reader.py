@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from elc_bert.config.optimizer import LambParams, ScheduleParams
+from elc_bert.config.resolve import problems, resolve
 from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.text import did_you_mean
@@ -17,40 +18,35 @@ PARAMS: dict[tuple[str, ...], type[BaseModel]] = {
     ("scheduler", "params"): ScheduleParams,
 }
 """Classes of the ``params`` of this project's optimizer and schedules; others are DeepSpeed's."""
-# fmt: off
-DEEPSPEED_KEYS = frozenset((
-    "activation_checkpointing", "aio", "autotuning", "bf16", "checkpoint", "comet",
-    "comms_logger", "communication_data_type", "compile", "compression_training", "csv_monitor",
-    "curriculum_learning", "data_efficiency", "data_types", "dataloader_drop_last", "disable_allgather",
-    "dump_state", "eigenvalue", "flops_profiler", "fp16", "fp32_allreduce", "gradient_predivide_factor",
-    "graph_harvesting", "load_universal", "memory_breakdown", "nebula", "prescale_gradients",
-    "seq_parallel_communication_data_type", "sparse_gradients", "steps_per_print", "tensorboard", "timers",
-    "torch_autocast", "use_node_local_storage", "wall_clock_breakdown", "wandb",
-    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "zero_optimization",
-))
-# fmt: on
-"""Top-level keys of DeepSpeed. DeepSpeed silently ignores unknown ones, so they are caught here."""
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(path: Path, overrides: Iterable[str] = (), of_finished_run: bool = False) -> RunConfig:
     """Read a run configuration, apply overrides and check it.
 
     Args:
         path: JSON file.
         overrides: Overrides of the form ``key.path=value``; the value is JSON, or a string if it is not valid
             JSON.
+        of_finished_run: True for the ``config.json`` of a run, which may be of an earlier version of this
+            project. DeepSpeed's keys are then not checked.
 
     Raises:
-        UserError: The file is missing or malformed, or a key is unknown or out of range.
+        UserError: The file is missing or malformed, or a key is unknown, out of range or without effect.
     """
     content = _read_json(path)
     for override in overrides:
         _apply_override(content, override)
-    _reject_unknown_top_level(content, path)
+    content = resolve(content, of_earlier_version=of_finished_run)
+    found = [] if of_finished_run else list(problems(content, _FIELDS))
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {describe(error, RunConfig)}") from None
+        # What ``problems`` has found in DeepSpeed's sections is not repeated.
+        of_deepspeed = found and {each["loc"][0] for each in error.errors()}.isdisjoint(_FIELDS)
+        if not of_deepspeed:
+            found.append(describe(error, RunConfig))
+    if found:
+        raise UserError(f"{path}: {'; '.join(found)}")
     config._file = path
     return config
 
@@ -93,6 +89,19 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
             return []
         model = sections[0]
     return list(model.model_fields)
+
+
+def _field_names(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the keys of a section and of the sections in it, as nested dictionaries."""
+    return {
+        name: _field_names(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else {}
+        for name, field in model.model_fields.items()
+    }
+
+
+_FIELDS = _field_names(RunConfig)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -140,10 +149,3 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section; remove what follows it")
     section[last] = value
-
-
-def _reject_unknown_top_level(content: dict[str, Any], path: Path) -> None:
-    valid = DEEPSPEED_KEYS | set(RunConfig.model_fields)
-    for key in content:
-        if key not in valid:
-            raise UserError(f"{path}: unknown key {key}{did_you_mean(key, valid)}")

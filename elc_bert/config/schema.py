@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from elc_bert.config.data import DataConfig, TrainingDataset
 from elc_bert.config.deepspeed_sections import DeepSpeedSections, Precision
 from elc_bert.config.model import ModelConfig
 from elc_bert.config.optimizer import LambParams, OptimizerConfig, ScheduleParams, SchedulerConfig
-from elc_bert.config.section import Auto, Positive, Section
+from elc_bert.config.section import Auto, PlainTypes, Positive, Section
 from elc_bert.config.training import CheckpointConfig, EvaluationConfig, TrainingConfig
 
 __all__ = [
@@ -34,6 +34,14 @@ __all__ = [
 ]
 
 
+OWN_PEAKS: dict[str, tuple[str, float | None]] = {
+    "WarmupLR": ("warmup_max_lr", None),
+    "WarmupDecayLR": ("warmup_max_lr", 0.001),
+    "OneCycle": ("cycle_max_lr", None),
+}
+"""Parameter of DeepSpeed's schedules that replaces the learning rate of the optimizer, and its default."""
+
+
 class ElcBertConfig(Section):
     """Everything of this project that DeepSpeed does not know (section ``elc_bert``)."""
 
@@ -49,10 +57,10 @@ class ElcBertConfig(Section):
     """How often checkpoints are taken, and which ones are kept."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(PlainTypes):
     """The whole file. Keys of DeepSpeed that have no field here are passed to DeepSpeed unchanged."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
 
     train_batch_size: Positive
     """Number of sequences per optimizer step over all devices (the global batch), before the length
@@ -112,6 +120,28 @@ class RunConfig(BaseModel):
     def precision(self) -> Precision:
         """Type of the weights in forward and backward (``DeepSpeedSections.precision``)."""
         return self.deepspeed.precision
+
+    @property
+    def peak_learning_rate(self) -> float | None:
+        """Peak learning rate; None if it is left to the default of a class of PyTorch or DeepSpeed.
+
+        Some of DeepSpeed's schedules ignore ``optimizer.params.lr`` and have a peak of their own.
+        """
+        own, default = OWN_PEAKS.get(self.scheduler.type, ("", None))
+        peak: float | None = self.scheduler.params.get(own, default) or self.optimizer.params.get("lr")
+        return peak
+
+    @property
+    def uses_torch_adam(self) -> bool:
+        """True if Adam or AdamW is PyTorch's, false if it is DeepSpeed's, which has to be compiled.
+
+        ``optimizer.params.torch_adam`` decides. By default it is DeepSpeed's only for the features that
+        require it.
+        """
+        zero = self.deepspeed.zero_optimization
+        return self.optimizer.is_adam and bool(
+            self.optimizer.params.get("torch_adam", not zero.requires_deepspeed_adam)
+        )
 
     @property
     def offloads_optimizer(self) -> bool:

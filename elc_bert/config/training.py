@@ -1,21 +1,20 @@
 """The sections ``elc_bert.training``, ``elc_bert.evaluation`` and ``elc_bert.checkpoint``."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from elc_bert.config.section import Positive, PositiveNumber, Probability, Section
+from elc_bert.config.section import NonEmptyPath, Positive, PositiveNumber, Probability, Section
 
 
 class TrainingConfig(Section):
     """Length, data order, logging and safety checks of a run (section ``elc_bert.training``)."""
 
-    output_dir: Path
+    output_dir: NonEmptyPath
     """Directory for checkpoints, logs and the resolved configuration; created if it does not exist."""
     max_steps: Positive
     """Number of optimizer steps of the whole run."""
-    sequence_length: int = Field(128, ge=8)
+    sequence_length: int = Field(128, ge=8, le=2**20)
     """Number of tokens T in a sequence before the length switch, [CLS] and [SEP] included."""
     long_after: Probability = 0.9
     """Fraction of the run after which sequences become 4 times longer and the batch 4 times smaller; 1 means
@@ -69,7 +68,7 @@ class EvaluationConfig(Section):
     seed: int = Field(42, ge=0, lt=2**63)
     """Random seed of the choice of the held-out sequences and of their masks, independent of
     ``elc_bert.training.seed``."""
-    minimal_pairs: Path | None = None
+    minimal_pairs: NonEmptyPath | None = None
     """Directory of minimal pairs (BLiMP's .jsonl files) to score during training; null means none."""
     minimal_pairs_every: Positive = 1000
     """Number of steps between scorings of the minimal pairs; the last step is always scored."""

@@ -82,6 +82,24 @@ def restore_loss_scale(engine: Engine, state: Mapping[str, float]) -> None:
             setattr(scaler, key, value)
 
 
+def restore_step_counts(engine: Engine) -> None:
+    """Let Adam continue from a loaded state, whichever of PyTorch and DeepSpeed has written it.
+
+    PyTorch counts the steps of each tensor in a tensor, DeepSpeed in an integer, which its FusedAdam (0.19.8)
+    advances for the last tensor of a group only.
+    """
+    optimizer, taken = engine.basic_optimizer, engine.global_steps - engine.skipped_steps
+    is_of_deepspeed = type(optimizer).__name__ in ("FusedAdam", "DeepSpeedCPUAdam")
+    if not (is_of_deepspeed or isinstance(optimizer, torch.optim.Adam)):
+        return
+    for group in optimizer.param_groups:
+        on_device = group.get("fused") or group.get("capturable")
+        for parameter in group["params"]:
+            if state := optimizer.state.get(parameter):
+                device = parameter.device if on_device else None
+                state["step"] = taken if is_of_deepspeed else torch.tensor(float(taken), device=device)
+
+
 @contextlib.contextmanager
 def _without_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Replace ``optimizer.step`` by a function that does nothing, within this block."""

@@ -239,7 +239,8 @@ def _held_out(
     """Return the set to evaluate on, and its settings with the number of sequences filled in."""
     prefix, settings = data, HeldOutSettings()
     if loaded.checkpoint is not None:
-        config = load_config(loaded.checkpoint.resolve().parent.parent / "config.json")
+        file = loaded.checkpoint.resolve().parent.parent / "config.json"
+        config = load_config(file, of_finished_run=True)
         settings = HeldOutSettings.of_run(config)
         if data is None:
             prefix = config.elc_bert.data.dev

@@ -145,7 +145,7 @@ def _read_config(folder: Path, notes: list[str]) -> tuple[dict[str, Any], RunCon
         )
     problem, config = "", None
     try:
-        config = load_config(path)
+        config = load_config(path, of_finished_run=True)
     except UserError as error:
         problem = str(error)
     try:

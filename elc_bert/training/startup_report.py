@@ -121,7 +121,7 @@ def describe_optimizer(config: RunConfig) -> str:
     """Return optimizer, peak learning rate and schedule."""
     optimizer = config.optimizer
     return (
-        f"{optimizer.type}, peak learning rate {optimizer.params.get('lr')}, {config.scheduler.type} schedule"
+        f"{optimizer.type}, peak learning rate {config.peak_learning_rate}, {config.scheduler.type} schedule"
     )
 
 

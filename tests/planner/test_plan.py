@@ -246,8 +246,15 @@ def test_the_command_prints_a_table_and_saves_json(tmp_path, capsys):
         ),
         (
             ["--set", "zero_optimization.reduce_bucket_size=big"],
-            'strict.json: zero_optimization.reduce_bucket_size = "big": give a number',
+            'strict.json: zero_optimization.reduce_bucket_size = "big": must be a whole number of at least 1',
         ),
+        (
+            ["--set", "activation_checkpointing.cpu_checkpointing=true"],
+            "strict.json: activation_checkpointing: has no effect on this project's model",
+        ),
+        (["--set", "elc_bert.model.hidden_size=1000000000000"], "should be less than or equal to 65536"),
+        (["--set", "elc_bert.model.num_hidden_layers=10000000"], "should be less than or equal to 1024"),
+        (["--set", "bf16.enabled=auto"], 'strict.json: bf16.enabled = "auto": only Hugging Face'),
         (
             ["--set", "data_types.grad_accum_dtype=fp33"],
             "strict.json: data_types.grad_accum_dtype = 'fp33': choose fp32, bf16 or fp16",
