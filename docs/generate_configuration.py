@@ -43,7 +43,7 @@ python launch/pretrain.py --deepspeed_config ds_configs/demo.json --set elc_bert
 - The resolved configuration is saved as `config.json` in the run's output directory.
 - `optimizer.type: "Lamb"` and `scheduler.type: "Cosine"`, `"Linear"` and `"Constant"` are this project's.
   Other types go to DeepSpeed. `AdamW` and `Adam` are PyTorch's fused ones, which need no compiler. DeepSpeed
-  has its own, which are compiled when they are first used. This takes minutes. They are used if
+  has its own, which are compiled when they are first used, for minutes. They are used if
   `optimizer.params.torch_adam` is false, or if a feature such as offloading to NVMe requires them.
 - TensorBoard, wandb, CSV files and comet are DeepSpeed's monitors. The sections `tensorboard`, `wandb`,
   `csv_monitor` and `comet` switch them on.

@@ -13,6 +13,7 @@ from elc_bert.config.batch_plan import BatchPlan
 from elc_bert.config.deepspeed import deepspeed_config
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
+from elc_bert.engine.compilation import explaining_failed_compilation
 from elc_bert.engine.processes import raise_collective_timeouts
 from elc_bert.engine.protocol import Engine
 from elc_bert.engine.zero_layout import shard_lamb
@@ -41,7 +42,7 @@ def build_engine(
         initial: Model whose weights the run starts from; None for a fresh initialization.
 
     Raises:
-        UserError: LAMB would not be exact in DeepSpeed's layout. Raised on all ranks.
+        UserError: LAMB would not be exact in DeepSpeed's layout, or DeepSpeed cannot compile an operation.
     """
     torch.manual_seed(config.elc_bert.training.seed)
     model = ElcBertForMaskedLM(config.elc_bert.model)
@@ -106,7 +107,7 @@ def _initialize(run: RunConfig, world: World, **arguments: Any) -> Engine:
     from elc_bert.engine.checkpoint_writer import BackgroundWriter
 
     # Some of DeepSpeed's optimizers print memory figures while they are built.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), explaining_failed_compilation():
         engine: Any = deepspeed.initialize(lr_scheduler=_schedule(run), **arguments)[0]
     raise_collective_timeouts(world.watchdog)  # now that DeepSpeed has created its process groups
     engine.checkpoint_engine = BackgroundWriter()

@@ -26,6 +26,7 @@ from elc_bert.distributed.launchers import (
 from elc_bert.distributed.watchdog.diagnosis import Timeouts
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.distributed.world import World
+from elc_bert.engine.compilation import guard_compilation
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.logs import FILE_ONLY
 from elc_bert.utils.machine import available_cores, free_port, keep_freed_memory
@@ -60,6 +61,7 @@ def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
     # deepspeed/comm/torch.py), which takes a minute and a C++ compiler; only its inference uses it. An
     # operation that is not compatible is left out. Check again when DeepSpeed is updated.
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    guard_compilation()
     set_environment()
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])

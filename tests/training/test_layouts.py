@@ -32,8 +32,7 @@ BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 SWITCHING = {"long_after": 0.9}
 """Setting that makes steps 19 and 20 read 2 sequences of 128 tokens."""
-# "torch_adam" avoids DeepSpeed's own Adam, which would have to be compiled for this CPU first.
-ADAMW = {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1, "torch_adam": True}}
+ADAMW = {"type": "AdamW", "params": {"lr": 0.003, "weight_decay": 0.1}}
 ONE_STEP = {
     "gradient_clipping": 0.5,
     "scheduler": {"params": {"warmup_proportion": 0.0}},
