@@ -37,7 +37,7 @@ ONE_STEP = {
     "gradient_clipping": 0.5,
     "scheduler": {"params": {"warmup_proportion": 0.0}},
     "data": {"short_probability": 0.7},
-    "training": {"max_steps": 1},
+    "training": {"max_steps": 1, "long_after": 1.0},
 }
 
 CASES = {
@@ -212,7 +212,7 @@ def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
     """Return the first global batch of a run, whole and in micro-batches of half its size."""
     config = load_config(directory / "config.json")
     data, training = config.elc_bert.data, config.elc_bert.training
-    schedule = LengthSchedule(1, training.sequence_length, config.train_batch_size)
+    schedule = LengthSchedule(1, training.sequence_length, config.train_batch_size, training.long_after)
 
     def steps(micro_batch: int) -> TrainingSteps:
         return TrainingSteps(
