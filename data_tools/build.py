@@ -31,15 +31,18 @@ from data_tools.options import (
     add_lengths,
     add_on_error,
     add_overwrite,
+    add_run_config,
     add_text_input,
     add_tokenizer,
     add_workers,
 )
 from data_tools.progress import progress_bar
+from data_tools.run_config import read_run_config
 from data_tools.sentences import LIBRARIES, sentence_splitter
 from data_tools.worker_pool import SPAWN_CONTEXT, WORKER_KILLED, interrupts_blocked, make_worker_pool
+from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
-from elc_bert.data.format.segments import check_sequence_length
+from elc_bert.data.format.segments import POLICY, build_segments, check_sequence_length
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.data.format.writer import token_dtype
 from elc_bert.utils.errors import UserError, describe_expected
@@ -63,6 +66,8 @@ examples:
   python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
   python -m data_tools build --input 'shards/*.jsonl.zst' --json-key content \\
       --tokenizer tokenizer.json --output corpus/train --lengths 128 512
+  python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train \\
+      --config ds_configs/strict_small.json
 
   On several nodes, with the input divided among the ranks (PREFIX must be on a shared file system):
   mpirun -n 8 python -m data_tools build --input text/ --tokenizer tokenizer.json --output corpus/train
@@ -88,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_on_error(parser)
     add_tokenizer(parser, "tokenizer.json to encode the text with", required=True)
     add_dataset_output(parser)
-    add_lengths(parser, default=[128, 512], default_text="128 512")
+    add_lengths(parser, default_text="those of --config, else 128 512")
+    add_run_config(parser, "use the sequence lengths and the segment policy of this run's configuration")
     parser.add_argument(
         "--sentences",
         choices=(*LIBRARIES, "lines"),
@@ -108,12 +114,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run ``build`` and print a summary of the dataset."""
+    if args.lengths is not None and args.config is not None:
+        raise UserError("--lengths: not needed with --config, which has the sequence lengths; remove one")
+    needs = None if args.config is None else read_run_config(args.config)
+    lengths, policy = args.lengths or [128, 512], POLICY
+    if needs is not None:
+        lengths, policy = needs.lengths, needs.policy
     with Ranks() as ranks:
         manifest, skipped = build_dataset(
             args.input,
             args.tokenizer,
             args.output,
-            lengths=args.lengths,
+            lengths=lengths if policy == POLICY else (),
             sentences=args.sentences,
             language=args.language,
             file_format=args.format,
@@ -127,6 +139,11 @@ def run(args: argparse.Namespace) -> None:
         if ranks.rank == 0:
             if args.sentences == "split" and (note := language_note(args.language)):
                 print(note)
+            if policy != POLICY:
+                dataset = IndexedDataset(args.output)
+                for length in lengths:
+                    build_segments(dataset, length, policy)
+                manifest = dataset.manifest
             print("\n".join([summary(args.output, manifest), *skipped.lines()]))
 
 

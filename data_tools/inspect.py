@@ -198,7 +198,7 @@ def overview(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
 def segments_table(manifest: Manifest) -> list[str]:
     """Return a table of the segment indexes, with the share of their T - 2 positions that hold a token."""
     if not manifest.segments:
-        return ["no segment indexes; add some with: python -m data_tools segments"]
+        return ["no segment indexes; add some with: python -m data_tools segments PREFIX --lengths T"]
     lines = [f"{'segments of':<14}{'policy':<12}{'count':>16}{'tokens':>20}{'filled':>9}"]
     for each in manifest.segments:
         filled = each.tokens / (each.count * (each.sequence_length - 2)) if each.count else 0

@@ -119,6 +119,16 @@ def add_lengths(
     )
 
 
+def add_run_config(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Add ``--config``, the configuration of a run.
+
+    Args:
+        parser: Parser of the command.
+        meaning: Help text.
+    """
+    parser.add_argument("--config", type=Path, metavar="FILE", help=meaning)
+
+
 def add_policy(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Add ``--policy``.
 

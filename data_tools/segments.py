@@ -1,13 +1,16 @@
 """The command ``segments``: add segment indexes to a dataset."""
 
 import argparse
+from pathlib import Path
 
-from data_tools.options import add_dataset, add_lengths, add_overwrite, add_policy
+from data_tools.options import add_lengths, add_overwrite, add_policy, add_run_config
 from data_tools.progress import progress_bar
+from data_tools.run_config import RunNeeds, read_run_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import build_segments
+from elc_bert.utils.errors import UserError
 
-HELP = "add segment indexes for further sequence lengths to a dataset"
+HELP = "add segment indexes for further sequence lengths to datasets"
 
 EPILOG = """\
 A segment index says which slice of the tokens makes up each sample of a sequence length T. A sample is
@@ -23,25 +26,40 @@ policies:
               is no padding, and every token is in one segment only.
 
 examples:
-  python -m data_tools segments corpus/train --lengths 128 512
+  python -m data_tools segments corpus/train corpus/dev --lengths 128 512
+  python -m data_tools segments --config ds_configs/strict_small.json
   python -m data_tools segments corpus/train --lengths 512 --policy packed
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``segments``."""
-    add_dataset(parser)
-    add_lengths(parser)
+    parser.add_argument(
+        "prefix",
+        type=Path,
+        nargs="*",
+        metavar="PREFIX",
+        help="path of each dataset, without the suffix .bin (default with --config: those of the run)",
+    )
+    add_lengths(parser, default_text="those of --config")
+    add_run_config(parser, "use the datasets, sequence lengths and policy of this run's configuration")
     add_policy(parser, "how to cut the tokens into segments")
     add_overwrite(parser, "segment indexes that exist already")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run ``segments`` and print the number of segments for each sequence length."""
-    dataset = IndexedDataset(args.prefix)
-    for length in args.lengths:
-        name = f"{args.policy} segments of {length}"
-        with progress_bar(dataset.num_tokens, "token", name, leave=False) as progress:
-            entry = build_segments(dataset, length, args.policy, args.overwrite, progress.update)
-        filled = entry.tokens / entry.count / (length - 2)
-        print(f"{args.prefix}: {entry.count:,} {name} ({filled:.0%} filled)")
+    if (args.lengths is None) == (args.config is None):
+        raise UserError("--lengths: give the sequence lengths, or --config with the configuration of a run")
+    if args.config is None and not args.prefix:
+        raise UserError("PREFIX: missing; give the datasets, or --config with the configuration of a run")
+    needs = RunNeeds(args.prefix, args.lengths, args.policy)
+    if args.config is not None:
+        needs = read_run_config(args.config)
+    for dataset in [IndexedDataset(prefix) for prefix in args.prefix or needs.datasets]:
+        for length in needs.lengths:
+            name = f"{needs.policy} segments of {length}"
+            with progress_bar(dataset.num_tokens, "token", name, leave=False) as progress:
+                entry = build_segments(dataset, length, needs.policy, args.overwrite, progress.update)
+            filled = entry.tokens / entry.count / (length - 2)
+            print(f"{dataset.prefix}: {entry.count:,} {name} ({filled:.0%} filled)")

@@ -170,9 +170,13 @@ def warnings(plan: Plan) -> list[str]:
         return []
     needed, there = plan.worst.memory.total, plan.machine.device.memory
     largest = largest_micro_batch(plan)
+    config = plan.config
+    is_given = config.train_micro_batch_size_per_gpu is not None
+    key = "train_micro_batch_size_per_gpu" if is_given else "elc_bert.training.max_micro_batch_size"
+    # A given accumulation would fix the micro-batch.
+    rest = "" if config.gradient_accumulation_steps is None else " --set gradient_accumulation_steps=null"
     advice = (
-        f"the largest micro-batch that fits is {largest}: "
-        f"--set elc_bert.training.max_micro_batch_size={largest}"
+        f"the largest micro-batch that fits is {largest}: --set {key}={largest}{rest}"
         if largest
         else "not even a micro-batch of 1 fits: use more devices, a higher zero_optimization.stage, "
         "zero_optimization.offload_optimizer or elc_bert.training.activation_checkpointing"

@@ -11,6 +11,7 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
+from elc_bert.data.format.segments import check_segments
 from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
 from elc_bert.data.sampling.from_config import held_out_from_config, masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import HeldOut, TrainingSteps
@@ -71,6 +72,11 @@ def open_data(
     datasets = [IndexedDataset(path) for path in (*(each.path for each in data.train), data.dev)]
     for dataset in datasets:
         _check_vocabulary(dataset, config)
+    lengths = [phase.sequence_length for phase in schedule.phases]
+    held_out_lengths = [config.elc_bert.training.sequence_length]
+    check_segments(
+        [*((dataset, lengths) for dataset in datasets[:-1]), (datasets[-1], held_out_lengths)], data.segments
+    )
     *manifests, dev = (dataset.manifest for dataset in datasets)
     train = TrainingSteps(
         portions_from_config(data),

@@ -90,6 +90,8 @@ def find_micro_batch(config: RunConfig, watchdog: Watchdog, memory_limit: float 
         )
     for line in conclusion(trials):
         _print(world, line)
+    if config.gradient_accumulation_steps is not None:
+        _print(world, "remove gradient_accumulation_steps, which follows from the micro-batch")
 
 
 def search(

@@ -200,6 +200,23 @@ def test_a_plan_that_does_not_fit_suggests_the_largest_micro_batch_that_does():
     assert "not even a micro-batch of 1 fits" in warnings(make_plan(load("strict"), machine(memory=1e9)))[0]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["train_micro_batch_size_per_gpu=8192"],
+        ["gradient_accumulation_steps=4"],
+        ["train_micro_batch_size_per_gpu=8192", "gradient_accumulation_steps=4"],
+    ],
+)
+def test_the_advised_options_make_a_run_fit_whatever_keys_are_given(given):
+    plan = make_plan(load("strict", "elc_bert.training.max_micro_batch_size=8192", *given), machine(1))
+    (warning,) = warnings(plan)
+    advised = re.findall(r"--set (\S+)", warning)
+    overrides = ["elc_bert.training.max_micro_batch_size=8192", *given, *advised]
+    assert make_plan(load("strict", *overrides), plan.machine).fits
+
+
 def test_activation_checkpointing_and_higher_zero_stages_reduce_memory():
     def needed(*overrides: str) -> float:
         return make_plan(load("xl", *overrides), machine(64)).worst.memory.total

@@ -4,6 +4,7 @@ Shapes: ``n`` sentences, ``T`` tokens.
 """
 
 import os
+import shlex
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,9 @@ class IndexedDataset:
             self._bin = MappedFile(with_suffix(self.prefix, ".bin"))
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
-            advice = "build it with: python -m data_tools build" if is_missing else limit_advice(error)
+            command = f"python -m data_tools build --output {shlex.quote(str(self.prefix))}"
+            build = f"build it with: {command} --input TEXT --tokenizer FILE"
+            advice = build if is_missing else limit_advice(error)
             raise UserError(
                 f"{error.filename}: cannot open the dataset: {error.strerror}; "
                 f"{advice or 'check the file and its permissions'}"

@@ -5,7 +5,8 @@ Shapes: ``B`` samples.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -221,21 +222,48 @@ def open_segments(dataset: IndexedDataset, sequence_length: int, policy: str = P
     Raises:
         UserError: There is no such index, or it is damaged.
     """
+    check_segments([(dataset, [sequence_length])], policy)
     entry = dataset.manifest.find_segments(sequence_length, policy)
+    assert entry is not None
     command = segments_command(dataset.prefix, sequence_length, policy)
-    if entry is None:
-        kind = "" if policy == POLICY else f"{policy} "
-        raise UserError(
-            f"{dataset.prefix}: no {kind}segment index for sequence length {sequence_length}; run: {command}"
-        )
     path = dataset.prefix.with_name(entry.file)
     return SegmentIndex(path, dataset.num_tokens, entry.count, f"{command} --overwrite")
 
 
-def segments_command(prefix: Path, sequence_length: int, policy: str) -> str:
-    """Return the command that adds a segment index to a dataset."""
-    option = "" if policy == POLICY else f" --policy {policy}"
-    return f"python -m data_tools segments {prefix} --lengths {sequence_length}{option}"
+def check_segments(wanted: Iterable[tuple[IndexedDataset, Iterable[int]]], policy: str = POLICY) -> None:
+    """Check that datasets list all segment indexes that a run needs.
+
+    Args:
+        wanted: Datasets, each with the sequence lengths that are needed of it.
+        policy: Segment policy.
+
+    Raises:
+        UserError: Some are missing. The message names all of them, and one command that adds them.
+    """
+    missing: dict[Path, set[int]] = {}
+    for dataset, lengths in wanted:
+        for length in lengths:
+            if dataset.manifest.find_segments(length, policy) is None:
+                missing.setdefault(dataset.prefix, set()).add(length)
+    if not missing:
+        return
+    kind = "" if policy == POLICY else f"{policy} "
+    parts = [
+        f"{prefix}: no {kind}segment index for sequence length{'s' * (len(lengths) > 1)} "
+        f"{' and '.join(map(str, sorted(lengths)))}"
+        for prefix, lengths in missing.items()
+    ]
+    command = segments_command(list(missing), sorted(set.union(*missing.values())), policy)
+    raise UserError(f"{'; '.join(parts)}; run: {command}")
+
+
+def segments_command(prefixes: Path | Sequence[Path], lengths: int | Sequence[int], policy: str) -> str:
+    """Return the command that adds segment indexes to datasets, as for a shell."""
+    prefixes = [prefixes] if isinstance(prefixes, Path) else prefixes
+    lengths = [lengths] if isinstance(lengths, int) else lengths
+    option = [] if policy == POLICY else ["--policy", policy]
+    words = ["segments", *map(str, prefixes), "--lengths", *map(str, lengths), *option]
+    return f"python -m data_tools {shlex.join(words)}"
 
 
 def _index_path(dataset: IndexedDataset, sequence_length: int, policy: str) -> Path:

@@ -96,7 +96,8 @@ def _cycle(weights: list[Fraction]) -> list[int]:
     if 0 in numbers:
         raise UserError(
             f"elc_bert.data.train[{numbers.index(0)}]: its share is below 1/{MAX_CYCLE} of the blend; "
-            "raise its weight or epochs, or merge small datasets with: python -m data_tools merge"
+            "raise its weight or epochs, or merge small datasets with: python -m data_tools merge "
+            "--input PREFIX PREFIX --output NEW"
         )
     return numbers
 

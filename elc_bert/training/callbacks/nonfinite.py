@@ -71,6 +71,6 @@ class NonFiniteSteps(Callback):
             f"the loss or the gradient was not finite in step{'s' * (limit > 1)} "
             f"{numbers_in_short(self._steps)}, {limit} in a row (elc_bert.training.max_nonfinite_steps); "
             f"they were skipped. The samples they read are in {nonfinite_directory(run)}: look at them with "
-            "python -m data_tools inspect --segment; if the text is sound, resume from an earlier "
-            "checkpoint, or start a new run with a lower learning rate"
+            "python -m data_tools inspect PREFIX --segment N --length T --tokenizer FILE; if the text is "
+            "sound, resume from an earlier checkpoint, or start a new run with a lower learning rate"
         )
