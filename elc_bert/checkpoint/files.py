@@ -13,6 +13,7 @@ parent directory is replaced by one that names it, and ``best`` likewise if the 
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,9 +26,18 @@ from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of
 
 RUN_FILE = "run.json"
-STEP_DIRECTORY = re.compile(r"step-\d{6,}")
-REPLACED = ".replaced"
-"""Suffix of a checkpoint while another one of the same step takes its place."""
+STEP_DIRECTORY = re.compile(r"step-\d{6,18}")
+LATEST, BEST = "latest", "best"
+"""Files next to the checkpoints that each contain the name of one."""
+PARTIAL, REPLACED, OLD = ".partial", ".replaced", ".old"
+"""Suffixes of the hidden name of a checkpoint: while it is being written, while another one of the same step
+takes its place, and while it is being deleted."""
+_UNFINISHED = re.compile(
+    rf"\.(?:{STEP_DIRECTORY.pattern}(?:{'|'.join(map(re.escape, (PARTIAL, REPLACED, OLD)))})"
+    rf"|(?:{LATEST}|{BEST})\.\d+\.tmp)"
+)
+_UNFINISHED_IN_RUN = re.compile(r"\.config\.json\.\d+\.tmp")
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_name(step: int) -> str:
@@ -37,7 +47,7 @@ def checkpoint_name(step: int) -> str:
 
 def partial_path(final: Path) -> Path:
     """Return the directory in which a checkpoint is written until it is complete."""
-    return final.with_name(f".{final.name}.partial")
+    return final.with_name(f".{final.name}{PARTIAL}")
 
 
 def step_order(path: Path) -> tuple[int, str]:
@@ -53,18 +63,39 @@ def all_checkpoints(directory: Path) -> list[Path]:
     return sorted(paths, key=step_order)
 
 
+def named_checkpoint(directory: Path) -> Path | None:
+    """Return the checkpoint that ``latest`` names; None if it is missing, or damaged so that it names none.
+
+    Raises:
+        UserError: It names something outside of the directory.
+    """
+    file = directory / LATEST
+    try:
+        name = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if STEP_DIRECTORY.fullmatch(name):
+        return directory / name
+    if name in (".", "..") or any(separator in name for separator in "/\\"):
+        raise UserError(
+            f"{file}: names {name[:80]!r}, which is no checkpoint in {directory}; write the name of "
+            f"one there, such as {checkpoint_name(500)}, or delete the file"
+        )
+    return None
+
+
 def newest_first(directory: Path) -> list[Path]:
     """Return the checkpoints to resume from, in the order in which to try them.
 
     The first is the one that ``latest`` names, then those before it. Later ones remain from before the run
     was resumed from an earlier checkpoint.
+
+    Raises:
+        UserError: ``latest`` names something outside of the directory.
     """
     steps = all_checkpoints(directory)
-    try:
-        latest = directory / (directory / "latest").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return steps[::-1]
-    if not STEP_DIRECTORY.fullmatch(latest.name):
+    latest = named_checkpoint(directory)
+    if latest is None:
         return steps[::-1]
     return [latest, *(step for step in reversed(steps) if step_order(step) < step_order(latest))]
 
@@ -160,17 +191,37 @@ def restore_replaced(directory: Path) -> None:
     """Undo the replacement of a checkpoint if a process was killed in the middle of it."""
     for aside in directory.glob(f".*{REPLACED}"):
         final = aside.with_name(aside.name[1:].removesuffix(REPLACED))
-        if not final.exists():
+        if STEP_DIRECTORY.fullmatch(final.name) and not final.exists():
             os.replace(aside, final)
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove unfinished files of a killed process from the checkpoints and from the run's directory."""
-    for path in [*directory.glob(".*"), *directory.parent.glob(".*.tmp")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove unfinished files of a killed process from the checkpoints and from the run's directory.
+
+    Other hidden files, such as those of version control or of a program that is writing to the run's
+    directory now, stay.
+    """
+    for folder, ours in ((directory, _UNFINISHED), (directory.parent, _UNFINISHED_IN_RUN)):
+        for path in folder.glob(".*"):
+            if ours.fullmatch(path.name):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a directory or a symbolic link, but not what a link leads to. A failure is a warning."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    except OSError as error:
+        warn_not_deleted(path, error)
+
+
+def warn_not_deleted(path: Path, error: OSError) -> None:
+    """Log that something no longer needed is still there."""
+    reason = error.strerror or error
+    logger.warning("%s: cannot be deleted: %s; training continues, delete it by hand", path, reason)
 
 
 def path_in_run(run: Path, output_dir: str | Path, path: str | Path) -> Path:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from elc_bert.checkpoint.files import LATEST, named_checkpoint
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
 from elc_bert.model import ElcBertForMaskedLM
@@ -24,18 +25,21 @@ def newest_checkpoint(run: Path) -> Path:
         run: The run's ``elc_bert.training.output_dir``.
 
     Raises:
-        UserError: The run has no checkpoint.
+        UserError: The run has no checkpoint, or ``latest`` names something else.
     """
     checkpoints = run / "checkpoints"
-    try:
-        newest = checkpoints / (checkpoints / "latest").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+    newest = named_checkpoint(checkpoints)
+    if newest is None and (checkpoints / LATEST).exists():
+        raise UserError(
+            f"{checkpoints / LATEST}: names no checkpoint; write the name of an existing one there"
+        )
+    if newest is None:
         raise UserError(
             f"{checkpoints}: no checkpoint yet; train with launch/pretrain.py until it has written one"
-        ) from None
+        )
     if not newest.is_dir():
         raise UserError(
-            f"{newest}: missing, although {checkpoints / 'latest'} names it; write the name of an existing "
+            f"{newest}: missing, although {checkpoints / LATEST} names it; write the name of an existing "
             "checkpoint there"
         )
     return newest

@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import pickle
-import shutil
 import sys
 import threading
 import time
@@ -248,7 +247,7 @@ class Checkpoints:
                 self._wait(unfinished)
         except SharedUserError:
             if self._world.is_main and unfinished.work.done():
-                shutil.rmtree(files.partial_path(unfinished.final), ignore_errors=True)
+                files.remove(files.partial_path(unfinished.final))
             raise
         finally:
             self._unfinished = None
@@ -281,6 +280,9 @@ class Checkpoints:
         with contextlib.suppress(OSError):  # an unwritable directory is reported later
             files.restore_replaced(self.directory)
         candidates = files.newest_first(self.directory)
+        latest = self.directory / files.LATEST
+        if candidates and latest.exists() and files.named_checkpoint(self.directory) is None:
+            logger.warning("%s: names no checkpoint; trying %s first", latest, candidates[0].name)
         if candidates and resume == "never":
             raise UserError(
                 f"{self.directory}: holds a run already; continue it with --resume auto, or choose another "
@@ -307,7 +309,7 @@ class Checkpoints:
 
     def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            files.remove(partial)
             partial.mkdir(parents=True)
 
     def _explain_errors(self, final: Path, action: Callable[[], T]) -> T:
@@ -321,10 +323,14 @@ class Checkpoints:
                     f"{self._write_timeout:.0f} s; fix that and continue from the previous checkpoint with "
                     "--resume auto"
                 ) from None
-            good = files.newest_first(self.directory)
+            (good, *_) = [*files.newest_first(self.directory), None]
+            if good == final and self._unfinished and not files.partial_path(final).exists():
+                outcome = f"{final.name} is complete"
+            else:
+                outcome = f"{final.name} could not be written, the last good checkpoint is "
+                outcome += "none" if good is None else good.name
             raise UserError(
-                f"{error.filename or self.directory}: {error.strerror or error}; {final.name} could not be "
-                f"written, the last good checkpoint is {good[0].name if good else 'none'}; fix that and "
+                f"{error.filename or self.directory}: {error.strerror or error}; {outcome}; fix that and "
                 "continue with --resume auto"
             ) from None
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from elc_bert.checkpoint.files import (
+    BEST,
+    LATEST,
+    OLD,
     REPLACED,
     RUN_FILE,
     all_checkpoints,
@@ -18,7 +20,9 @@ from elc_bert.checkpoint.files import (
     rank_file,
     rank_records,
     read_record,
+    remove,
     step_order,
+    warn_not_deleted,
     with_checksum,
 )
 from elc_bert.checkpoint.reshard import SavedState
@@ -57,18 +61,19 @@ def publish(
     with atomic_write(partial / RUN_FILE, "w") as file:
         file.write(with_checksum({**record, "files": files}))
     aside = final.with_name(f".{final.name}{REPLACED}")
-    if final.exists():
+    if os.path.lexists(final):
+        remove(aside)  # what an earlier attempt has left
         os.replace(final, aside)
     os.replace(partial, final)
     sync_directory(directory)
-    with atomic_write(directory / "latest", "w") as file:
+    with atomic_write(directory / LATEST, "w") as file:
         file.write(final.name)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     delete_old(final, settings)
 
 
 def delete_old(newest: Path, settings: CheckpointConfig) -> None:
-    """Delete the checkpoints before ``newest`` that are not to be kept.
+    """Delete the checkpoints before ``newest`` that are not to be kept. One that cannot be deleted stays.
 
     Later ones, which remain from before the run was resumed from an earlier checkpoint, stay until the run
     overwrites them.
@@ -79,15 +84,27 @@ def delete_old(newest: Path, settings: CheckpointConfig) -> None:
         kept += [path for path in before if int(path.name[5:]) % settings.keep_every == 0]
     if settings.keep_best:
         measured = _held_out_settings(newest)  # only losses on the same text and masks are comparable
-        comparable = [path for path in before if _held_out_settings(path) == measured]
-        best = min(comparable, key=_held_out_loss)
-        kept.append(best)
-        with atomic_write(newest.with_name("best"), "w") as file:
-            file.write(best.name)
+        losses = {path: _held_out_loss(path) for path in before if _held_out_settings(path) == measured}
+        best = min(losses, key=losses.__getitem__)
+        if math.isfinite(losses[best]):
+            kept.append(best)
+            with atomic_write(newest.with_name(BEST), "w") as file:
+                file.write(best.name)
     for path in before:
         if path not in kept:
-            # Renamed first: a half-deleted directory must not look like a checkpoint.
-            shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    """Delete an old checkpoint. It is renamed first: a half-deleted directory must not look like one."""
+    hidden = path.with_name(f".{path.name}{OLD}")
+    remove(hidden)  # what an earlier attempt has left
+    try:
+        path.rename(hidden)
+    except OSError as error:
+        warn_not_deleted(path, error)
+    else:
+        remove(hidden)
 
 
 def _held_out_settings(path: Path) -> HeldOutSettings | None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from elc_bert.distributed.world import World
-from elc_bert.utils.errors import UserError
+from elc_bert.utils.errors import UserError, describe_os_error
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -22,11 +22,12 @@ class SharedUserError(UserError):
 def agree(world: World, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run an action on every rank; if any rank raises a UserError, raise it on all of them. Collective.
 
-    Without this, a rank that cannot read its files would leave the others waiting for it.
+    Without this, a rank that cannot read its files would leave the others waiting for it. An error of the
+    file system counts as one, too.
 
     Args:
         world: Processes of the run.
-        action: Action of this rank. It may raise UserError.
+        action: Action of this rank. It may raise UserError, or OSError with the name of a file.
         *args: Arguments of the action.
         **kwargs: Keyword arguments of the action.
 
@@ -42,6 +43,10 @@ def agree(world: World, action: Callable[P, T], *args: P.args, **kwargs: P.kwarg
         result.append(action(*args, **kwargs))
     except UserError as error:
         problem = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem = describe_os_error(error)
     world.watchdog.progress()
     raise_on_all_ranks(problem)
     return result[0]

@@ -24,12 +24,14 @@ def describe_os_error(error: OSError) -> str:
 
 
 def limit_advice(error: BaseException) -> str:
-    """Return what to do about a full disk or too many open files, or an empty text for other errors."""
+    """Return what to do about a full disk, a long name or too many open files; empty for other errors."""
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space and run the same command again"
     if code in (errno.EMFILE, errno.ENFILE):
         return "raise the limit on open files (ulimit -n) and run the same command again"
+    if code == errno.ENAMETOOLONG:
+        return "choose a shorter name"
     return ""
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,53 +17,20 @@ from elc_bert.checkpoint.files import (
     newest_first,
     partial_path,
     read_record,
-    remove_unfinished,
-    with_checksum,
     write_rank,
 )
-from elc_bert.checkpoint.identity import differences, layout_of, run_identity
+from elc_bert.checkpoint.identity import differences, run_identity
+from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.checkpoint.manager import Checkpoints
-from elc_bert.checkpoint.publish import delete_old, publish
+from elc_bert.checkpoint.publish import publish
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import CheckpointConfig, RunConfig
+from elc_bert.distributed.collectives import SharedUserError
 from elc_bert.distributed.world import World
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.files import sha256_of
+from tests.checkpoint.records import DATA, PROGRESS, rewrite_record
 
 pytestmark = pytest.mark.usefixtures("single_process_group")
-
-DATA = {"train": "1f", "dev": "2e", "tokenizer": "3d"}
-PROGRESS = {"step": 4, "tokens_seen": 1000, "since_log": None}
-
-
-@pytest.fixture
-def config(configure, tmp_path) -> Path:
-    return configure(tmp_path)
-
-
-@pytest.fixture
-def checkpoint(config: Path) -> Path:
-    """A complete checkpoint after step 4 on two devices, with a stand-in for DeepSpeed's files."""
-    directory = config.parent / "run" / "checkpoints" / "step-000004"
-    directory.mkdir(parents=True)
-    (directory / "weights.pt").write_bytes(b"weights")
-    rewrite_record(
-        directory,
-        identity=run_identity(load_config(config), DATA),
-        layout=layout_of(load_config(config), devices=2),
-        progress=PROGRESS,
-        config=load_config(config).model_dump(mode="json"),
-        files={"weights.pt": sha256_of(directory / "weights.pt")},
-    )
-    (directory.parent / "latest").write_text(directory.name)
-    return directory
-
-
-def rewrite_record(directory: Path, **changes: Any) -> None:
-    """Change fields of ``run.json`` and update its checksum."""
-    path = directory / "run.json"
-    record = read_record(directory) if path.exists() else {}
-    path.write_text(with_checksum({**record, **changes}))
 
 
 def checkpoints_of(config: RunConfig, data: dict[str, Any] = DATA) -> Checkpoints:
@@ -241,12 +209,55 @@ def test_newest_first_begins_with_latest_and_leaves_out_newer_checkpoints(tmp_pa
         ("step-000010\n", names[1:]),
         # ``latest`` names a checkpoint that does not exist.
         ("step-000011", ["step-000011", *names[1:]]),
-        ("../elsewhere", names),
+        # ``latest`` is damaged.
+        ("", names),
         ("\0", names),
+        ("step-00010", names),
+        (f"step-{'1' * 300}", names),
     ]:
         if latest is not None:
             (tmp_path / "latest").write_text(latest)
         assert [path.name for path in newest_first(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("name", ["../..", "..", ".", "../step-000004", "/{}", "a/step-000004", "..\\\\x"])
+def test_a_latest_that_leads_out_of_the_directory_is_refused(config, checkpoint, name):
+    name = name.replace("{}", str(checkpoint))
+    shutil.copytree(checkpoint, checkpoint.parents[1] / checkpoint.name)
+    (checkpoint.parent / "latest").write_text(f"{name}\n")
+    for resume in ("auto", "never"):
+        with pytest.raises(UserError) as error:
+            checkpoints_of(load_config(config)).find(resume)
+        assert str(error.value).startswith(f"{checkpoint.parent / 'latest'}: names {name[:80]!r}, ")
+    with pytest.raises(UserError, match="latest: names"):
+        newest_checkpoint(checkpoint.parents[1])
+    assert find_checkpoint(checkpoints_of(load_config(config)), str(checkpoint)) == checkpoint
+
+
+def test_a_damaged_latest_is_reported(config, checkpoint, caplog):
+    latest = checkpoint.parent / "latest"
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
+    assert newest_checkpoint(checkpoint.parents[1]) == checkpoint
+    assert caplog.messages == []
+    latest.write_bytes(b"\0\xff")
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
+    assert caplog.messages == [f"{latest}: names no checkpoint; trying step-000004 first"]
+    with pytest.raises(UserError, match=f"^{latest}: names no checkpoint; "):
+        newest_checkpoint(checkpoint.parents[1])
+    latest.unlink()
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        newest_checkpoint(checkpoint.parents[1])
+
+
+@pytest.mark.parametrize("setting", ["elc_bert.training.output_dir", "--resume", "below"])
+def test_a_name_that_is_too_long_is_a_user_error(config, setting):
+    name = "n" * 300
+    override = [] if setting == "--resume" else [f"elc_bert.training.output_dir={name}"]
+    if setting == "below":
+        override[0] += "/run"
+    with pytest.raises(SharedUserError) as error:
+        checkpoints_of(load_config(config, override)).find(name if setting == "--resume" else "auto")
+    assert re.fullmatch(rf"{name}[^ ]*: File name too long; choose a shorter name", str(error.value))
 
 
 @pytest.mark.parametrize("renamed", [0, 1])
@@ -282,60 +293,8 @@ def test_differences_names_every_key_that_changed():
     ]
 
 
-def test_delete_old_keeps_the_checkpoint_just_written_and_all_later_ones(tmp_path):
-    """Later checkpoints exist if a run was resumed from an early one by ``--resume DIR``."""
-    names = ["step-000020", "step-000040", "step-000060", "step-1000000", "step-000020-mine"]
-    for name in names:
-        (tmp_path / name).mkdir()
-    delete_old(tmp_path / "step-000040", CheckpointConfig(keep=1))
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"step-000020-mine", "step-000040", "step-000060", "step-1000000"}
-    delete_old(tmp_path / "step-1000000", CheckpointConfig(keep=1))
-    assert {path.name for path in tmp_path.iterdir()} == {"step-000020-mine", "step-1000000"}
-
-
-def test_keep_every_and_keep_best_retain_checkpoints(checkpoint):
-    directory = checkpoint.parent
-    for step, loss in [(5, 3.0), (6, 2.5), (7, None), (8, 2.75), (9, 2.9)]:
-        copy = directory / f"step-{step:06d}"
-        shutil.copytree(checkpoint, copy)
-        rewrite_record(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss})
-    delete_old(directory / "step-000009", CheckpointConfig(keep=1, keep_every=4, keep_best=True))
-    assert [path.name for path in newest_first(directory)] == ["step-000004"]  # the one that ``latest`` names
-    left = {path.name for path in directory.iterdir()}
-    assert left == {"latest", "best", *(f"step-00000{step}" for step in (4, 6, 8, 9))}
-    assert (directory / "best").read_text() == "step-000006"
-
-
-def test_the_best_checkpoint_is_one_of_those_measured_on_the_same_masks(checkpoint):
-    directory = checkpoint.parent
-    config = read_record(checkpoint)["config"]
-    other = json.loads(json.dumps(config))
-    other["elc_bert"]["evaluation"]["seed"] = 7
-    for step, loss, by in [(5, 2.0, other), (6, 2.5, config), (7, 1.5, other), (8, 2.75, config)]:
-        copy = directory / f"step-{step:06d}"
-        shutil.copytree(checkpoint, copy)
-        rewrite_record(copy, progress={**PROGRESS, "step": step, "held_out_loss": loss}, config=by)
-    delete_old(directory / "step-000008", CheckpointConfig(keep=4, keep_best=True))
-    assert (directory / "best").read_text() == "step-000006"
-    delete_old(directory / "step-000007", CheckpointConfig(keep=3, keep_best=True))
-    assert (directory / "best").read_text() == "step-000007"
-
-
 def test_a_resumed_run_that_measures_in_another_way_is_warned(config, checkpoint, caplog):
     changed = load_config(config, ["elc_bert.evaluation.mask_probability=0.5"])
     assert find_checkpoint(checkpoints_of(changed)) == checkpoint
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning.endswith("set elc_bert.evaluation.seed=42 and elc_bert.evaluation.mask_probability=0.15")
-
-
-def test_unfinished_files_of_a_killed_process_are_removed(tmp_path):
-    directory = tmp_path / "checkpoints"
-    for name in (".step-000012.partial", ".step-000002.old", "step-000010"):
-        (directory / name).mkdir(parents=True)
-        (directory / name / "half").touch()
-    for name in (directory / ".latest.12.tmp", directory / "latest", tmp_path / ".config.json.9.tmp"):
-        name.touch()
-    remove_unfinished(directory)
-    assert {path.name for path in directory.iterdir()} == {"step-000010", "latest"}
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

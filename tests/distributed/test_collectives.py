@@ -1,11 +1,16 @@
 """Values and errors that two ranks get from the collectives."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from elc_bert.distributed.collectives import SharedUserError, agree
+from elc_bert.distributed.world import World
 from tests.support.launching import run
 
 SCRIPT = Path(__file__).parents[1] / "support" / "agree_on_values.py"
@@ -54,3 +59,15 @@ def test_same_on_all_ranks_compares_the_full_range_of_int64(ranks):
 
 def test_max_over_ranks_is_element_wise_and_in_float64(ranks):
     assert [got["maximum"] for got in ranks] == [[1.0, 0.0, 0.1], [1.0, 0.0, 0.1]]
+
+
+def test_an_error_of_a_file_is_a_user_error_and_any_other_system_error_a_bug(single_process_group):
+    world = World(0, 1, torch.device("cpu"))
+    with pytest.raises(SharedUserError, match=r"^missing\.json: No such file or directory$"):
+        agree(world, open, "missing.json")
+    with pytest.raises(ConnectionResetError):
+        agree(world, _reset)
+
+
+def _reset() -> None:
+    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
