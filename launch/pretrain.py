@@ -10,7 +10,7 @@ from elc_bert.config.reader import load_config
 from elc_bert.distributed.watchdog.watchdog import Watchdog
 from elc_bert.engine.processes import run_command
 from elc_bert.utils.logs import LEVELS
-from elc_bert.utils.options import positive_float, positive_int
+from elc_bert.utils.options import host_and_port, named, positive_float, positive_int, process_count
 from elc_bert_launch.options import add_config_options, add_local_rank, command_line
 
 EXAMPLES = """examples:
@@ -35,6 +35,7 @@ step; 76 a rank was lost or hung.
 """
 
 
+@named("number of hosts, MIN or MIN:MAX,")
 def host_range(text: str) -> tuple[int, int]:
     """Return the smallest and the largest number of hosts from ``MIN`` or ``MIN:MAX``."""
     least, _, most = text.partition(":")
@@ -92,12 +93,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     supervised.add_argument(
         "--rdzv-endpoint",
+        type=host_and_port,
         metavar="HOST:PORT",
         help="one of the hosts, which must stay up, and a free port on it, through which the hosts connect",
     )
     supervised.add_argument(
         "--nproc-per-node",
-        type=positive_int,
+        type=process_count,
         metavar="N",
         help="processes per host (default: its number of GPUs, or 1)",
     )

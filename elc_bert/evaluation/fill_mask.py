@@ -84,7 +84,7 @@ def fill_blank(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, 
         logits = model(
             input_ids, torch.ones_like(input_ids, dtype=torch.bool), torch.tensor([cloze.position + 1])
         )
-    best = logits[0].float().softmax(dim=-1).topk(top_k)
+    best = logits[0].float().softmax(dim=-1).topk(min(top_k, logits.shape[-1]))
     return [
         Guess(token_text(tokenizer, token), probability)
         for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)

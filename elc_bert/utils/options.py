@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+LARGEST = 10**12
+"""Largest whole number that an option accepts, far above any useful one."""
 
 
-def _named(name: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+def named(name: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
     """Set the name by which argparse calls a type."""
 
     def decorate(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -21,23 +23,35 @@ def _named(name: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
     return decorate
 
 
-@_named("positive integer")
+@named("positive integer")
 def positive_int(text: str) -> int:
     """Return an integer of at least 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    return _integer(text, 1)
 
 
-@_named("non-negative integer")
+@named("non-negative integer")
 def non_negative_int(text: str) -> int:
     """Return an integer of at least 0."""
-    if (number := int(text)) < 0:
+    return _integer(text, 0)
+
+
+@named("number of processes (1 to 4096)")
+def process_count(text: str) -> int:
+    """Return a number of processes of one host."""
+    return _integer(text, 1, 4096)
+
+
+@named("HOST:PORT")
+def host_and_port(text: str) -> str:
+    """Return a host name or address with a port, as it was given."""
+    host, _, port = text.rpartition(":")
+    if not host.strip() or host != host.strip():
         raise ValueError
-    return number
+    _integer(port, 1, 65535)
+    return text
 
 
-@_named("positive number")
+@named("positive number")
 def positive_float(text: str) -> float:
     """Return a finite number above 0."""
     number = float(text)
@@ -46,10 +60,16 @@ def positive_float(text: str) -> float:
     return number
 
 
-@_named("share")
+@named("share")
 def share(text: str) -> float:
     """Return a number above 0 and at most 1."""
     number = float(text)
     if not 0 < number <= 1:
+        raise ValueError
+    return number
+
+
+def _integer(text: str, smallest: int, largest: int = LARGEST) -> int:
+    if not smallest <= (number := int(text)) <= largest:
         raise ValueError
     return number

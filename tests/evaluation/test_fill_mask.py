@@ -64,6 +64,7 @@ def test_predictions_have_the_largest_probabilities(
     assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
     assert probabilities == sorted(probabilities, reverse=True)
     assert fill_blank(model, tokenizer, clozes[0], top_k=3) == everything[:3]
+    assert fill_blank(model, tokenizer, clozes[0], top_k=10**9) == everything
 
 
 def test_the_model_sees_the_mask_and_not_the_word(tokenizer, clozes: list[Cloze]):

@@ -68,6 +68,13 @@ def test_supervise_takes_a_number_or_a_range_of_hosts():
         ([*CONFIG, "--supervise", "3:2"], ["--supervise", "3:2"]),
         ([*CONFIG, "--supervise", "0"], ["--supervise", "0"]),
         ([*CONFIG, "--supervise", "2"], ["--supervise", "--rdzv-endpoint"]),
+        (
+            [*CONFIG, "--supervise", "2", "--rdzv-endpoint", "node1"],
+            ["--rdzv-endpoint", "HOST:PORT"],
+        ),
+        ([*CONFIG, "--supervise", "2", "--rdzv-endpoint", "node1:99999"], ["--rdzv-endpoint", "node1:99999"]),
+        ([*CONFIG, "--supervise", "2:x"], ["--supervise", "MIN:MAX", "2:x"]),
+        ([*CONFIG, "--supervise", "1", "--nproc-per-node", "4097"], ["--nproc-per-node", "1 to 4096"]),
         ([*CONFIG, "--supervise", "1", "--find-micro-batch"], ["--supervise", "--find-micro-batch"]),
         ([*CONFIG, "--supervise", "1", "--resume", "somewhere"], ["--supervise", "--resume"]),
         ([*CONFIG, "--supervise", "1", "--max-restarts", "-1"], ["--max-restarts", "-1"]),

@@ -137,6 +137,54 @@ def batch_that_cannot_be_met(user):
 
 
 @mistake
+def infinite_numbers_and_an_empty_path(user):
+    return Mistake(
+        user.new_run(
+            gradient_clipping=float("inf"),
+            optimizer={"params": {"lr": float("nan")}},
+            training={"output_dir": ""},
+        ),
+        [
+            "gradient_clipping = Infinity: input should be a finite number",
+            "optimizer.params.lr = NaN: input should be a finite number",
+            "elc_bert.training.output_dir: must name a file or folder",
+        ],
+    )
+
+
+@mistake
+def schedule_of_deepspeed_with_parameters_of_this_project(user):
+    return Mistake(
+        user.new_run(scheduler={"type": "WarmupLR"}),
+        ["scheduler.params.warmup_proportion: unknown for WarmupLR", "did you mean warmup_"],
+    )
+
+
+@mistake
+def optimizer_of_pytorch_with_an_unknown_parameter(user):
+    return Mistake(
+        user.new_run(optimizer={"type": "AdamW", "params": {"weight_dekay": 0.1}}),
+        ["optimizer.params.weight_dekay: unknown for AdamW; did you mean weight_decay?"],
+    )
+
+
+@mistake
+def precision_that_is_left_to_hugging_face(user):
+    return Mistake(
+        user.new_run(bf16={"enabled": "auto"}),
+        ['bf16.enabled = "auto": only Hugging Face\'s Trainer can fill this in; give true or false'],
+    )
+
+
+@mistake
+def section_of_deepspeed_without_an_effect(user):
+    return Mistake(
+        user.new_run(activation_checkpointing={"cpu_checkpointing": True}),
+        ["activation_checkpointing: has no effect", "set elc_bert.training.activation_checkpointing instead"],
+    )
+
+
+@mistake
 def lamb_with_offload_to_nvme(user):
     offload = {"device": "nvme", "nvme_path": str(user.folder)}
     return Mistake(
@@ -193,6 +241,21 @@ def missing_segment_index(user):
     return Mistake(
         user.new_run(training={"sequence_length": 64}),
         [f"{user.dataset}: no segment index for sequence length 64", "--lengths 64"],
+    )
+
+
+@mistake
+def missing_segment_indexes_of_two_datasets_and_lengths(user):
+    for file in user.folder.glob(f"{user.dataset.name}.*"):
+        shutil.copy(file, user.folder / file.name.replace(user.dataset.name, "held_out", 1))
+    held_out = user.folder / "held_out"
+    return Mistake(
+        user.new_run(data={"dev": str(held_out)}, training={"sequence_length": 64, "long_after": 0.5}),
+        [
+            f"{user.dataset}: no segment index for sequence lengths 64 and 256",
+            f"{held_out}: no segment index for sequence length 64",
+            f"python -m data_tools segments {user.dataset} {held_out} --lengths 64 256",
+        ],
     )
 
 
