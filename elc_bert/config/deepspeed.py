@@ -176,8 +176,10 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
         built["optimizer"] = config.optimizer.model_dump()
         if config.uses_torch_adam:
             # DeepSpeed would compile its own Adam for minutes. PyTorch's fused one needs no compiler.
-            fused = get_accelerator().device_name() in ("cpu", "cuda")
-            built["optimizer"]["params"] = {"fused": fused, **config.optimizer.params, "torch_adam": True}
+            params = config.optimizer.params
+            # PyTorch refuses the two together.
+            fused = get_accelerator().device_name() in ("cpu", "cuda") and not params.get("foreach")
+            built["optimizer"]["params"] = {"fused": fused, **params, "torch_adam": True}
     if not config.scheduler.is_ours:
         built["scheduler"] = config.scheduler.model_dump()
     if "torch_autocast" in built:

@@ -66,12 +66,19 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         PydanticCustomError: A number is not finite, or a value is left to Hugging Face's Trainer.
     """
-    for key, value in params.items():
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, float) and not math.isfinite(each):
-                raise error_at(f".{key}", "must be a finite number")
-        if value == "auto":
-            raise error_at(f".{key}", 'only Hugging Face\'s Trainer can fill in "auto"; give a value')
+    infinite = [
+        key
+        for key, value in params.items()
+        for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, float) and not math.isfinite(each)
+    ]
+    automatic = [key for key, value in params.items() if value == "auto"]
+    reason = 'only Hugging Face\'s Trainer can fill in "auto"; give a value'
+    for keys, message in ((infinite, "must be a finite number"), (automatic, reason)):
+        if len(keys) == 1:
+            raise error_at(f".{keys[0]}", message)
+        if keys:
+            raise error_at("", f"{', '.join(keys)}: {message} for each")
     return {key: WORDS[value] if value in ("True", "False") else value for key, value in params.items()}
 
 

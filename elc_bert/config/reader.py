@@ -139,9 +139,11 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"--set {override}: write it as key.path=value")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError:
         value = text
+    except _DuplicateKeyError as error:
+        raise UserError(f"--set {override}: key {error} is given twice; remove one") from None
     *parents, last = key.split(".")
     section = content
     for parent in parents:

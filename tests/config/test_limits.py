@@ -148,6 +148,14 @@ ADAMW = 'optimizer={"type": "AdamW", "params": {"lr": 0.01}}'
             ['scheduler={"type": "WarmupLR", "params": {"warmup_max_lr": "auto"}}'],
             "scheduler.params.warmup_max_lr: only Hugging Face's Trainer can fill in",
         ),
+        (
+            [ADAMW, "optimizer.params.lr=auto", "optimizer.params.eps=auto"],
+            "optimizer.params: lr, eps: only Hugging Face's Trainer can fill in",
+        ),
+        (
+            [ADAMW, "optimizer.params.lr=NaN", "optimizer.params.eps=Infinity"],
+            "optimizer.params: lr, eps: must be a finite number for each",
+        ),
         (["gradient_clipping=auto"], 'gradient_clipping = "auto": input should be a valid number'),
     ],
 )

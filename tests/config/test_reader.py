@@ -336,6 +336,10 @@ def test_values_of_set_are_json_or_text(file):
         ("elc_bert.training.max_steps", "--set elc_bert.training.max_steps: write it as key.path=value"),
         ("=3", "--set =3: write it as key.path=value"),
         (
+            'optimizer={"type": "Lamb", "type": "AdamW"}',
+            '--set optimizer={"type": "Lamb", "type": "AdamW"}: key type is given twice; remove one',
+        ),
+        (
             "train_batch_size.x=3",
             "--set train_batch_size.x=3: train_batch_size is a value, not a section; remove what follows it",
         ),
