@@ -34,6 +34,7 @@ from elc_bert.config.held_out import held_out_step
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
+from elc_bert.engine.finite import nonfinite_tensor
 from elc_bert.engine.protocol import Engine
 from elc_bert.engine.stepping import restore_step_counts
 from elc_bert.engine.weights import full_precision_weights, full_shape
@@ -167,11 +168,13 @@ class Checkpoints:
             Seconds for which training had to wait.
 
         Raises:
-            UserError: The checkpoint cannot be written. Raised on all ranks.
+            UserError: The checkpoint cannot be written, or the model or the optimizer holds NaN or infinite
+                numbers. Raised on all ranks.
         """
         assert self._unfinished is None
         start = time.perf_counter()
         final = self.directory / files.checkpoint_name(progress.step)
+        agree(self._world, self._check_finite, engine, final)
         partial = files.partial_path(final)
         agree(self._world, lambda: self._explain_errors(final, lambda: self._make_directory(partial)))
         engine.save_checkpoint(str(self.directory), tag=partial.name, save_latest=False)
@@ -306,6 +309,17 @@ class Checkpoints:
                 "run, or start a new run in another elc_bert.training.output_dir"
             )
         return moved
+
+    def _check_finite(self, engine: Engine, final: Path) -> None:
+        """Check that a checkpoint of the engine is worth keeping, since it replaces earlier ones."""
+        name = nonfinite_tensor(engine)
+        if name is not None:
+            (good, *_) = [*files.newest_first(self.directory), None]
+            raise UserError(
+                f"{final}: not written, because {name} holds NaN or infinite numbers on rank "
+                f"{self._world.rank}; the last good checkpoint is {'none' if good is None else good.name}: "
+                "resume from it on other devices, or start a new run with a lower learning rate"
+            )
 
     def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:

@@ -33,6 +33,10 @@ class Case:
     """Number to add to the loss on rank 1, by step. It does not change the gradient."""
     flips: list[int] = field(default_factory=list)
     """Steps after which a bit of a weight changes on rank 1."""
+    bad_state: list[int] = field(default_factory=list)
+    """Steps after which a master weight, or with `bad_moment` a moment, is NaN on rank 1."""
+    bad_moment: bool = False
+    """True for a moment of the optimizer instead of a master weight."""
     overrides: list[str] = field(default_factory=list)
     """Overrides of the configuration on rank 1 only, as for ``--set``."""
     directories: list[str] = field(default_factory=list)
@@ -100,6 +104,8 @@ def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
         if is_faulty and number in case.flips:
             weights = [weight for weight in engine.module.parameters() if weight.numel()]
             weights[-1].data.view(-1)[:1].view(torch.uint8)[0] ^= 1
+        if is_faulty and number in case.bad_state:
+            spoil(engine, case.bad_moment)
         return result
 
     with mock.patch.object(step, "_forward", forward), mock.patch.object(loop, "train_step", train_step):
@@ -109,6 +115,15 @@ def pretrain(case: Case, rank: int, watchdog: Watchdog) -> None:
             if steps:
                 output = config.elc_bert.training.output_dir / f"rank-{rank}.json"
                 output.write_text(json.dumps(steps), encoding="utf-8")
+
+
+def spoil(engine: Any, moment: bool) -> None:
+    """Make an element of a master weight or a moment NaN; the weights in the model stay as they are."""
+    optimizer = engine.basic_optimizer
+    masters = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
+    master = (masters or optimizer.param_groups[0]["params"])[0]
+    tensor = optimizer.state[master]["exp_avg_sq"] if moment else master
+    tensor.detach().view(-1)[0] = float("nan")
 
 
 def fingerprint(engine: Any) -> str:

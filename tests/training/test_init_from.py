@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.reader import load_config
@@ -61,3 +61,15 @@ def test_a_model_of_another_shape_is_refused(tiny_run, tiny_dataset, tiny_tokeni
     assert len(result.errors) == 1
     assert "elc_bert.model.hidden_size: 32 -> 24" in result.errors[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_nan_is_refused(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
+    source = tmp_path / "source"
+    export(load_model(tiny_run.directory), tiny_tokenizer, source)
+    weights = load_file(source / "model.safetensors")
+    weights["head.dense.bias"][3] = float("nan")
+    save_file(weights, source / "model.safetensors")
+    model = json.loads((newest_checkpoint(tiny_run.directory) / "model.json").read_text())
+    config = load_config(write_config(tmp_path, tiny_dataset, tiny_tokenizer, model=model))
+    with pytest.raises(UserError, match=rf"^{source}/model.safetensors: head.dense.bias holds NaN"):
+        initial_model(config, source)

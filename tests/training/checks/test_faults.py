@@ -40,6 +40,18 @@ the gradient is NaN in step 3 and the loss is infinite in step 5.
 """
 
 
+SPOILED = {
+    "weights stage 0": stage(0),
+    "weights stage 2 bf16": BF16 | stage(2),
+    "weights stage 3": stage(3),
+    "moments stage 0 bf16": BF16 | stage(0),
+    "moments stage 1": stage(1),
+    "moments stage 3 offload": BF16 | stage(3, offload=True),
+    "moments AdamW": ADAMW | stage(0),
+}
+"""Cases in which a master weight or a moment becomes NaN on rank 1 in step 4, before its checkpoint."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("faults")
@@ -58,6 +70,9 @@ def launch(configure, folder, tiny_dataset, second_dataset) -> Result:
 
     for name, changes in SKIPPING.items():
         add(name, changes, {}, nan_gradients=[3], bad_losses={"5": float("inf")})
+    for name, changes in SPOILED.items():
+        checkpoints = {"checkpoint": {"every": 2, "keep": 1}}
+        add(name, changes | checkpoints, {}, bad_state=[4], bad_moment=name.startswith("moments"))
     in_a_row = {"max_nonfinite_steps": 3}
     add("too many", stage(1), in_a_row, bad_losses={"2": float("nan")}, nan_gradients=[4, 5, 6])
     cases["too many, resumed"] = cases["too many"] | {"resume": "auto"}
@@ -139,6 +154,18 @@ def test_samples_of_a_nonfinite_step_are_recorded(launch, folder, tiny_dataset):
     ]
     assert len(set(samples)) == 8
     assert {dataset for dataset, _, _ in samples} == {str(tiny_dataset)}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_checkpoint_with_nan_never_replaces_a_good_one(launch, folder, name):
+    text = message(launch, name)
+    assert re.search(r"step-000004: not written, because \S+ .*holds NaN or infinite numbers on rank 1", text)
+    kind = "exp_avg_sq" if name.startswith("moments") else "master weights"
+    assert f"({kind})" in text or (kind == "master weights" and "stage 0" in name)
+    assert "the last good checkpoint is step-000002" in text
+    directory = folder / name.replace(" ", "-") / "run" / "checkpoints"
+    assert {path.name for path in directory.iterdir()} == {"step-000002", "latest"}
+    assert (directory / "latest").read_text() == "step-000002"
 
 
 @pytest.mark.parametrize("number", [0, 3])
