@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from elc_bert.checkpoint import files, publish
+from elc_bert.checkpoint.finite import check_finite
 from elc_bert.checkpoint.identity import (
     differences,
     layout_of,
@@ -34,7 +35,6 @@ from elc_bert.config.held_out import held_out_step
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
-from elc_bert.engine.finite import nonfinite_tensor
 from elc_bert.engine.protocol import Engine
 from elc_bert.engine.stepping import restore_step_counts
 from elc_bert.engine.weights import full_precision_weights, full_shape
@@ -174,7 +174,7 @@ class Checkpoints:
         assert self._unfinished is None
         start = time.perf_counter()
         final = self.directory / files.checkpoint_name(progress.step)
-        agree(self._world, self._check_finite, engine, final)
+        agree(self._world, check_finite, engine, self._world, final)
         partial = files.partial_path(final)
         agree(self._world, lambda: self._explain_errors(final, lambda: self._make_directory(partial)))
         engine.save_checkpoint(str(self.directory), tag=partial.name, save_latest=False)
@@ -309,17 +309,6 @@ class Checkpoints:
                 "run, or start a new run in another elc_bert.training.output_dir"
             )
         return moved
-
-    def _check_finite(self, engine: Engine, final: Path) -> None:
-        """Check that a checkpoint of the engine is worth keeping, since it replaces earlier ones."""
-        name = nonfinite_tensor(engine)
-        if name is not None:
-            (good, *_) = [*files.newest_first(self.directory), None]
-            raise UserError(
-                f"{final}: not written, because {name} holds NaN or infinite numbers on rank "
-                f"{self._world.rank}; the last good checkpoint is {'none' if good is None else good.name}: "
-                "resume from it on other devices, or start a new run with a lower learning rate"
-            )
 
     def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:

@@ -1,8 +1,8 @@
 """Heartbeats between rank 0 and every other rank: the thread that sends them, and their format.
 
 A separate thread sends them, because the main thread may be stuck anywhere. Rank 0 is the coordinator: it
-listens, every other rank opens one connection to it, and both ends send lines of JSON. Rank 0 draws a secret
-and distributes it through the process group; connections that do not know it are closed.
+listens, and every other rank opens one connection to it. Rank 0 draws a secret and distributes it through the
+process group; a connection begins with it. Then both ends send lines of JSON.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ from elc_bert.utils import logs
 logger = logging.getLogger(__name__)
 SHORT_TIMEOUT = 2.0
 """Seconds to wait for what usually takes milliseconds, such as an answer or the end of a connection."""
+SECRET_BYTES = 64
+"""Length of the secret, in ASCII."""
 MAX_LINE_BYTES = 2**22
 """Length limit of a line. The longest line lists the status of all lost ranks."""
 
@@ -42,7 +44,7 @@ class CoordinatorAddress:
     port: int
     """Port that rank 0 listens on."""
     secret: str
-    """Secret of the run, sent in the first line of a connection."""
+    """Secret of the run, with which a connection begins."""
 
 
 class HeartbeatThread(ABC):
@@ -104,9 +106,12 @@ class HeartbeatThread(ABC):
 
     def _send(self, request: dict[str, Any] | None = None) -> None:
         """Send a heartbeat on all connections, together with a request if there is one."""
-        line = json.dumps({"status": asdict(self.status), **(request or {})}).encode() + b"\n"
+        line = self._heartbeat(request)
         for writer in self._writers.values():
             writer.write(line)
+
+    def _heartbeat(self, request: dict[str, Any] | None = None) -> bytes:
+        return json.dumps({"status": asdict(self.status), **(request or {})}).encode() + b"\n"
 
     async def _update_location(self) -> None:
         # A stack trace reads source files, which may be on a file system that does not answer.

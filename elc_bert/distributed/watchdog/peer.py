@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from asyncio import StreamReader, StreamWriter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from elc_bert.distributed.watchdog.diagnosis import (
     Diagnosis,
@@ -50,7 +50,6 @@ class Peer(HeartbeatThread):
     async def _run(self) -> None:
         reader, writer = await self._connect()
         self._writers[0] = writer
-        self._send({"secret": self._address.secret})
         receiving = asyncio.create_task(self._receive(reader))
         while not has_ended(self.status):
             await self._wait_for_interval()
@@ -61,29 +60,40 @@ class Peer(HeartbeatThread):
                 # Only rank 0 knows whether the run hangs.
                 if diagnosis := diagnose([self._coordinator], self._now, Timeouts(self.timeouts.silence)):
                     await self._exit_without_coordinator(diagnosis)
+        self._send()  # this rank may have ended after the last heartbeat
         with contextlib.suppress(OSError):
             await writer.drain()
         writer.close()
 
     async def _connect(self) -> tuple[StreamReader, StreamWriter]:
-        for host in self._address.hosts:
-            with contextlib.suppress(OSError, TimeoutError):
-                connecting = asyncio.open_connection(host, self._address.port, limit=MAX_LINE_BYTES)
-                return await asyncio.wait_for(connecting, 5 * SHORT_TIMEOUT)
-        await asyncio.Future()  # waits without end: ``connected`` stays unset, which the main thread reports
-        raise AssertionError
+        """Connect to rank 0, trying until it sends its first heartbeat."""
+        while True:
+            for host in self._address.hosts:
+                with contextlib.suppress(OSError, TimeoutError):
+                    connecting = asyncio.open_connection(host, self._address.port, limit=MAX_LINE_BYTES)
+                    reader, writer = await asyncio.wait_for(connecting, 5 * SHORT_TIMEOUT)
+                    writer.write(self._address.secret.encode())
+                    writer.write(self._heartbeat())
+                    async for message in read_messages(reader):
+                        await self._handle(message)
+                        return reader, writer
+                    writer.close()
+            await asyncio.sleep(SHORT_TIMEOUT)
 
     async def _receive(self, reader: StreamReader) -> None:
         """Receive heartbeats of rank 0, and do what it requests, until the connection ends."""
         async for message in read_messages(reader):
-            self._coordinator = parse_status(message, self._now)
-            self.connected.set()
-            if "exit" in message:
-                self._exit(message["exit"], [RankStatus(**status) for status in message["lost"]])
-            if "locate" in message:
-                await self._update_location()
-                self._send()
+            await self._handle(message)
         self._wake_up.set()
+
+    async def _handle(self, message: dict[str, Any]) -> None:
+        self._coordinator = parse_status(message, self._now)
+        self.connected.set()
+        if "exit" in message:
+            self._exit(message["exit"], [RankStatus(**status) for status in message["lost"]])
+        if "locate" in message:
+            await self._update_location()
+            self._send()
 
     async def _exit_without_coordinator(self, diagnosis: Diagnosis) -> NoReturn:
         """End this rank after the loss of rank 0, as every other rank does by itself."""

@@ -64,13 +64,16 @@ class Watchdog:
         if self._heartbeats is not None:
             self._heartbeats.progress_count += 1
 
-    def start(self, rank: int, local_rank: int, world_size: int, timeouts: Timeouts) -> None:
+    def start(
+        self, rank: int, local_rank: int, world_size: int, several_hosts: bool, timeouts: Timeouts
+    ) -> None:
         """Start the heartbeats, or change the timeouts if they have been started. Collective.
 
         Args:
             rank: Rank of this process.
             local_rank: Rank among the processes of this host.
             world_size: Number of ranks.
+            several_hosts: True if the ranks run on several hosts.
             timeouts: Timeouts of the watchdog.
 
         Raises:
@@ -81,7 +84,7 @@ class Watchdog:
             self._heartbeats.timeouts = timeouts
             return
         self._status.rank, self._status.pid = rank, os.getpid()
-        coordinator = Coordinator(self._status, world_size, timeouts) if rank == 0 else None
+        coordinator = Coordinator(self._status, world_size, timeouts, several_hosts) if rank == 0 else None
         shared: list[CoordinatorAddress | None] = [coordinator.address if coordinator else None]
         dist.broadcast_object_list(shared)
         (address,) = shared
