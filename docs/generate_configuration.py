@@ -45,8 +45,10 @@ python launch/pretrain.py --deepspeed_config ds_configs/demo.json --set elc_bert
   Other types go to DeepSpeed. `AdamW` and `Adam` are PyTorch's fused ones, which need no compiler. DeepSpeed
   has its own, which are compiled when they are first used, for minutes. They are used if
   `optimizer.params.torch_adam` is false, or if a feature such as offloading to NVMe requires them.
-- TensorBoard, wandb, CSV files and comet are DeepSpeed's monitors. The sections `tensorboard`, `wandb`,
-  `csv_monitor` and `comet` switch them on.
+- The sections `tensorboard`, `wandb`, `csv_monitor` and `comet` switch on TensorBoard, Weights & Biases, CSV
+  files and Comet ([recipes](recipes.md#logs)).
+- Secrets, such as `comet.api_key`, are refused, because the configuration is copied into every checkpoint.
+  Give them in environment variables.
 
 Start from a file in [`ds_configs/`](../ds_configs) and change what differs; [Recipes](recipes.md) explains
 their values.

@@ -33,6 +33,7 @@ from elc_bert.checkpoint.progress import Progress
 from elc_bert.checkpoint.reshard import SavedState, load_into
 from elc_bert.config.held_out import held_out_step
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.secrets import without_secrets
 from elc_bert.distributed.collectives import SharedUserError, agree, from_main
 from elc_bert.distributed.world import World
 from elc_bert.engine.protocol import Engine
@@ -120,7 +121,8 @@ class Checkpoints:
                 problems.append(str(damage))
                 continue
             moved = agree(world, functools.partial(self._check_identity, path, record))
-            changes = differences(record["config"], self._config.model_dump(mode="json"))
+            before, now = record["config"], self._config.model_dump(mode="json")
+            changes = differences(without_secrets(before), without_secrets(now))
             changes += differences(record["layout"], self._layout, "layout")
             if world.is_main:
                 for problem in problems:

@@ -11,6 +11,7 @@ from elc_bert.config.deepspeed_params import check_optimizer, check_schedule
 from elc_bert.config.deepspeed_sections import MONITORS
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.secrets import refuse_secrets
 from elc_bert.config.section import Section
 from elc_bert.utils.errors import UserError
 
@@ -70,6 +71,7 @@ def check_deepspeed_sections(config: RunConfig) -> None:
         "csv_monitor": CSVConfig,
         "comet": CometConfig,
     }
+    refuse_secrets(config)
     given = {name: section.as_given() for name, section in config.deepspeed.sections.items()}
     for name in given:
         # Null counts as an empty section when the file is read, but DeepSpeed would fail on it.

@@ -13,6 +13,7 @@ from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.config.held_out import describe_masks
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.secrets import without_secrets
 from elc_bert.evaluation.saved_results import PairScores, read_results
 from elc_bert.report.held_out import HeldOutResults, evaluate_checkpoint
 from elc_bert.utils.errors import UserError
@@ -156,7 +157,7 @@ def _read_config(folder: Path, notes: list[str]) -> tuple[dict[str, Any], RunCon
         raise UserError(problem)
     if problem:
         notes.append(problem)
-    return content, config
+    return without_secrets(content), config
 
 
 def _read_progress(checkpoint: Path, notes: list[str]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def set_up(config: RunConfig, resume: str, world: World, init_from: Path | None 
     continue_at_min_loss_scale(engine)
     agree(world, prepare_output_dir, config, world)
     logs.open_file(config.elc_bert.training.output_dir / logs.LOG_FILE, world.rank)
-    monitor = RunMonitor(config, progress.step)
+    monitor = agree(world, RunMonitor, config, progress.step)
     peak_flops = measure_peak_flops_of_all(config, world)
     run = Run(
         config,

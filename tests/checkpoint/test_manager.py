@@ -298,3 +298,11 @@ def test_a_resumed_run_that_measures_in_another_way_is_warned(config, checkpoint
     assert find_checkpoint(checkpoints_of(changed)) == checkpoint
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning.endswith("set elc_bert.evaluation.seed=42 and elc_bert.evaluation.mask_probability=0.15")
+
+
+def test_a_secret_in_an_old_checkpoint_is_not_logged(config, checkpoint, caplog):
+    caplog.set_level(logging.INFO)
+    record = read_record(checkpoint)
+    rewrite_record(checkpoint, config={**record["config"], "comet": {"api_key": "s3cr3t"}})
+    assert find_checkpoint(checkpoints_of(load_config(config))) == checkpoint
+    assert 'changed since the checkpoint: comet: {"api_key": "(removed)"} -> null' in caplog.messages

@@ -148,6 +148,18 @@ def test_several_runs_are_compared(main, reported, tmp_path, capsys):
     assert "other, step 2" in capsys.readouterr().out
 
 
+def test_secrets_that_an_early_version_saved_are_not_shown(main, tmp_path, capsys):
+    runs = [write_run(tmp_path / name, {"train/loss": {1: 6.0}}) for name in "ab"]
+    config = json.loads((runs[0] / "config.json").read_text())
+    config["comet"] = {"enabled": False, "api_key": "s3cr3t", "project": "shown"}
+    (runs[0] / "config.json").write_text(json.dumps(config))
+    assert main([*map(str, runs), "--output", str(tmp_path / "page.html")]) == 0
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "s3cr3t" not in html + capsys.readouterr().out
+    assert 'comet.api_key "(removed)"' in Page(html).text
+    assert 'comet.project "shown"' in Page(html).text
+
+
 def test_names_are_escaped(main, tmp_path):
     hostile = '<img src=x onerror="alert(1)"><a href="http:evil">{{ 7 * 7 }}'
     (tmp_path / "a").mkdir()

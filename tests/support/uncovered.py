@@ -13,6 +13,7 @@ PARTS = (
     ("report pages in a browser", r"chromium"),
     ("real corpora, tokenizers and BLiMP", r"'?shared'?"),
     ("exports in older versions of transformers", r"transformers"),
+    ("runs at Weights & Biases and Comet", r"pip install (wandb|comet_ml)"),
     ("the message about a missing wandb", r"wandb"),
     ("a full disk", r"disk"),
     ("figures of /proc", r"/proc"),
