@@ -67,7 +67,7 @@ def evaluate_pairs(
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, settings)
     if output is not None:
-        agree(world, lambda: _check_same_results(folder, key, paradigms))
+        agree(world, lambda: _check_same_results(folder, key.current, paradigms))
     start = time.monotonic()
     with world.watchdog.activity("scoring minimal pairs"):
         agree(
@@ -89,7 +89,7 @@ def evaluate_pairs(
             f"{pairs}: every pair is longer than the {model.config.max_position_embeddings} tokens of the "
             "model's max_position_embeddings; give shorter pairs or another model"
         )
-    about = {"pairs": str(pairs), **asdict(settings), **_identity(key, paradigms)}
+    about = {"pairs": str(pairs), **asdict(settings), **_identity(key.current, paradigms)}
     with atomic_write(folder / SETTINGS, "w") as file:
         json.dump(about, file, indent=2)
     results.save(folder, settings)

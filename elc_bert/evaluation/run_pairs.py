@@ -5,10 +5,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elc_bert.data.format.tokenizer_identity import tokenizer_fingerprint, tokenizer_sha256
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
 from elc_bert.evaluation.pair_settings import PairSettings
@@ -25,15 +27,27 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 """Names of paradigms that are names of files as they are."""
 
 
-def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, settings: PairSettings) -> str:
-    """Return a hash of everything that the scores depend on, apart from the pairs."""
-    digest = sha256()
-    digest.update(json.dumps([sha256_of(tokenizer), settings.method, settings.limit]).encode())
-    digest.update(model.config.model_dump_json().encode())
+@dataclass(frozen=True)
+class EvaluationKey:
+    """Hashes of everything that the scores depend on, apart from the pairs."""
+
+    current: str
+    """Hash with the fingerprint of the tokenizer."""
+    early: str
+    """Hash of early versions, with the checksum of the tokenizer file."""
+
+
+def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, settings: PairSettings) -> EvaluationKey:
+    """Return what identifies the scores of a model and settings."""
+    digests = []
+    for of_tokenizer in (tokenizer_fingerprint(tokenizer), tokenizer_sha256(tokenizer)):
+        start = json.dumps([of_tokenizer, settings.method, settings.limit])
+        digests.append(sha256(start.encode() + model.config.model_dump_json().encode()))
     for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        content = name.encode() + parameter.detach().cpu().numpy().tobytes()
+        for digest in digests:
+            digest.update(content)
+    return EvaluationKey(*(digest.hexdigest() for digest in digests))
 
 
 def score_paradigms(
@@ -41,7 +55,7 @@ def score_paradigms(
     tokenizer: "Tokenizer",
     paradigms: list[Paradigm],
     folder: Path,
-    key: str,
+    key: EvaluationKey,
     settings: PairSettings,
     show_progress: bool = True,
 ) -> None:
@@ -111,7 +125,7 @@ def score_paradigm(
     )
 
 
-def collect_results(paradigms: list[Paradigm], folder: Path, key: str) -> Results:
+def collect_results(paradigms: list[Paradigm], folder: Path, key: EvaluationKey) -> Results:
     """Return the results of all paradigms from the files that the ranks have written.
 
     Raises:
@@ -138,18 +152,19 @@ def _key(paradigm: Paradigm, key: str) -> str:
     return f"{key} {sha256_of(paradigm.file)}"
 
 
-def _read(folder: Path, paradigm: Paradigm, key: str) -> ParadigmResult | None:
+def _read(folder: Path, paradigm: Paradigm, key: EvaluationKey) -> ParadigmResult | None:
     """Return the result in a paradigm's file, or None if it belongs to another model, setting or pairs."""
-    for place in (folder, folder.parent):  # early versions wrote to the folder above
+    # Early versions wrote to the folder above.
+    for place, expected in ((folder, key.current), (folder.parent, key.early)):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             content: Mapping[str, Any] = json.loads(_path(place, paradigm).read_text(encoding="utf-8"))
-            if content["key"] == _key(paradigm, key):
+            if content["key"] == _key(paradigm, expected):
                 return ParadigmResult(**content["result"])
     return None
 
 
-def _write(folder: Path, paradigm: Paradigm, key: str, result: ParadigmResult) -> None:
+def _write(folder: Path, paradigm: Paradigm, key: EvaluationKey, result: ParadigmResult) -> None:
     path = _path(folder, paradigm)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
-        json.dump({"key": _key(paradigm, key), "result": vars(result)}, file, indent=2)
+        json.dump({"key": _key(paradigm, key.current), "result": vars(result)}, file, indent=2)

@@ -1,7 +1,7 @@
 """Table about a run that is printed before its first step."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import RunConfig
 from elc_bert.distributed.world import World
 from elc_bert.engine.weights import full_numel
+from elc_bert.evaluation.minimal_pairs import Paradigm
+from elc_bert.evaluation.pair_settings import PairSettings, describe
 from elc_bert.kernels import Kernels
 from elc_bert.kernels.compiled import methods_without_fast_path
 from elc_bert.model import ElcBertForMaskedLM
@@ -54,7 +56,7 @@ def report_start(run: Run, origin: Path | None, plain_lamb: str, memory: str) ->
         ("output", str(config.elc_bert.training.output_dir)),
     ]
     if run.paradigms:
-        rows.append(("minimal pairs", describe_minimal_pairs(config, len(run.paradigms))))
+        rows.append(("minimal pairs", describe_minimal_pairs(config, run.paradigms)))
     rows += [("BabyLM", note) for note in babylm_notes(run, positions)]
     if plain_lamb:
         rows.append(("slower", f"LAMB without its fused kernels; {plain_lamb}"))
@@ -139,12 +141,15 @@ def describe_datasets(
         yield "dataset", f"{entry.path}, {size}, {part}{epochs:.3g} epochs"
 
 
-def describe_minimal_pairs(config: RunConfig, files: int) -> str:
-    """Return which minimal pairs are scored during training, and when."""
-    settings = config.elc_bert.evaluation
-    limit = f"the first {settings.minimal_pairs_limit} of" if settings.minimal_pairs_limit else "all of"
-    every = f"every {settings.minimal_pairs_every} steps"
-    return f"{limit} each of {files} files of {settings.minimal_pairs} {every}"
+def describe_minimal_pairs(config: RunConfig, paradigms: Sequence[Paradigm]) -> str:
+    """Return which minimal pairs are scored during training, how, and when."""
+    evaluation = config.elc_bert.evaluation
+    settings = PairSettings("within-word", evaluation.minimal_pairs_limit)
+    pairs = sum(len(paradigm.pairs[: settings.limit]) for paradigm in paradigms)
+    return (
+        f"{evaluation.minimal_pairs}, {len(paradigms)} paradigms, {describe(settings, pairs)}, every "
+        f"{evaluation.minimal_pairs_every} steps"
+    )
 
 
 def babylm_notes(run: Run, positions: dict[int, int]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pair_settings import PairSettings
-from elc_bert.evaluation.run_pairs import score_paradigm
+from elc_bert.evaluation.run_pairs import evaluation_key, score_paradigm
 from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import load_model
@@ -223,10 +223,15 @@ def test_two_ranks_agree_with_one_and_resume(tiny_run, texts, tmp_path):
 
     kept = one / "paradigms/island.json"
     before = kept.stat().st_mtime_ns
-    # Early versions wrote to the folder above.
+    # Early versions wrote to the folder above, with the checksum of the tokenizer file in the key.
     early = one.parent / "paradigms"
     early.mkdir()
-    (one / "paradigms/agreement.json").rename(early / "agreement.json")
+    loaded = load_model(tiny_run.directory)
+    key = evaluation_key(loaded.model, loaded.tokenizer, ALL)
+    text = (one / "paradigms/agreement.json").read_text()
+    assert key.current in text
+    (early / "agreement.json").write_text(text.replace(key.current, key.early))
+    (one / "paradigms/agreement.json").unlink()
     (one / "paradigms/binding.json").unlink()
     again = run("forked", 1, [*arguments, tmp_path / "alone"], script=EVALUATE)
     assert again.status == 0, again.output

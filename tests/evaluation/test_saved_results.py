@@ -1,19 +1,23 @@
 """Results on minimal pairs: one folder for each method and limit, and figures that name both."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.pair_settings import PairSettings, describe, logged_pairs
+from elc_bert.evaluation.run_pairs import evaluation_key
 from elc_bert.evaluation.saved_results import default_results_folder, read_results, results_of_checkpoint
 from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.model.loaded import LoadedModel
+from elc_bert.utils.files import sha256_of
 from tests.evaluation.test_minimal_pairs import EVALUATE, write_pairs
 from tests.hub.test_export import random_model
 from tests.support.launching import run
@@ -94,6 +98,29 @@ def test_saved_results_of_a_run_are_found(tiny_run):
         )
     finally:
         shutil.rmtree(folder.parent)
+
+
+def test_the_key_names_everything_that_scores_depend_on(tiny_tokenizer, tmp_path):
+    model, settings = random_model("zero"), PairSettings("plain", 2)
+    key = evaluation_key(model, tiny_tokenizer, settings)
+    early = hashlib.sha256(json.dumps([sha256_of(tiny_tokenizer), "plain", 2]).encode())
+    early.update(model.config.model_dump_json().encode())
+    for name, parameter in model.named_parameters():
+        early.update(name.encode() + parameter.detach().numpy().tobytes())
+    assert key.early == early.hexdigest(), "the key of early versions"
+    copy = tmp_path / "tokenizer.json"
+    copy.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert evaluation_key(model, copy, settings).current == key.current, "the same tokenizer"
+    others = {
+        evaluation_key(model, tiny_tokenizer, PairSettings("plain", 3)).current,
+        evaluation_key(model, tiny_tokenizer, PairSettings("plain")).current,
+        evaluation_key(model, tiny_tokenizer, PairSettings("within-word", 2)).current,
+        evaluation_key(random_model("base"), tiny_tokenizer, settings).current,
+    }
+    with torch.no_grad():
+        model.encoder.embedding.word.weight[7, 3] += 1
+    others.add(evaluation_key(model, tiny_tokenizer, settings).current)
+    assert len(others - {key.current}) == 5
 
 
 def write_results(folder: Path, accuracy: float, pairs: int, settings: dict | None = None) -> None:

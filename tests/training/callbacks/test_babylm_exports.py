@@ -95,6 +95,7 @@ def test_minimal_pairs_are_scored_during_training(trained):
     pairs = scalars(output, "minimal_pairs/within-word-first-3/number_of_pairs")
     assert pairs == dict.fromkeys(overall, 9)
     how = "9 pairs, method within-word, limit 3 per paradigm"
+    assert f"pairs, 3 paradigms, {how}, every 5 steps" in result.output
     assert f"step 5: minimal pairs {overall[5]:.1%} ({how})" in result.output
     card = (output / "babylm_checkpoints/chck_1M/README.md").read_text()
     assert "minimal pairs" not in card, "an export during training has no results yet"
