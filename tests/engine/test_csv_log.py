@@ -35,6 +35,9 @@ def test_a_file_has_one_header_and_the_last_value_of_each_step(tmp_path):
         ["3", "1.5"],
     ]
     resumed.scalars(4, {"train/loss": 9.0})
+    with open(tmp_path / "csv/train_loss.csv", "a") as file:
+        file.write("5,3")
+    CsvLog(tmp_path / "csv", 5)
     assert rows(tmp_path / "csv/train_loss.csv")[-2:] == [["3", "1.5"], ["4", "9.0"]]
     assert rows(tmp_path / "csv/data_epochs_my_books.csv") == [
         ["step", "my books"],

@@ -15,7 +15,6 @@ from elc_bert.engine.trackers import COMET_FILE, WANDB_FILE
 from elc_bert.utils.errors import UserError
 from tests.support.launching import run
 
-pytestmark = pytest.mark.launcher
 SETTINGS = {
     "training": {"max_steps": 4},
     "evaluation": {"every": 2, "sequences": 4},
@@ -81,6 +80,49 @@ def wandb_runs(directory: Path) -> list[tuple[str, dict[str, Any], list[dict[str
     return runs
 
 
+def test_a_tracker_gets_the_section_the_configuration_and_all_values(
+    monkeypatch, configure, tmp_path, caplog
+):
+    """A service that refuses a value gets no more; the others get everything."""
+    opened, received = [], []
+
+    class Service:
+        def __init__(self, section, output_dir, config, start_step):
+            opened.append((section["project"], output_dir, config, start_step))
+
+        def scalars(self, step, values):
+            received.append((step, values))
+            if len(received) == 2:
+                raise RuntimeError("the quota is used up")
+
+        def close(self):
+            received.append("closed")
+
+    monkeypatch.setattr("elc_bert.engine.monitor.TRACKERS", {"wandb": Service})
+    sections = {"wandb": {"enabled": True, "project": "p"}, "csv_monitor": {"enabled": True}}
+    config = load_config(configure(tmp_path, **sections), ["comet.api_key=s3cr3t"])
+    monitor = RunMonitor(config, 7)
+    (about,) = opened
+    assert (about[0], about[1], about[3]) == ("p", tmp_path / "run", 7)
+    assert about[2]["elc_bert"]["model"]["hidden_size"] == 24
+    assert "s3cr3t" not in json.dumps(about[2])
+    values = {"train/loss": 2.0, "train/accuracy": 0.5}
+    for step in (8, 3, 9):
+        monitor.scalars(step, values)
+    monitor.close()
+    assert received == [(8, values), (3, values)]
+    assert caplog.messages == ["step 3: Service failed, and gets no more values: the quota is used up"]
+    assert not monitor.has_failed
+    rows = (tmp_path / "run/csv_monitor/train_loss.csv").read_text().split()
+    assert rows == ["step,loss", "8,2.0", "3,2.0", "9,2.0"]
+    received.clear()
+    config = load_config(configure(tmp_path, wandb={"enabled": True, "project": "q"}))
+    RunMonitor(config, 0).close()
+    assert received == ["closed"]
+    assert (opened[1][0], opened[1][3]) == ("q", 0)
+
+
+@pytest.mark.launcher
 def test_wandb_continues_one_run_and_keeps_values_of_earlier_steps(
     wandb, offline, monkeypatch, configure, tmp_path
 ):
@@ -113,6 +155,7 @@ def test_wandb_continues_one_run_and_keeps_values_of_earlier_steps(
     assert [(row["step"], row["train/loss"]) for row in again[2]] == [(4, 1.5)]
 
 
+@pytest.mark.launcher
 def test_a_run_logs_to_one_run_at_wandb(wandb, offline, monkeypatch, configure, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = configure(tmp_path, wandb={"enabled": True}, **SETTINGS)
@@ -126,6 +169,7 @@ def test_a_run_logs_to_one_run_at_wandb(wandb, offline, monkeypatch, configure, 
     assert {row["step"] for row in before[2] if "checkpoint/write_seconds" in row} == {2, 4}
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize("options", [[], ["--supervise", "1", "--nproc-per-node", "2"]])
 def test_not_being_logged_in_is_one_line_and_no_reason_to_restart(
     wandb, offline, options, configure, tmp_path
@@ -139,6 +183,7 @@ def test_not_being_logged_in_is_one_line_and_no_reason_to_restart(
     assert "restart" not in result.output
 
 
+@pytest.mark.launcher
 def test_a_service_that_fails_later_does_not_stop_the_run(
     wandb, offline, monkeypatch, configure, tmp_path, caplog
 ):
@@ -157,6 +202,7 @@ def test_a_service_that_fails_later_does_not_stop_the_run(
     assert text.split() == ["step,loss", "1,2.0", "2,2.0"]
 
 
+@pytest.mark.launcher
 def test_comet_continues_one_experiment(comet, offline, configure, tmp_path):
     section = {"enabled": True, "project": "p", "online": False}
     config = load_config(configure(tmp_path, comet=section, tensorboard={"enabled": False}))
@@ -181,6 +227,7 @@ def test_comet_continues_one_experiment(comet, offline, configure, tmp_path):
     assert [each for each in logged if each[0] == "train/loss"] == expected
 
 
+@pytest.mark.launcher
 def test_comet_without_a_key_is_one_line(comet, offline, configure, tmp_path):
     config = load_config(configure(tmp_path, comet={"enabled": True}))
     (tmp_path / "run").mkdir()

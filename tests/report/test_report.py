@@ -199,7 +199,7 @@ def numbers(values):
 
 
 def test_minimal_pairs_scored_during_training_are_in_the_report(main, tmp_path):
-    early = {f"minimal_pairs/{name}": {1: 0.5, 2: 0.6, 4: 0.1} for name in ("overall", "binding")}
+    early = {f"minimal_pairs/{name}": {1: 0.5, 2: 0.6, 3: 0.2, 4: 0.1} for name in ("overall", "binding")}
     tag = "minimal_pairs/within-word-first-20/"
     later = {f"{tag}{name}": {3: 0.7, 4: 0.8} for name in ("overall", "binding")}
     settings = {"minimal_pairs/plain/overall": {1: 0.25}, "minimal_pairs/plain/number_of_pairs": {1: 1234}}
