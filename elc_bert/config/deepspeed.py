@@ -71,7 +71,7 @@ def check_deepspeed_sections(config: RunConfig) -> None:
         "csv_monitor": CSVConfig,
         "comet": CometConfig,
     }
-    refuse_secrets(config)
+    refuse_secrets(config.model_dump(mode="json"), config.origin)
     given = {name: section.as_given() for name, section in config.deepspeed.sections.items()}
     for name in given:
         # Null counts as an empty section when the file is read, but DeepSpeed would fail on it.

@@ -6,7 +6,6 @@ compared with its signature, and the class is tried out on a small tensor, unles
 
 import copy
 import inspect
-import json
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 
 from elc_bert.config.optimizer import OUR_SCHEDULES
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.secrets import shown
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.text import did_you_mean
 
@@ -150,7 +150,7 @@ def _check_types(origin: str, built: type, params: dict[str, Any]) -> None:
         is_switch = key in _SWITCHES or isinstance(default, bool)
         if isinstance(value, bool) != is_switch and not (is_switch and value is None):
             expected = "true or false" if is_switch else "a number or text"
-            raise UserError(f"{origin}.{key} = {json.dumps(value)}: must be {expected}")
+            raise UserError(f"{origin}.{key} = {shown(key, value)}: must be {expected}")
 
 
 def _two_steps(optimizer_class: Any, params: dict[str, Any]) -> None:

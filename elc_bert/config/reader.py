@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from elc_bert.config.optimizer import LambParams, ScheduleParams
 from elc_bert.config.resolve import problems, resolve
 from elc_bert.config.schema import RunConfig
+from elc_bert.config.secrets import shown
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.text import did_you_mean
 
@@ -74,7 +75,7 @@ def _describe_one(problem: dict[str, Any], root: type[BaseModel], prefix: str) -
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key} = {json.dumps(problem['input'], default=str)}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {shown(key, problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -7,12 +7,12 @@ a configuration stays cheap.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from elc_bert.config.deepspeed_keys import KEYS, Keys, NoEffect, Type
+from elc_bert.config.secrets import shown
 from elc_bert.utils.text import did_you_mean
 
 WORDS = {"True": True, "False": False}
@@ -108,7 +108,7 @@ def _problems(
         elif value is not None:
             yield f"{key}: must be a section, not {value!r}"
     elif value is not None and (mismatch := _mismatch(value, kind)):
-        yield f"{key} = {json.dumps(value)}: {mismatch}"
+        yield f"{key} = {shown(key, value)}: {mismatch}"
 
 
 def _describes_what_happens(value: Any, accepted: tuple[Any, ...]) -> bool:

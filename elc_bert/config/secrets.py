@@ -1,10 +1,10 @@
 """Secrets do not belong in a configuration: it is copied into checkpoints, logs and reports."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from elc_bert.config.schema import RunConfig
 from elc_bert.utils.errors import UserError
 
 REDACTED = "(removed)"
@@ -16,19 +16,24 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 """Names of keys whose value is a secret."""
-_PASSWORD_IN_URL = re.compile(r"(\w+://[^/@\s:]*):[^/@\s]+@")
+_PASSWORD_IN_URL = re.compile(r"(\w+://?[^/@\s:]*):[^/@\s]+@")
+"""URL with a password; as a path, it has one slash only."""
 
 
-def refuse_secrets(config: RunConfig) -> None:
+def refuse_secrets(content: Any, origin: str) -> None:
     """Check that no value of a configuration is a secret.
+
+    Args:
+        content: The configuration, as JSON values.
+        origin: Beginning of the message, such as the name of the file.
 
     Raises:
         UserError: A value is one. The message does not contain it.
     """
-    for key in _secret_keys(config.model_dump(mode="json")):
+    for key in _secret_keys(content):
         variable = VARIABLES.get(key, "an environment variable")
         raise UserError(
-            f"{config.origin}{key}: a secret would be copied into config.json and every checkpoint; remove "
+            f"{origin}{key}: a secret would be copied into config.json and every checkpoint; remove "
             f"it here and give it in {variable}"
         )
 
@@ -46,6 +51,12 @@ def without_secrets(content: Any) -> Any:
     if isinstance(content, list):
         return [without_secrets(value) for value in content]
     return _PASSWORD_IN_URL.sub(rf"\1:{REDACTED}@", content) if isinstance(content, str) else content
+
+
+def shown(key: str, value: Any) -> str:
+    """Return the value of a key as JSON for a message, or ``REDACTED`` if it is a secret."""
+    _, value = without_secrets({key.rpartition(".")[2]: value}).popitem()
+    return json.dumps(value, default=str)
 
 
 def _secret_keys(content: Any, key: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ import torch
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import open_segments
+from elc_bert.engine.monitor import RunMonitor
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.optim import parameter_groups, schedule_factor
 from elc_bert.utils.figures import draw_layer_weights
@@ -141,6 +142,16 @@ class TestScalars:
         rows = list(csv.reader(files[0].open()))[1:]
         found = {int(step): float(value) for step, value in rows}
         assert found == pytest.approx(scalars(directory, "train/loss"))
+
+
+def test_tensorboard_drops_what_a_killed_process_logged_after_the_checkpoint(configure, tmp_path):
+    config = load_config(configure(tmp_path))
+    for start_step, steps in ((0, range(1, 6)), (3, [4])):
+        monitor = RunMonitor(config, start_step)
+        for step in steps:
+            monitor.scalars(step, {"train/loss": 10 * start_step + step})
+        monitor.close()
+    assert scalars(tmp_path / "run", "train/loss") == {1: 1, 2: 2, 3: 3, 4: 34}
 
 
 class TestPictures:
