@@ -110,7 +110,7 @@ def per_sample_torch(
 ) -> dict[str, torch.Tensor]:
     """Return one masked sample, computed as in the ``__getitem__`` of a typical torch dataset."""
     (offset,), (length,) = segments(np.array([sample]))
-    segment = torch.from_numpy(dataset.tokens[offset : offset + length].astype(np.int64))
+    segment = torch.from_numpy(dataset.gather(np.arange(offset, offset + length)).astype(np.int64))
     if torch.rand(()).item() < masking.short_p:
         segment = segment[: int(torch.randint(1, sequence_length - 2, ()))]
     tokens = torch.cat([torch.tensor([CLS]), segment, torch.tensor([SEP])])

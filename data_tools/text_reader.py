@@ -226,7 +226,9 @@ def _record(line: str, json_key: str, where: str, skipped: Skipped | None) -> li
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        skip_or_raise(skipped, "not JSON", f"{where} is not valid JSON: {error}; fix it")
+        skip_or_raise(
+            skipped, "not JSON", f"{where} is not valid JSON: {error}; fix it, or use --format text"
+        )
         return []
     text = record.get(json_key) if isinstance(record, dict) else None
     if not isinstance(text, str):

@@ -292,6 +292,23 @@ def test_nothing_of_an_unreadable_file_is_in_the_dataset(tiny_text, tiny_tokeniz
         shutil.rmtree(text / "good")
 
 
+def test_parquet_files_without_text_are_skipped(tiny_tokenizer, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    column = pyarrow.array(["Good text.", "Good text.", "More."]).dictionary_encode()
+    pq.write_table(pyarrow.table({"body": column}), text / "a.parquet")
+    pq.write_table(pyarrow.table({"text": ["Not this."]}), text / "b.parquet")
+    pq.write_table(pyarrow.table({"body": [1, 2]}), text / "c.parquet")
+    arguments = (text, tiny_tokenizer, tmp_path / "d", "--lengths", 8, "--json-key", "body")
+    assert_failed(build(*arguments), "b.parquet: no column 'body', the columns are text", "--on-error skip")
+    done = build(*arguments, "--on-error", "skip")
+    assert done.returncode == 0, done.stderr
+    manifest = IndexedDataset(tmp_path / "d").manifest
+    assert (manifest.documents, manifest.words) == (3, 5)
+    assert manifest.skipped == {"no such key": 2}
+    assert [each.path for each in manifest.inputs] == [f"{text}/a.parquet"]
+
+
 def test_the_inputs_are_listed_before_they_are_read(tiny_text, tiny_tokenizer, tmp_path):
     text = tmp_path / "text"
     text.mkdir()

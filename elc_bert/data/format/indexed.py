@@ -43,7 +43,8 @@ class IndexedDataset:
 
     Opening takes constant time and memory, because it reads only the header and the ends of the tables.
     ``spans`` and ``documents_between`` check the entries that they return; ``lengths``, ``pointers`` and
-    ``documents`` are the unchecked tables. When pickled, a dataset is reopened by its path.
+    ``documents`` are the unchecked tables. When pickled, a dataset is reopened by its path. A dataset that is
+    not read holds no open files if the process has too many (``descriptors``).
 
     To sample, use ``gather``. To read a whole dataset, iterate over ``spans`` and slices of ``tokens`` in
     chunks and call ``release`` after each chunk, so that memory use does not grow.
@@ -77,7 +78,10 @@ class IndexedDataset:
 
     @property
     def tokens(self) -> NDArray[np.integer]:
-        """Token stream as a memory-mapped view, ``[num_tokens]``, in the dtype on disk; see ``release``."""
+        """Token stream as a memory-mapped view, ``[num_tokens]``, in the dtype on disk; see ``release``.
+
+        The file is mapped at each access while no other view exists, so keep the view to read many slices.
+        """
         return self._bin.array(self._dtype, 0, self.num_tokens)
 
     @property
