@@ -292,6 +292,15 @@ def test_nothing_of_an_unreadable_file_is_in_the_dataset(tiny_text, tiny_tokeniz
         shutil.rmtree(text / "good")
 
 
+def test_a_part_in_which_something_was_skipped_is_not_reused_without_skipping(tiny_tokenizer, tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"b\xff")
+    done = build(bad, tiny_tokenizer, tmp_path / "d", "--on-error", "skip")
+    assert_failed(done, "no text that can be used")
+    assert parts_of(tmp_path / "d")  # the part is complete, only joining it failed
+    assert_failed(build(bad, tiny_tokenizer, tmp_path / "d"), "bad.txt: not UTF-8 at byte 1")
+
+
 def test_parquet_files_without_text_are_skipped(tiny_tokenizer, tmp_path):
     text = tmp_path / "text"
     text.mkdir()
