@@ -1,10 +1,13 @@
 """Identity of a run, and the layout on which the files that DeepSpeed writes for it depend."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from elc_bert.config.length_schedule import length_schedule, steps_in_share
 from elc_bert.config.schema import RunConfig
+from elc_bert.utils.errors import UserError
 
 PARTITION_KEYS = ("sub_group_size", "round_robin_gradients", "parameter_alignment")
 """Keys of ``zero_optimization`` that move tensors within DeepSpeed's buffers, which it does not detect."""
@@ -68,6 +71,25 @@ def without_tokenizer_file(identity: dict[str, Any]) -> dict[str, Any]:
     """
     data = {name: value for name, value in identity["data"].items() if name != "tokenizer"}
     return {**identity, "data": data}
+
+
+def check_order_is_recorded(path: Path, record: Mapping[str, Any]) -> None:
+    """Check that a checkpoint records correctly which elements of which tensors its files hold.
+
+    Earlier versions, which did not record ``first_steps`` either, recorded another order than that of the
+    files if DeepSpeed had reordered tensors without aligning them.
+
+    Raises:
+        UserError: The record may be wrong, so that only a run of the same layout can load the files.
+    """
+    layout, is_old = record["layout"], "first_steps" not in record["identity"]["schedule"]
+    is_reordered = layout.get("round_robin_gradients") and not layout.get("parameter_alignment")
+    if is_old and is_reordered and layout["zero_stage"] in (1, 2):
+        raise UserError(
+            f"{path}: an earlier version recorded a wrong order of tensors with "
+            "zero_optimization.round_robin_gradients; resume with the devices, ZeRO stage and precision of "
+            "the checkpoint"
+        )
 
 
 def layout_of(config: RunConfig, devices: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from elc_bert.checkpoint import files, publish
 from elc_bert.checkpoint.finite import check_finite
 from elc_bert.checkpoint.identity import (
+    check_order_is_recorded,
     differences,
     layout_of,
     with_first_steps,
@@ -152,6 +153,7 @@ class Checkpoints:
         """
         try:
             if differences(record["layout"], self._layout):
+                check_order_is_recorded(path, record)
                 load_into(engine, SavedState(path))
             else:
                 engine.load_checkpoint(str(path.parent), tag=path.name)

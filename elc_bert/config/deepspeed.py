@@ -138,6 +138,8 @@ def _check_accumulation_dtype(config: RunConfig) -> None:
 
 
 def _check_zero(config: RunConfig, zero: Any) -> None:
+    from deepspeed.accelerator import get_accelerator
+
     offloads = zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
     if offloads and zero.stage == 0:
         raise UserError(
@@ -149,6 +151,21 @@ def _check_zero(config: RunConfig, zero: Any) -> None:
         raise UserError(
             f"{config.origin}zero_optimization.offload_param: has no effect at stage {zero.stage}; set "
             "zero_optimization.stage to 3, or remove it"
+        )
+    predivide = config.deepspeed_extras.get("gradient_predivide_factor", 1.0)
+    if zero.stage >= 2 and zero.reduce_scatter and predivide != 1.0:
+        raise UserError(
+            f"{config.origin}gradient_predivide_factor: DeepSpeed cannot use it at ZeRO stage {zero.stage}; "
+            "remove it, or set zero_optimization.reduce_scatter to false"
+        )
+    quantized = [
+        key
+        for key in ("weights", "nontrainable_weights", "gradients")
+        if getattr(zero, f"zero_quantized_{key}")
+    ]
+    if quantized and get_accelerator().device_name() == "cpu":
+        raise UserError(
+            f"{config.origin}zero_optimization.zero_quantized_{quantized[0]}: needs a GPU; remove it"
         )
     if not zero.compute_grad_norm:
         raise UserError(

@@ -54,6 +54,7 @@ def check_optimizer(config: RunConfig) -> None:
     if name.lower() == "muon":
         _check_names(origin, name, params, _MUON)
         return
+    _check_device(config)
     optimizer_class = _optimizer_class(config, of_torch)
     is_adam = config.optimizer.is_adam
     _check_names(origin, name, params, _names(optimizer_class) | (_OF_DEEPSPEED if is_adam else set()))
@@ -67,6 +68,22 @@ def check_optimizer(config: RunConfig) -> None:
             torch.optim.AdamW([_weight()], **{k: v for k, v in params.items() if k in ("lr", "betas", "eps")})
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{origin}: {name} cannot be used with these: {_one_line(error)}") from None
+
+
+def _check_device(config: RunConfig) -> None:
+    """Check what DeepSpeed's optimizers need of the device and of ZeRO (0.19.8)."""
+    from deepspeed.accelerator import get_accelerator
+
+    name, key = config.optimizer.type.lower(), f"{config.origin}optimizer.type"
+    if config.offloads_optimizer:
+        return
+    if name == "lion" and get_accelerator().device_name() == "cpu":
+        raise UserError(f"{key}: DeepSpeed's Lion needs a GPU; choose another optimizer")
+    if name == "adagrad" and config.zero_stage > 0:
+        raise UserError(
+            f"{key}: Adagrad creates its state before ZeRO partitions the weights; set "
+            "zero_optimization.stage to 0, or choose another optimizer"
+        )
 
 
 def _optimizer_class(config: RunConfig, of_torch: dict[str, type]) -> type:

@@ -120,10 +120,30 @@ def _whole_tensors(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
 
 
 def _flat_partitions(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
-    """Yield the contents at ZeRO 1 and 2: equal parts of one contiguous buffer per parameter group."""
-    # BF16_Optimizer, which sums bf16 gradients in fp32, has another name for the same lists.
-    groups = wrapper.bit16_groups if hasattr(wrapper, "bit16_groups") else wrapper.bf16_groups
-    for group, tensors in zip(optimizer.param_groups, groups, strict=True):
+    """Yield the contents at ZeRO 1 and 2: equal parts of one contiguous buffer per parameter group.
+
+    DeepSpeed (0.19.8) keeps a mapping for its checkpoints, ``_hp_mapping``. With ``round_robin_gradients``,
+    without padding between parameters, it is wrong: it follows the order of the parameters, which is not that
+    of the buffer (``_link_all_hp_params``). The list of offsets is right in all cases. Check again when
+    DeepSpeed is updated.
+    """
+    for number, group in enumerate(optimizer.param_groups):
+        (flat,) = group["params"]
+        tensors, size = wrapper.round_robin_bit16_groups[number], wrapper.partition_size[number]
+        begin = dist.get_rank(wrapper.real_dp_process_group[number]) * size
+        fragments, offsets = [], []
+        for tensor, offset in enumerate(wrapper.round_robin_bit16_offsets[number]):
+            first = max(offset, begin)
+            length = min(offset + tensors[tensor].numel(), begin + size) - first
+            if length > 0:
+                fragments.append(Fragment(tensor, first - begin, length))
+                offsets.append(first - offset)
+        yield _Content(flat, tensors, fragments, offsets, wrapper.dp_process_group)
+
+
+def _bf16_partitions(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
+    """Yield the contents at ZeRO 1 if gradients are summed in fp32: as above, without reordering."""
+    for group, tensors in zip(optimizer.param_groups, wrapper.bf16_groups, strict=True):
         (flat,) = group["params"]
         fragments, offsets = [], []
         for number, tensor in enumerate(tensors):
@@ -155,7 +175,7 @@ def _sub_groups(optimizer: Optimizer, wrapper: Any) -> Iterator[_Content]:
 _LAYOUTS: dict[str, Callable[[Optimizer, Any], Iterator[_Content]]] = {
     "FP16_UnfusedOptimizer": _whole_tensors,
     "DeepSpeedZeroOptimizer": _flat_partitions,
-    "BF16_Optimizer": _flat_partitions,
+    "BF16_Optimizer": _bf16_partitions,
     "DeepSpeedZeroOptimizer_Stage3": _sub_groups,
 }
 """Layouts by the class that DeepSpeed (0.19.8) wraps around the optimizer.

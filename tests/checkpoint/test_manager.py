@@ -1,5 +1,6 @@
 """Choice of the checkpoint to resume from. Saving and loading are tested in test_resume.py."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -19,7 +20,7 @@ from elc_bert.checkpoint.files import (
     read_record,
     write_rank,
 )
-from elc_bert.checkpoint.identity import differences, run_identity
+from elc_bert.checkpoint.identity import check_order_is_recorded, differences, run_identity
 from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.checkpoint.manager import Checkpoints
 from elc_bert.checkpoint.publish import publish
@@ -104,6 +105,24 @@ def test_a_checkpoint_of_a_run_on_another_blend_is_refused(config, checkpoint, d
     assert find_checkpoint(checkpoints_of(moved, data=BLEND)) == checkpoint
     with pytest.raises(UserError, match=difference):
         checkpoints_of(moved, data=data).find("auto")
+
+
+@pytest.mark.parametrize(
+    ("layout", "is_wrong"),
+    [
+        ({"zero_stage": 1, "round_robin_gradients": True}, True),
+        ({"zero_stage": 2, "round_robin_gradients": True, "parameter_alignment": False}, True),
+        ({"zero_stage": 2, "round_robin_gradients": True, "parameter_alignment": True}, False),
+        ({"zero_stage": 2, "round_robin_gradients": None}, False),
+        ({"zero_stage": 3, "round_robin_gradients": True}, False),
+    ],
+)
+def test_a_wrong_order_of_tensors_in_an_earlier_versions_record_is_noticed(layout, is_wrong):
+    record = {"layout": layout, "identity": {"schedule": {}}}
+    with pytest.raises(UserError, match="recorded a wrong order") if is_wrong else contextlib.nullcontext():
+        check_order_is_recorded(Path("step-000004"), record)
+    record["identity"]["schedule"]["first_steps"] = {"long": 18}
+    check_order_is_recorded(Path("step-000004"), record)
 
 
 def test_settings_outside_of_the_identity_may_change_and_are_logged(config, checkpoint, caplog):

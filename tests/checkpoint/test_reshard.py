@@ -32,12 +32,13 @@ def zero(stage: int, **settings: Any) -> dict[str, Any]:
 
 SUB_GROUPS = zero(3, sub_group_size=500, stage3_param_persistence_threshold=0)
 """ZeRO stage 3 with every parameter partitioned and each parameter group divided into sub-groups."""
-REORDERED = zero(2, round_robin_gradients=True, parameter_alignment=True)
+REORDERED = zero(2, round_robin_gradients=True)
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 SOURCES = {
     "stage 1": zero(1),
     "stage 0": zero(0),
     "stage 2 reordered": REORDERED,
+    "stage 2 reordered and aligned": zero(2, round_robin_gradients=True, parameter_alignment=True),
     "stage 3 sub-groups": SUB_GROUPS,
     "AdamW stage 1": ADAMW | zero(1),
     "bf16 stage 1": BF16 | zero(1),
@@ -102,9 +103,12 @@ def test_losses_of_a_resumed_run_equal_those_of_the_uninterrupted_run(sources, r
     assert largest_difference(losses(resumed[case]), expected) < (2e-3 if "bf16" in case else 1e-5)
 
 
-@pytest.mark.parametrize("source", ["stage 1", "stage 2 reordered", "stage 3 sub-groups"])
+@pytest.mark.parametrize("source", ["stage 1", "stage 2 reordered and aligned", "stage 3 sub-groups"])
 def test_ds_to_universal_converts_a_checkpoint_to_the_same_state(sources, source, tmp_path, capsys):
-    """DeepSpeed's universal checkpoint holds bit-identical tensors. Stage 0 cannot be converted to one."""
+    """DeepSpeed's universal checkpoint holds bit-identical tensors. Stage 0 cannot be converted to one.
+
+    With reordering alone the tool of DeepSpeed 0.19.8 mixes up tensors (see ``engine.zero_layout``).
+    """
     from deepspeed.checkpoint import ds_to_universal
 
     checkpoint = sources[source] / "checkpoints" / "step-000020"

@@ -33,12 +33,10 @@ def message(folder: Path, **sections: Any) -> str:
         ("adamw", {"lr": 0.01}, ""),
         ("Adam", {"adam_w_mode": False}, ""),
         ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}, ""),
-        ("Lion", {"betas": [0.9, 0.99]}, ""),
         ("Muon", {"lr": 0.01, "muon_lr": 0.1}, ""),
         ("AdamW", {"weight_dekay": 1}, ".weight_dekay: unknown for AdamW; did you mean weight_decay?"),
         ("AdamW", {"torch_adam": False, "foreach": True}, ".foreach: unknown for AdamW; "),
         ("Muon", {"muon_lrr": 0.1}, ".muon_lrr: unknown for Muon; did you mean muon_lr?"),
-        ("Lion", {"eps": 0.1}, ".eps: unknown for Lion; "),
         ("SGD", {"betas": [0.9, 0.98]}, ".betas: unknown for SGD; "),
         ("AdamW", {"lr": -1}, ": AdamW cannot be used with these: Invalid learning rate: -1"),
         (
@@ -71,6 +69,25 @@ def test_parameters_of_an_optimizer_are_those_of_its_class(name, params, expecte
     found = message(tmp_path, optimizer={"type": name, "params": params})
     assert found.startswith(f"optimizer.params{expected}" if expected else "")
     assert bool(found) == bool(expected)
+
+
+def test_lion_needs_a_gpu(monkeypatch, tmp_path):
+    from deepspeed.accelerator import get_accelerator
+
+    lion = {"type": "Lion", "params": {"betas": [0.9, 0.99]}}
+    monkeypatch.setattr(type(get_accelerator()), "device_name", lambda self, index=None: "cpu")
+    assert message(tmp_path, optimizer=lion).startswith("optimizer.type: DeepSpeed's Lion needs a GPU; ")
+    monkeypatch.setattr(type(get_accelerator()), "device_name", lambda self, index=None: "cuda")
+    assert message(tmp_path, optimizer=lion) == ""
+    lion["params"]["eps"] = 0.1
+    assert message(tmp_path, optimizer=lion).startswith("optimizer.params.eps: unknown for Lion; ")
+
+
+@pytest.mark.parametrize(("stage", "is_refused"), [(0, False), (1, True), (3, True)])
+def test_adagrad_is_refused_under_zero(stage, is_refused, tmp_path):
+    found = message(tmp_path, optimizer={"type": "Adagrad"}, zero_optimization={"stage": stage})
+    assert found.startswith("optimizer.type: Adagrad creates its state" if is_refused else "")
+    assert bool(found) is is_refused
 
 
 @pytest.mark.parametrize("name", ["Optimizer", "AdamX", "MuAdam", "MuSGD"])

@@ -127,6 +127,10 @@ def test_an_unknown_key_without_a_similar_valid_one_is_reported_with_all_valid_o
             'zero_optimization={"stage": 1, "compute_grad_norm": false}',
             "zero_optimization.compute_grad_norm = false: ",
         ),
+        (
+            'zero_optimization={"stage": 2, "offload_param": {"device": "cpu"}}',
+            "zero_optimization.offload_param: has no effect at stage 2; set zero_optimization.stage to 3",
+        ),
         ("optimizer.type=Lam", "optimizer.type: unknown optimizer Lam; did you mean Lamb?"),
         ("scheduler.type=cosine", "scheduler.type: unknown schedule cosine; did you mean Cosine?"),
     ],
@@ -224,6 +228,29 @@ def test_keys_that_contradict_each_other_are_refused(file):
         "data_types.grad_accum_dtype = fp32: without ZeRO, DeepSpeed sums in bf16, the type of the weights; "
         "remove it, or set zero_optimization.stage to 1"
     )
+
+
+@pytest.mark.parametrize(("stage", "is_refused"), [(0, False), (1, False), (2, True), (3, True)])
+def test_a_predivided_gradient_is_refused_where_deepspeed_refuses_it(file, stage, is_refused):
+    settings = [f"zero_optimization.stage={stage}", "gradient_predivide_factor=2"]
+    if is_refused:
+        assert error_message(file, *settings).startswith("gradient_predivide_factor: DeepSpeed cannot use it")
+    else:
+        load_and_check(file, settings)
+    load_and_check(file, [*settings, "zero_optimization.reduce_scatter=false"])
+    load_and_check(file, [f"zero_optimization.stage={stage}", "gradient_predivide_factor=1"])
+
+
+@pytest.mark.parametrize("name", ["weights", "nontrainable_weights", "gradients"])
+def test_quantized_communication_is_refused_on_a_cpu(file, name, monkeypatch):
+    from deepspeed.accelerator import get_accelerator
+
+    settings = ["zero_optimization.stage=3", f"zero_optimization.zero_quantized_{name}=true"]
+    monkeypatch.setattr(type(get_accelerator()), "device_name", lambda self, index=None: "cpu")
+    expected = f"zero_optimization.zero_quantized_{name}: needs a GPU; remove it"
+    assert error_message(file, *settings) == expected
+    monkeypatch.setattr(type(get_accelerator()), "device_name", lambda self, index=None: "cuda")
+    load_and_check(file, settings)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

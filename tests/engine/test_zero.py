@@ -71,6 +71,8 @@ VARIATIONS = {
     "fp32 stage 3 offload sub-groups": zero(3, **OFFLOAD, **SUB_GROUPS),
     "fp32 stage 3 sub-groups": zero(3, **SUB_GROUPS),
     "fp32 stage 2 reordered and aligned": zero(2, round_robin_gradients=True, parameter_alignment=True),
+    "fp32 stage 1 reordered": zero(1, round_robin_gradients=True),
+    "fp32 stage 2 reordered": zero(2, round_robin_gradients=True),
     "bf16 stage 2 offload": zero(2, **OFFLOAD) | BF16,
     "bf16 stage 3 offload": zero(3, **OFFLOAD) | BF16,
     "bf16 stage 1 summed in fp32": zero(1) | BF16 | FP32_SUMS,
