@@ -6,7 +6,7 @@ from itertools import chain
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import long_text
@@ -26,6 +26,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(PIECES, max_size=200))
 def test_the_parts_of_a_text_make_up_the_text(pieces):
     with pytest.MonkeyPatch.context() as patch:

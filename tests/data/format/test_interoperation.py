@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.verify import verify
@@ -72,6 +72,7 @@ def test_non_contiguous_sequences_can_be_read(tmp_path):
 SENTENCE = st.lists(st.integers(0, 65_535), min_size=1, max_size=5)
 
 
+@settings(deadline=None)  # every example waits for the disk
 @given(
     documents=st.lists(st.lists(SENTENCE, min_size=1, max_size=4), min_size=1, max_size=5),
     dtype=st.sampled_from([np.uint16, np.int32, np.int64]),
