@@ -50,6 +50,33 @@ def _first_steps(config: RunConfig) -> dict[str, int]:
     return {**warmup, "long": length_schedule(config).switch_step}
 
 
+def check_identity(path: Path, recorded: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Check that a checkpoint belongs to a run.
+
+    Args:
+        path: Directory of the checkpoint.
+        recorded: Identity in the checkpoint.
+        identity: Identity of the run.
+
+    Returns:
+        Steps of the schedule that have moved because a version that recorded no ``first_steps`` wrote the
+        checkpoint.
+
+    Raises:
+        UserError: The checkpoint belongs to another run.
+    """
+    before, now = (without_tokenizer_file(each) for each in (with_first_steps(recorded), identity))
+    changes = differences(before, now)
+    is_old = "first_steps" not in recorded["schedule"]
+    moved = [change for change in changes if is_old and change.startswith("schedule.first_steps.")]
+    if others := [change for change in changes if change not in moved]:
+        raise UserError(
+            f"{path}: is a checkpoint of another run: {'; '.join(others)}; use the settings of that run, or "
+            "start a new run in another elc_bert.training.output_dir"
+        )
+    return moved
+
+
 def with_first_steps(identity: dict[str, Any]) -> dict[str, Any]:
     """Return the identity in a checkpoint with ``first_steps``, which earlier versions did not record.
 

@@ -23,13 +23,7 @@ from torch import Tensor
 
 from elc_bert.checkpoint import files, publish
 from elc_bert.checkpoint.finite import check_finite
-from elc_bert.checkpoint.identity import (
-    check_order_is_recorded,
-    differences,
-    layout_of,
-    with_first_steps,
-    without_tokenizer_file,
-)
+from elc_bert.checkpoint.identity import check_identity, check_order_is_recorded, differences, layout_of
 from elc_bert.checkpoint.progress import Progress
 from elc_bert.checkpoint.reshard import SavedState, load_into
 from elc_bert.config.held_out import held_out_step
@@ -46,7 +40,6 @@ from elc_bert.utils.errors import UserError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 IDLE, WRITING, FAILED = 0, 1, 2
-MOVED = "schedule.first_steps."
 
 
 class Written(NamedTuple):
@@ -121,7 +114,7 @@ class Checkpoints:
             except SharedUserError as damage:
                 problems.append(str(damage))
                 continue
-            moved = agree(world, functools.partial(self._check_identity, path, record))
+            moved = agree(world, check_identity, path, record["identity"], self._identity)
             before, now = record["config"], self._config.model_dump(mode="json")
             changes = differences(without_secrets(before), without_secrets(now))
             changes += differences(record["layout"], self._layout, "layout")
@@ -296,23 +289,6 @@ class Checkpoints:
                 "--set elc_bert.training.output_dir=DIR"
             )
         return candidates
-
-    def _check_identity(self, path: Path, record: Mapping[str, Any]) -> list[str]:
-        """Return how the steps of the schedule have moved since a checkpoint of an earlier version.
-
-        Raises:
-            UserError: The checkpoint belongs to another run.
-        """
-        recorded = record["identity"]
-        before, now = (without_tokenizer_file(each) for each in (with_first_steps(recorded), self._identity))
-        changes = differences(before, now)
-        moved = [] if "first_steps" in recorded["schedule"] else [c for c in changes if c.startswith(MOVED)]
-        if changes := [change for change in changes if change not in moved]:
-            raise UserError(
-                f"{path}: is a checkpoint of another run: {'; '.join(changes)}; use the settings of that "
-                "run, or start a new run in another elc_bert.training.output_dir"
-            )
-        return moved
 
     def _make_directory(self, partial: Path) -> None:
         if self._world.is_main:
