@@ -199,6 +199,9 @@ def deepspeed_config(config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
             # PyTorch refuses the two together.
             fused = get_accelerator().device_name() in ("cpu", "cuda") and not params.get("foreach")
             built["optimizer"]["params"] = {"fused": fused, **params, "torch_adam": True}
+        elif config.optimizer.type.lower() == "muon":
+            # Muon leaves embeddings and vectors to an Adam.
+            built["optimizer"]["params"] = {"torch_adam": True, **config.optimizer.params}
     if not config.scheduler.is_ours:
         built["scheduler"] = config.scheduler.model_dump()
     if "torch_autocast" in built:

@@ -51,10 +51,10 @@ def check_optimizer(config: RunConfig) -> None:
             f"{config.origin}optimizer.type: {name} is not supported by this project; choose another"
         )
     origin = f"{config.origin}optimizer.params"
+    _check_device(config)
     if name.lower() == "muon":
         _check_names(origin, name, params, _MUON)
         return
-    _check_device(config)
     optimizer_class = _optimizer_class(config, of_torch)
     is_adam = config.optimizer.is_adam
     _check_names(origin, name, params, _names(optimizer_class) | (_OF_DEEPSPEED if is_adam else set()))
@@ -75,6 +75,9 @@ def _check_device(config: RunConfig) -> None:
     from deepspeed.accelerator import get_accelerator
 
     name, key = config.optimizer.type.lower(), f"{config.origin}optimizer.type"
+    zero = config.deepspeed_extras.get("zero_optimization", {})
+    if name == "muon" and config.zero_stage == 3 and zero.get("reduce_scatter", True):
+        raise UserError(f"{key}: Muon at ZeRO stage 3 needs zero_optimization.reduce_scatter = false; add it")
     if config.offloads_optimizer:
         return
     if name == "lion" and get_accelerator().device_name() == "cpu":

@@ -83,6 +83,15 @@ def test_lion_needs_a_gpu(monkeypatch, tmp_path):
     assert message(tmp_path, optimizer=lion).startswith("optimizer.params.eps: unknown for Lion; ")
 
 
+@pytest.mark.parametrize(("stage", "is_refused"), [(2, False), (3, True)])
+def test_muon_at_stage_3_needs_whole_gradients(stage, is_refused, tmp_path):
+    found = message(tmp_path, optimizer={"type": "Muon"}, zero_optimization={"stage": stage})
+    assert found.startswith("optimizer.type: Muon at ZeRO stage 3 needs" if is_refused else "")
+    assert bool(found) is is_refused
+    zero = {"stage": stage, "reduce_scatter": False}
+    assert message(tmp_path, optimizer={"type": "Muon"}, zero_optimization=zero) == ""
+
+
 @pytest.mark.parametrize(("stage", "is_refused"), [(0, False), (1, True), (3, True)])
 def test_adagrad_is_refused_under_zero(stage, is_refused, tmp_path):
     found = message(tmp_path, optimizer={"type": "Adagrad"}, zero_optimization={"stage": stage})
@@ -149,6 +158,8 @@ def test_parameters_of_a_schedule_are_those_of_its_class(name, params, expected,
         ({"type": "AdamW"}, {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}, {}),
         ({"type": "AdamW"}, {"stage": 3, "offload_optimizer": {"device": "cpu", "super_offload": True}}, {}),
         ({"type": "SGD", "params": {"lr": 0.1}}, {}, {"lr": 0.1}),
+        ({"type": "Muon", "params": {"lr": 0.1}}, {}, {"lr": 0.1, "torch_adam": True}),
+        ({"type": "Muon", "params": {"torch_adam": False}}, {}, {"torch_adam": False}),
     ],
 )  # fmt: skip
 def test_adam_is_pytorchs_fused_one_unless_a_feature_needs_deepspeeds(optimizer, zero, expected, tmp_path):

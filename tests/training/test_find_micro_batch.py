@@ -67,7 +67,8 @@ def test_the_fastest_size_is_named_if_it_is_not_the_largest():
 
 @pytest.mark.launcher
 def test_through_the_launcher_two_ranks_agree_and_nothing_is_written(configure, tmp_path):
-    config = configure(tmp_path, train_batch_size=24, training={"long_after": 0.5})
+    given = {"train_batch_size": 24, "gradient_accumulation_steps": 2}
+    config = configure(tmp_path, **given, training={"long_after": 0.5})
     result = run("torchrun", 2, ["--deepspeed_config", config, "--find-micro-batch", "--memory-limit", "4"])
     assert result.status == 0, result.output
     lines = result.stdout.splitlines()
@@ -84,6 +85,8 @@ def test_through_the_launcher_two_ranks_agree_and_nothing_is_written(configure, 
         ("12", "3", "128"),
     ]
     assert any('"train_micro_batch_size_per_gpu": 12' in line for line in lines)
+    # With the line that is advised and this key the run would not start.
+    assert lines[-1] == "remove gradient_accumulation_steps, which follows from the micro-batch"
     assert not (tmp_path / "run").exists()
 
 
