@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -13,20 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from elc_bert.checkpoint.load_model import newest_checkpoint
 from elc_bert.data.format.vocabulary import load_tokenizer
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pair_settings import PairSettings
 from elc_bert.evaluation.run_pairs import evaluation_key, score_paradigm
-from elc_bert.hub.card import facts_of_checkpoint
 from elc_bert.hub.export import export
 from elc_bert.hub.loading import load_model
 from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
-from elc_bert.utils.files import sha256_of
 from tests.hub.test_export import random_model
-from tests.support.launching import REPOSITORY, run, scalars
+from tests.support.launching import REPOSITORY, run
 
 EVALUATE = REPOSITORY / "launch" / "evaluate.py"
 ALL = PairSettings("within-word")
@@ -238,89 +234,3 @@ def test_two_ranks_agree_with_one_and_resume(tiny_run, texts, tmp_path):
     assert kept.stat().st_mtime_ns == before
     assert {path.name for path in (one / "paradigms").iterdir()} == {"island.json", "binding.json"}
     assert json.loads((one / "results.json").read_text()) == content
-
-
-@pytest.mark.launcher
-def test_user_errors_are_one_line(tiny_run, tmp_path):
-    result = run("forked", 1, ["fill", tiny_run.directory, "No blank here."], script=EVALUATE)
-    assert result.status == 1
-    assert len(result.errors) == 1
-    assert "[MASK] 0 times" in result.errors[0]
-    nowhere = ["loss", tiny_run.directory, "--output", tmp_path / "nowhere" / "loss.json"]
-    result = run("forked", 1, nowhere, script=EVALUATE)
-    assert (result.status, len(result.errors)) == (1, 1)
-    assert "nowhere/loss.json: must be a file" in result.errors[0]
-    (tmp_path / "pairs").mkdir()
-    (tmp_path / "pairs/x.jsonl").write_text("{}")
-    output = ["--output", tmp_path / "results"]
-    result = run("forked", 2, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
-    assert result.status != 0
-    assert len(result.errors) == 1
-    assert "x.jsonl:1: sentence_good is missing" in result.errors[0]
-    long = {"sentence_good": "Baden fi. " * 100, "sentence_bad": "Fi baden.", "Domain": "a/b"}
-    (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({**long, "Domain": "c"}))
-    result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
-    assert (result.status, len(result.errors)) == (1, 1)
-    assert f"{tmp_path}/pairs: every pair is longer than the 128 tokens" in result.errors[0]
-    assert not (tmp_path / "results/within-word/results.json").exists()
-    short = {"sentence_good": "Baden fi.", "sentence_bad": "Fi baden.", "Domain": "c"}
-    (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps(short))
-    result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
-    assert result.status == 0, result.output
-    assert "not scored, because every pair is too long: x: a/b" in result.stdout
-
-
-@pytest.mark.launcher
-def test_a_masked_word_is_predicted(tiny_run):
-    result = run("forked", 1, ["fill", tiny_run.directory, "Baden [MASK] fi."], script=EVALUATE)
-    assert result.status == 0, result.output
-    shares = [float(line.split("%")[0]) for line in result.stdout.splitlines() if "%" in line]
-    assert len(shares) == 5
-    assert shares == sorted(shares, reverse=True)
-    assert torch.tensor(shares).sum() <= 100.01
-
-
-@pytest.mark.launcher
-def test_held_out_loss_equals_that_of_the_run_with_any_number_of_ranks(tiny_run, tiny_dataset, tmp_path):
-    arguments = ["loss", tiny_run.directory, "--output", tmp_path / "loss.json"]
-    two = run("forked", 2, arguments, script=EVALUATE)
-    assert two.status == 0, two.output
-    figures = json.loads((tmp_path / "loss.json").read_text())
-    logged = scalars(tiny_run.directory, "held_out/loss")
-    assert figures["loss"] == pytest.approx(logged[max(logged)], rel=1e-5)
-    assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
-    assert f"loss        {figures['loss']:.4f} nats" in two.stdout
-    assert "45 sequences" in two.stdout
-    masks = "masks of 15 % of the tokens, seed 42, on at most 45 sequences of 32 tokens (reference segments)"
-    assert masks in two.stdout
-    assert figures["settings"] == {
-        **{"seed": 42, "mask_probability": 0.15, "random_probability": 0.1, "keep_probability": 0.1},
-        **{"sequence_length": 32, "sequences": 45, "segments": "reference"},
-    }
-    assert facts_of_checkpoint(newest_checkpoint(tiny_run.directory))["held-out loss"] == (
-        f"{logged[max(logged)]:.4f} nats per masked token ({masks})"
-    )
-
-    checkpoint = newest_checkpoint(tiny_run.directory)
-    alone = tmp_path / "alone"
-    shutil.copytree(checkpoint, alone / "run" / "checkpoints" / checkpoint.name)
-    (alone / "run" / "checkpoints" / "latest").write_text(checkpoint.name)
-    shutil.copy(tiny_run.directory / "config.json", alone / "run")
-    longer = [*("loss", alone / "run", "--data", tiny_dataset), *("--sequence-length", "128")]
-    one = run("forked", 1, [*longer, "--sequences", "8"], script=EVALUATE)
-    assert one.status == 0, one.output
-    assert "8 sequences" in one.stdout
-
-
-@pytest.mark.launcher
-def test_an_export_accepts_the_dataset_of_its_run(tiny_run, tiny_dataset, tiny_tokenizer, tmp_path):
-    export(load_model(tiny_run.directory), tiny_tokenizer, tmp_path / "export")
-    assert sha256_of(tmp_path / "export/tokenizer.json") != sha256_of(tiny_tokenizer)
-    options = ["--data", tiny_dataset, "--sequence-length", 32, "--sequences", 45]
-    losses = []
-    for model in (tiny_run.directory, tmp_path / "export"):
-        output = ["--output", tmp_path / "loss.json"]
-        done = run("forked", 1, ["loss", model, *options, *output], script=EVALUATE)
-        assert done.status == 0, done.output
-        losses.append(json.loads((tmp_path / "loss.json").read_text()))
-    assert losses[0] == losses[1]

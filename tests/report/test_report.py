@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,13 @@ def test_minimal_pairs_scored_during_training_are_in_the_report(main, tmp_path):
     assert f"within-word-first-20 80.0% accuracy on {how}, step 4" in page.text
     assert f"plain 25.0% accuracy on {plain_how}, step 1" in page.text
     assert "Not logged yet: training loss, held-out loss" in page.text
+
+
+def test_a_run_without_logs_is_evaluated_on_the_masks_of_its_configuration(main, reported, tmp_path):
+    shutil.copytree(reported, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    assert main([str(tmp_path / "run")]) == 0
+    text = Page((tmp_path / "run/report.html").read_text(encoding="utf-8")).text
+    assert f"nats per masked token, step-000004; {MASKS} perplexity" in text
 
 
 def test_losses_on_other_masks_are_called_incomparable(main, tmp_path):
