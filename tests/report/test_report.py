@@ -256,6 +256,16 @@ def test_losses_on_other_masks_are_called_incomparable(main, tmp_path):
     assert f"step 1; m{other}" in text
 
 
+def test_the_newest_result_is_shown_whatever_the_order_of_the_names(main, tmp_path):
+    run = write_run(tmp_path / "run", {"train/loss": {1: 6.0}})
+    for step, accuracy in ((1_000_000, 0.75), (999_999, 0.25)):
+        write_pairs(run, f"blimp-step-{step:06d}/plain", {"binding": accuracy}, "plain", None)
+    assert main([str(run)]) == 0
+    text = Page((run / "report.html").read_text(encoding="utf-8")).text
+    assert "blimp, plain 75.0% accuracy on 1,020 pairs, method plain, no limit, step 1,000,000" in text
+    assert "25.0%" not in text
+
+
 def test_runs_that_scored_other_pairs_are_not_compared(main, tmp_path):
     runs = [write_run(tmp_path / name, {"train/loss": {1: 6.0}}) for name in "abc"]
     write_pairs(runs[0], "blimp-step-000001/within-word", {"binding": 0.5}, limit=None)
