@@ -1,8 +1,7 @@
 """Signals that stop a run: recorded on the rank that receives them, and exchanged between the ranks."""
 
 import signal
-import sys
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopSignals:
     """Record signals instead of being killed by them, so that all ranks stop after the same step.
 
-    The exchange runs on the host (gloo), so that no rank waits for its GPU.
+    The exchange runs on the host (gloo), so that no rank waits for its GPU. If the run makes no progress, the
+    watchdog ends it at the second SIGTERM, see ``HeartbeatThread.watch_signals``.
 
     Args:
         world: Processes of the run. Constructing this object is collective.
@@ -27,6 +27,7 @@ class StopSignals:
         self._signal: int | None = None
         for number in SIGNALS:
             signal.signal(number, self._note)
+        world.watchdog.watch_signals()
 
     def max_over_ranks(self, *values: int) -> tuple[int, ...]:
         """Return the element-wise maximum of integers over all ranks. Collective."""
@@ -49,25 +50,3 @@ class StopSignals:
         if number == signal.SIGINT and self._signal == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C stops at once
         self._signal = number
-
-
-def ignore_signals_in_data_worker(worker: int = 0) -> None:
-    """Leave signals and lost connections to the training process, which ends its data workers itself.
-
-    Launchers send their signals to all processes below them. And when a rank dies while a worker hands it a
-    batch, the worker's thread would print a traceback in addition to the one message of the run.
-
-    Args:
-        worker: Number of the worker, as ``DataLoader`` passes it to ``worker_init_fn``.
-    """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    default_hook = sys.excepthook
-
-    def ignore_lost_connections(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, ConnectionError | EOFError):
-            default_hook(kind, error, trace)
-
-    sys.excepthook = ignore_lost_connections

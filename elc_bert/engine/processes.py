@@ -81,9 +81,8 @@ def connect(watchdog: Watchdog, timeouts: Timeouts | None = None) -> World:
         accelerator.set_device(index)
         device = torch.device(accelerator.device_name(index))
     world = World(dist.get_rank(), dist.get_world_size(), device, watchdog)
-    if world.size > 1:
-        watchdog.start(world.rank, local_rank, world.size, on_several_hosts(), timeouts or Timeouts())
-        raise_collective_timeouts(watchdog)
+    watchdog.start(world.rank, local_rank, world.size, on_several_hosts(), timeouts or Timeouts())
+    raise_collective_timeouts(watchdog)
     return world
 
 

@@ -15,6 +15,7 @@ from elc_bert.engine.processes import connect
 from elc_bert.training.callbacks.build import build_callbacks
 from elc_bert.training.callbacks.callback import restore_states
 from elc_bert.training.checks.memory import explaining_out_of_memory
+from elc_bert.training.data_workers import explaining_worker_failures
 from elc_bert.training.loop import train
 from elc_bert.training.setup import set_up
 from elc_bert.utils import logs
@@ -51,7 +52,7 @@ def pretrain(
         torch.use_deterministic_algorithms(True)
     world = connect(watchdog, Timeouts(training.silence_limit, training.hang_limit))
     logs.configure(world.rank, log_level)
-    with explaining_out_of_memory():
+    with explaining_out_of_memory(), explaining_worker_failures():
         run = set_up(config, resume, world, init_from)
         callbacks = build_callbacks(run)
         restore_states(callbacks, run.progress.callbacks)

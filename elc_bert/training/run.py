@@ -12,12 +12,13 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.sampling.collate import CollatedStep
 from elc_bert.data.sampling.steps import MicroBatch
-from elc_bert.distributed.signals import StopSignals, ignore_signals_in_data_worker
+from elc_bert.distributed.signals import StopSignals
 from elc_bert.distributed.world import World
 from elc_bert.engine.monitor import RunMonitor
 from elc_bert.engine.protocol import Engine
 from elc_bert.evaluation.minimal_pairs import Paradigm
 from elc_bert.training.data import RunData
+from elc_bert.training.data_workers import describe_failed_start, prepare_data_worker
 from elc_bert.training.metrics import Stopwatch
 from elc_bert.training.step import StepResult
 from elc_bert.utils.errors import UserError
@@ -89,10 +90,14 @@ class Run:
             pin_memory=self.world.device.type == "cuda",
             prefetch_factor=4 if workers else None,
             collate_fn=CollatedStep.collate,
-            worker_init_fn=ignore_signals_in_data_worker,
+            worker_init_fn=prepare_data_worker,
         )
         try:
-            for step in loader:
+            steps = iter(loader)
+        except OSError as error:
+            raise UserError(describe_failed_start(error)) from None
+        try:
+            for step in steps:
                 yield step.micro_batches()
         except UserError as error:
             # An error in a data worker arrives with the worker's traceback around its message.

@@ -1,7 +1,9 @@
 """Collation of a step's micro-batches for their transfer from a data worker to the training process.
 
-A worker passes every tensor through a file descriptor of its own. With hundreds of micro-batches in a step,
-that would exceed the usual limit on open files, so they are concatenated into four tensors.
+PyTorch would pass every tensor through shared memory and a socket in the temporary directory. A worker that
+runs out of shared memory (containers often have 64 MiB), of file descriptors or of room for the socket's name
+fails in a background thread, and the training process waits for it without end. So the micro-batches are
+concatenated, and sent as bytes through the worker's pipe.
 
 Shapes: ``R`` rows of all micro-batches, ``T`` tokens of a row, ``N`` tokens to predict in all micro-batches.
 """
@@ -11,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +70,17 @@ class CollatedStep:
         )
         return [MicroBatch(*part) for part in parts]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the tensors by value, see the top of this file."""
+        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return _from_arrays, tuple(f.numpy() if isinstance(f, Tensor) else f for f in fields)
+
     def pin_memory(self) -> CollatedStep:
         """Return a copy in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
         names = ("input_ids", "attention_mask", "positions", "targets")
         return dataclasses.replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+
+
+def _from_arrays(*fields: Any) -> CollatedStep:
+    tensors: list[Any] = [torch.from_numpy(f) if isinstance(f, np.ndarray) else f for f in fields]
+    return CollatedStep(*tensors)

@@ -51,6 +51,11 @@ class Coordinator(HeartbeatThread):
         super().__init__(status, world_size, timeouts)
         self._statuses = {0: status}
         self._pending: dict[socket.socket, asyncio.Task[None]] = {}
+        self.address: CoordinatorAddress | None = None
+        self._listener: socket.socket | None = None
+        if world_size == 1:
+            self.connected.set()
+            return
         backlog = world_size + SPARE_CONNECTIONS
         if several_hosts:
             dual_stack = socket.has_dualstack_ipv6()
@@ -67,7 +72,7 @@ class Coordinator(HeartbeatThread):
         self.address = CoordinatorAddress(hosts, self._listener.getsockname()[1], secret)
 
     async def _run(self) -> None:
-        accepting = asyncio.create_task(self._accept())
+        accepting = None if self._listener is None else asyncio.create_task(self._accept(self._listener))
         while not has_ended(self.status):
             await self._wait_for_interval()
             self._send()
@@ -75,16 +80,17 @@ class Coordinator(HeartbeatThread):
                 diagnosis := diagnose(self._statuses.values(), self._now, self.timeouts)
             ):
                 await self._end_run(diagnosis)
-        accepting.cancel()
+        if accepting is not None:
+            accepting.cancel()
         self._send()  # this rank may have ended after the last heartbeat
         await self._wait_until(lambda: not self._writers)
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         """Accept connections, and serve those that send the secret."""
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = await loop.sock_accept(listener)
             except OSError:  # no file descriptor is left, or the other end has given up
                 await asyncio.sleep(0.1)
                 continue
@@ -116,6 +122,7 @@ class Coordinator(HeartbeatThread):
                     if not part:
                         return False
                     received += part
+        assert self.address is not None
         return hmac.compare_digest(received, self.address.secret.encode())
 
     async def _receive(self, connection: socket.socket) -> None:
@@ -161,4 +168,5 @@ class Coordinator(HeartbeatThread):
     def _close_in_child(self) -> None:
         super()._close_in_child()
         for connection in (self._listener, *self._pending):
-            connection.close()
+            if connection is not None:
+                connection.close()

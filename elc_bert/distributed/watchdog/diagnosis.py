@@ -131,7 +131,9 @@ def hang_message(statuses: Collection[RankStatus]) -> str:
     suspects = _hang_suspects(statuses)
     latest = max(statuses, key=lambda status: status.step)
     idle, when = min(status.idle for status in statuses), _when(latest.activity, latest.step)
-    if suspects:
+    if len(statuses) == 1:
+        cause = "this process waits without end"
+    elif suspects:
         cause = f"the other ranks are waiting for {_names(suspects)}"
     else:
         cause = "all ranks are waiting for each other"
@@ -184,7 +186,8 @@ def _when(activity: str, step: int) -> str:
 def _stop(step: int, world_size: int) -> str:
     """Return the end of a message: its consequence, and what to do."""
     restart = "start it again with --resume auto" if step else "start it again"
-    return f"the run stops on all {world_size} ranks; {restart}"
+    where = f" on all {world_size} ranks" if world_size > 1 else ""
+    return f"the run stops{where}; {restart}"
 
 
 def _names(statuses: Iterable[RankStatus]) -> str:

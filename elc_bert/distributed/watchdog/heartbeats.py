@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ SHORT_TIMEOUT = 2.0
 """Seconds to wait for what usually takes milliseconds, such as an answer or the end of a connection."""
 SECRET_BYTES = 64
 """Length of the secret, in ASCII."""
+SECOND_SIGNAL_DELAY = 10.0
+"""Seconds after the first SIGTERM from which a second one ends a run that has made no progress since."""
 MAX_LINE_BYTES = 2**22
 """Length limit of a line. The longest line lists the status of all lost ranks."""
 
@@ -67,6 +70,7 @@ class HeartbeatThread(ABC):
         self._wake_up = asyncio.Event()
         self._last_progress: tuple[Any, ...] = ()
         self._last_progress_time = 0.0
+        self._first_sigterm: tuple[float, tuple[Any, ...]] | None = None
         # Data workers are forked from this process. They would keep its connections open after its death.
         os.register_at_fork(after_in_child=self._close_in_child)
 
@@ -75,6 +79,45 @@ class HeartbeatThread(ABC):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=[self._run()], daemon=True)
         self._thread.start()
+
+    def watch_signals(self) -> None:
+        """End the run at the second SIGTERM if it has made no progress since the first.
+
+        A handler in Python runs in the main thread, which may wait in C for another rank or a device. This
+        thread learns of signals from C. Call this from the main thread.
+        """
+        self._signals, writer = socket.socketpair()
+        self._signal_writer = writer  # keeps it open
+        for end in (self._signals, writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        with contextlib.suppress(RuntimeError):  # the event loop has already ended
+            self._loop.call_soon_threadsafe(self._loop.add_reader, self._signals, self._on_signals)
+
+    def _on_signals(self) -> None:
+        with contextlib.suppress(OSError):
+            for number in self._signals.recv(64):
+                if number == signal.SIGTERM:
+                    self._on_sigterm()
+
+    def _on_sigterm(self) -> None:
+        now, progress = time.monotonic(), self._progress()
+        if self._first_sigterm is None or self._first_sigterm[1] != progress:
+            self._first_sigterm = (now, progress)
+            return
+        waited = now - self._first_sigterm[0]
+        if waited < SECOND_SIGNAL_DELAY:
+            return
+        print_final_message(
+            f"error: rank {self.status.rank} on {self.status.host} got a second SIGTERM and has made no "
+            f"progress since the first, {waited:.0f} s ago; the run stops without a checkpoint of step "
+            f"{self.status.step}; --resume auto continues from the last one"
+        )
+        self.status.state = "failed"
+        self._wake_up.set()
+
+    def _progress(self) -> tuple[Any, ...]:
+        return (self.status.step, self.status.activity, self.progress_count)
 
     def report(self, state: State) -> None:
         """Report at once to the other end that this rank has failed or ended."""
@@ -98,7 +141,7 @@ class HeartbeatThread(ABC):
         self._wake_up.clear()
         # This clock stops while this process is suspended: the other ranks have not been silent then.
         self._now += min(time.monotonic() - start, 2 * self.timeouts.heartbeat_interval)
-        progress = (self.status.step, self.status.activity, self.progress_count)
+        progress = self._progress()
         if progress != self._last_progress:
             self._last_progress, self._last_progress_time = progress, self._now
         self.status.idle = self._now - self._last_progress_time
@@ -127,10 +170,15 @@ class HeartbeatThread(ABC):
     def _exit(self, exit_status: int, lost: Sequence[RankStatus] = ()) -> NoReturn:
         for status in lost:
             _kill_if_on_this_host(status, self.status.host)
+        with contextlib.suppress(psutil.Error):
+            for worker in psutil.Process().children():  # one that is stuck would outlive this process
+                worker.kill()
         print_final_message("")
         os._exit(exit_status)
 
     def _close_in_child(self) -> None:
+        with contextlib.suppress(ValueError):  # not in a thread
+            signal.set_wakeup_fd(-1)
         for writer in self._writers.values():
             with contextlib.suppress(OSError):
                 os.close(writer.get_extra_info("socket").fileno())

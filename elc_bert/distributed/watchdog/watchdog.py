@@ -33,8 +33,8 @@ _CONNECT_TIMEOUT = 60.0
 class Watchdog:
     """Watchdog of this rank, to which the main thread reports its progress.
 
-    A report costs an assignment; the heartbeat thread passes it on. Before ``start``, and in a run of one
-    process, reports have no effect.
+    A report costs an assignment; the heartbeat thread passes it on. Before ``start`` reports have no effect.
+    In a run of one process, the thread only notices a hang.
     """
 
     def __init__(self) -> None:
@@ -85,6 +85,11 @@ class Watchdog:
             return
         self._status.rank, self._status.pid = rank, os.getpid()
         coordinator = Coordinator(self._status, world_size, timeouts, several_hosts) if rank == 0 else None
+        if world_size == 1:
+            assert coordinator is not None
+            self._heartbeats = coordinator
+            self._heartbeats.start()
+            return
         shared: list[CoordinatorAddress | None] = [coordinator.address if coordinator else None]
         dist.broadcast_object_list(shared)
         (address,) = shared
@@ -103,6 +108,11 @@ class Watchdog:
                 f"{self._status.host}: no connection to {missing} in {_CONNECT_TIMEOUT:.0f} s; allow TCP "
                 "between the hosts"
             )
+
+    def watch_signals(self) -> None:
+        """End the run at the second SIGTERM if it has made no progress since the first."""
+        if self._heartbeats is not None:
+            self._heartbeats.watch_signals()
 
     def stop(self) -> None:
         """Stop the heartbeats cleanly, so that the exit of this rank does not count as a loss."""
