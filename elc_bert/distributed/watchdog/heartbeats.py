@@ -70,6 +70,7 @@ class HeartbeatThread(ABC):
         self._wake_up = asyncio.Event()
         self._last_progress: tuple[Any, ...] = ()
         self._last_progress_time = 0.0
+        self._signals: socket.socket | None = None
         self._first_sigterm: tuple[float, tuple[Any, ...]] | None = None
         # Data workers are forked from this process. They would keep its connections open after its death.
         os.register_at_fork(after_in_child=self._close_in_child)
@@ -86,15 +87,17 @@ class HeartbeatThread(ABC):
         A handler in Python runs in the main thread, which may wait in C for another rank or a device. This
         thread learns of signals from C. Call this from the main thread.
         """
-        self._signals, writer = socket.socketpair()
-        self._signal_writer = writer  # keeps it open
-        for end in (self._signals, writer):
+        if self._signals is not None:  # by an earlier run of this process
+            return
+        self._signals, self._signal_writer = socket.socketpair()
+        for end in (self._signals, self._signal_writer):
             end.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
         with contextlib.suppress(RuntimeError):  # the event loop has already ended
             self._loop.call_soon_threadsafe(self._loop.add_reader, self._signals, self._on_signals)
 
     def _on_signals(self) -> None:
+        assert self._signals is not None
         with contextlib.suppress(OSError):
             for number in self._signals.recv(64):
                 if number == signal.SIGTERM:
