@@ -67,10 +67,8 @@ def wandb_runs(directory: Path) -> list[tuple[str, dict[str, Any], list[dict[str
     for path in sorted(
         (directory / "wandb").glob("offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns
     ):
-        name, config, history = "", {}, []
+        name, config, history = path.stem.removeprefix("run-"), {}, []
         for record in wandb_records(path):
-            if record.HasField("run"):
-                name = record.run.run_id
             for update in (*record.run.config.update, *record.config.update):
                 config[update.key] = json.loads(update.value_json)
             if record.HasField("history"):
