@@ -7,6 +7,7 @@ others are ended by SIGTERM and, after a while, by SIGKILL, as DeepSpeed's launc
 
 import contextlib
 import json
+import logging
 import os
 import runpy
 import signal
@@ -86,6 +87,7 @@ def _run_script(script: str, arguments: list[str]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         status = 1
+        logging.shutdown()  # as Python does when it exits
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
