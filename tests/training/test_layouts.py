@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.reader import load_config
@@ -12,9 +10,7 @@ from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import open_segments
 from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
-from elc_bert.model import ElcBertForMaskedLM
-from elc_bert.model.loss import masked_lm_loss
-from elc_bert.optim import Lamb, parameter_groups, schedule_factor
+from elc_bert.optim import schedule_factor
 from tests.support.golden_model import VARIANTS
 from tests.support.launching import (
     NO_DROPOUT,
@@ -25,6 +21,7 @@ from tests.support.launching import (
     run,
     scalars,
 )
+from tests.support.plain_step import assert_first_step, plain_step
 
 pytestmark = [pytest.mark.launcher, pytest.mark.timeout(300)]
 
@@ -73,6 +70,7 @@ CASES = {
     "AdamW stage 3": {"optimizer": ADAMW, "zero_optimization": {"stage": 3}},
     **{f"one step stage {stage}": {**ONE_STEP, "zero_optimization": {"stage": stage}} for stage in (0, 1, 2)},
     "one step micro-batches of 1": {**ONE_STEP, "train_micro_batch_size_per_gpu": 1},
+    "one step label smoothing": {**ONE_STEP, "training": {"max_steps": 1, "label_smoothing": 0.3}},
 }
 """Changes of the tiny configuration for the runs on two ranks, by name of the run."""
 
@@ -187,25 +185,9 @@ def test_a_step_equals_plain_pytorch_on_the_whole_batch(two_ranks, case):
     batch, parts = _first_batch(directory)
     assert len({len(part.targets) for part in parts}) > 1, "micro-batches predict unequally many tokens"
     config = load_config(directory / "config.json")
-    torch.manual_seed(config.elc_bert.training.seed)
-    model = ElcBertForMaskedLM(config.elc_bert.model)
-    params = dict(config.optimizer.params)
-    lamb = Lamb(parameter_groups(model, params.pop("weight_decay")), **params)
-
-    loss, correct = masked_lm_loss(
-        model(batch.input_ids, batch.attention_mask, batch.positions), batch.targets
-    )
-    (loss / len(batch.targets)).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clipping)
-    lamb.step()
-
-    assert losses(directory)[1] == pytest.approx(loss.item() / len(batch.targets), rel=1e-6)
-    assert scalars(directory, "train/accuracy")[1] == pytest.approx(correct.item() / len(batch.targets))
-    assert scalars(directory, "train/gradient_norm")[1] == pytest.approx(norm.item(), rel=1e-5)
-    assert norm > config.gradient_clipping
-    saved = load_file(directory / "checkpoints" / "step-000001" / "model.safetensors")
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+    expected = plain_step(config, batch, config.elc_bert.training.label_smoothing)
+    assert expected.gradient_norm > config.gradient_clipping
+    assert_first_step(directory, expected)
 
 
 def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
