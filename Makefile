@@ -21,13 +21,14 @@ PIP = PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint clean
+.PHONY: help setup demo test test-fast mutants lint clean
 
 help:
 	@echo "make setup      create .venv with the pinned dependencies (the other targets do so when needed)"
 	@echo "make demo       train and evaluate a model from raw text, in minutes, on any machine"
 	@echo "make test-fast  run the tests that start no training run or benchmark, in less than 4 minutes"
 	@echo "make test       run lint and all tests"
+	@echo "make mutants    put small faults into copies of the code and check that tests notice, in an hour"
 	@echo "make lint       check style (ruff), types (mypy) and the direction of imports (import-linter)"
 	@echo "make clean      remove .venv, build products and the tools' caches"
 	@echo
@@ -45,7 +46,7 @@ ifneq ($(shell $(BIN)/python -c 'print(open("$(DEPENDENCIES)").read().strip())' 
 endif
 
 # DeepSpeed compiles its operators on first use and calls ninja, so .venv/bin must be on PATH.
-demo test test-fast lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
+demo test test-fast mutants lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: $(STAMP)
 	@$(BIN)/python launch/demo.py
@@ -55,6 +56,9 @@ test: lint
 
 test-fast: $(STAMP)
 	$(PYTEST) -m "not launcher and not slow"
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants/run
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
