@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -117,8 +118,10 @@ class Supervisor(LocalElasticAgent):
         self._report = report
         self._losses = 0
         self._signal: signal.Signals | None = None
-        self._signaled: set[int] = set()
-        """Process ids to which the signal has been forwarded."""
+        self._received = 0
+        """Number of signals received."""
+        self._forwarded: Counter[int] = Counter()
+        """Number of signals forwarded, by process id."""
 
     def supervise(self) -> int:
         """Run the ranks to the end and return the exit status of the run."""
@@ -138,16 +141,18 @@ class Supervisor(LocalElasticAgent):
 
     def _receive_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
+        self._received += 1
         if self.get_worker_group().state not in (WorkerState.HEALTHY, WorkerState.SUCCEEDED):
             raise SignalException("there are no ranks to forward the signal to", self._signal)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         pids = {worker.global_rank: worker.id for worker in worker_group.workers}
         if self._signal is not None:
-            for pid in {*pids.values()} - self._signaled:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, self._signal)
-                self._signaled.add(pid)
+            for pid in pids.values():
+                if self._forwarded[pid] < self._received:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, self._signal)
+                    self._forwarded[pid] = self._received
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
             if self._signal is not None:  # it came before a rank had installed its signal handlers

@@ -73,3 +73,21 @@ def test_several_hosts_need_an_endpoint():
     result = run("python", 1, ["--deepspeed_config", "config.json", "--supervise", "1:2"])
     assert result.status == 2
     assert "--rdzv-endpoint HOST:PORT" in result.stderr.splitlines()[-1]
+
+
+def test_a_second_signal_is_forwarded_to_a_run_without_progress(configure, tmp_path):
+    config = configure(tmp_path, training={"max_steps": 100_000}, data={"workers": 1})
+    options = ["--supervise", "1", "--nproc-per-node", "1"]
+    supervisor = start("python", 1, ["--deepspeed_config", config, *options])
+    try:
+        wait_for_step(supervisor, tmp_path / "run", 3)
+        (rank,) = ranks_of(supervisor)
+        rank.children()[0].suspend()  # its data worker
+        time.sleep(2)
+        for _ in range(2):
+            supervisor.send_signal(signal.SIGTERM)
+            time.sleep(12)
+        _, errors = supervisor.communicate(timeout=30)
+    finally:
+        kill(supervisor)
+    assert "rank 0" in re.search(r"error: (.*) got a second SIGTERM", errors)[1]
