@@ -33,7 +33,8 @@ def distance_buckets(length: int, bucket_size: int, max_position: int, device: t
     # Clamping from below keeps the logarithm finite; the result is not used for these distances.
     distance = offset.abs().clamp(min=exact_limit - 1, max=max_position - 1)
     octaves = torch.log(distance / exact_limit) / math.log((max_position - 1) / exact_limit)
-    octaves.clamp_(max=1.0)  # for some values of max_position, such as 192, the largest is rounded up
     logarithmic = exact_limit + torch.ceil(octaves * (exact_limit - 1)).long()
+    # For some values of max_position, such as 192, the largest distance is rounded up.
+    logarithmic.clamp_(max=bucket_size - 1)
     bucket = torch.where(distance <= exact_limit, offset, offset.sign() * logarithmic)
     return (bucket + (bucket_size - 1)).to(device)

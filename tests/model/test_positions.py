@@ -34,7 +34,10 @@ def test_every_distance_has_a_row_of_the_table(bucket_size):
         right = buckets[max_position + 39 :]  # distances from 0 on
         assert right[0] == middle
         assert (right.diff() >= 0).all(), max_position
-        assert right[-1] == right[max_position - 1] == middle + 2 * (bucket_size // 2) - 1, max_position
+        # With an odd size, rounding may reach the row that is otherwise left over.
+        outermost = {size - 1, size - 1 - bucket_size % 2}
+        assert right[-1] == right[max_position - 1], max_position
+        assert int(right[-1]) in outermost, max_position
         assert torch.equal(buckets + buckets.flip(0), torch.full_like(buckets, size - 1)), max_position
 
 

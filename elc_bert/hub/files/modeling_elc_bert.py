@@ -47,8 +47,8 @@ def distance_buckets(bucket_size: int, max_position: int) -> Tensor:
     exact = bucket_size // 2
     distance = offset.abs().clamp(min=exact - 1, max=max_position - 1)
     octaves = torch.log(distance.float() / exact) / math.log((max_position - 1) / exact)
-    # For some values of max_position, such as 192, the largest quotient is rounded up.
-    logarithmic = exact + torch.ceil(octaves.clamp(max=1.0) * (exact - 1)).long()
+    # For some values of max_position, such as 192, the largest distance is rounded up.
+    logarithmic = (exact + torch.ceil(octaves * (exact - 1)).long()).clamp(max=bucket_size - 1)
     return torch.where(distance <= exact, offset, offset.sign() * logarithmic) + bucket_size - 1
 
 
