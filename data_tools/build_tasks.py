@@ -18,6 +18,8 @@ MIN_PIECE, MAX_PIECE = 1 << 20, 1 << 28
 """Minimum and maximum size of a piece in bytes on disk."""
 PIECES = 512
 """Approximate number of pieces to cut the input into, within the limits on the size of a piece."""
+ENCODING_RULES = 2
+"""Version of the rules by which text becomes tokens. Parts that a build by others has left are not used."""
 MAX_FILES = 1000
 """Maximum number of input files in one task."""
 
@@ -60,6 +62,7 @@ def plan_tasks(files: list[TextFile], encoding: Encoding, folder: Path, unreadab
         **asdict(encoding),
         "tokenizer": tokenizer_sha256(encoding.tokenizer),
         "versions": tool_versions(encoding),
+        "rules": ENCODING_RULES,
     }
     del settings["skip"]  # does not change the contents of a part
     tasks: list[Task] = []

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from data_tools.input_files import Piece, Skipped
 from data_tools.long_text import encode
-from data_tools.sentences import Splitter, sentence_splitter
+from data_tools.sentences import Sentence, sentence_splitter
 from data_tools.text_reader import END_OF_DOCUMENT, UNREADABLE_FILE, read_piece
-from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.data.format.vocabulary import PAR, TAB, load_text_tokenizer
 from elc_bert.utils.files import atomic_write, sha256_of
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class Worker:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core already
         self.encoding = encoding
         self.progress = progress
-        self.tokenizer: Tokenizer = load_tokenizer(encoding.tokenizer)
-        self.split_sentences: Splitter = sentence_splitter(encoding.sentences, encoding.language)
+        self.tokenizer: Tokenizer = load_text_tokenizer(encoding.tokenizer)
+        self.split_sentences = sentence_splitter(encoding.sentences, encoding.language)
 
     def encode(self, pieces: Sequence[Piece], part: Part) -> None:
         """Encode consecutive pieces of the input and write them to disk as a part.
@@ -158,7 +158,7 @@ class Worker:
         skipped = Skipped() if self.encoding.skip else None
         counts = dict.fromkeys(COUNTS, 0)
         for block in read_piece(piece, self.encoding.json_key, skipped):
-            sentences: list[str] = []
+            sentences: list[Sentence] = []
             block_ends: list[int] = []
             words = 0
             for paragraph in block.paragraphs:
@@ -167,7 +167,7 @@ class Worker:
                 else:
                     sentences += self.split_sentences(paragraph)
                     words += len(paragraph.split())
-            ids, sizes = encode(self.tokenizer, sentences, self.encoding.dtype)
+            ids, sizes = self._token_ids(sentences)
             tokens.write(ids.data)
             lengths.write(sizes.data)
             ends.write(np.array(block_ends, dtype="<i8").data)
@@ -175,6 +175,19 @@ class Worker:
         is_readable = skipped is None or UNREADABLE_FILE not in skipped.counts
         sha256 = sha256_of(piece.path) if piece.begin == 0 and is_readable else None
         return PieceSummary(piece.path, counts, skipped or Skipped(), sha256)
+
+    def _token_ids(self, sentences: list[Sentence]) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
+        """Return the tokens of all sentences, concatenated, and the number of tokens of each, int32."""
+        ids, sizes = encode(self.tokenizer, [each.text for each in sentences], self.encoding.dtype)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        is_marked = np.array([(each.is_indented, each.ends_paragraph) for each in sentences], dtype=bool)
+        is_marked = is_marked.reshape(-1, 2)
+        positions, tokens = (
+            np.stack([ends - sizes, ends], axis=1),
+            np.broadcast_to([TAB, PAR], (len(ends), 2)),
+        )
+        marked = np.insert(ids, positions[is_marked], tokens[is_marked])
+        return marked, (sizes + is_marked.sum(axis=1)).astype("<i4")
 
     def _count(self, counts: dict[str, int], more: tuple[int, ...]) -> None:
         for name, number in zip(COUNTS, more, strict=True):

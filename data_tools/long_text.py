@@ -17,8 +17,6 @@ CHARACTERS_AT_ONCE = 1 << 18
 """Maximum number of characters in a call of the library."""
 LONGEST_TEXT = 1 << 16
 """Maximum number of characters of a text; a longer one is encoded in parts."""
-UNCUT_END = 64
-"""Number of characters at the end of a text that are not cut, because a special token may stand there."""
 
 
 def cut_text(text: str) -> list[str]:
@@ -30,7 +28,7 @@ def cut_text(text: str) -> list[str]:
     parts: list[str] = []
     start = 0
     while len(text) - start > LONGEST_TEXT:
-        end = min(start + LONGEST_TEXT, len(text) - UNCUT_END)
+        end = start + LONGEST_TEXT
         space = text.rfind(" ", start + 1, end)
         while space > start and (text[space - 1].isspace() or not text[space + 1].isalnum()):
             space = text.rfind(" ", start + 1, space)

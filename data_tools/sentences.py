@@ -1,12 +1,31 @@
 """Sentence splitting."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from data_tools.languages import PUNKT, language_code
 from elc_bert.utils.errors import UserError
 
 PARAGRAPH_END = "[PAR]"
+"""Marker at the end of a paragraph, in text that has one sentence per line."""
+INDENT = "[TAB]"
+"""Marker that ``clean`` writes at the start of an indented paragraph."""
 Splitter = Callable[[str], list[str]]
+"""Function that splits a paragraph into sentences."""
+
+
+class Sentence(NamedTuple):
+    """A sentence, and the special tokens around it.
+
+    Special tokens elsewhere in the text are text.
+    """
+
+    text: str
+    """Text of the sentence."""
+    is_indented: bool = False
+    """True at the start of an indented paragraph; ``[TAB]`` comes before the text."""
+    ends_paragraph: bool = False
+    """True at the end of a paragraph; ``[PAR]`` comes after the text."""
 
 
 def sentencex_splitter(language: str) -> Splitter:
@@ -54,23 +73,38 @@ LIBRARIES = {"split": ["sentencex"], "punkt": ["nltk"]}
 """Packages whose version decides where sentences are split, by value of ``--sentences``."""
 
 
-def sentence_splitter(name: str, language: str) -> Splitter:
-    """Return a function that splits a paragraph into sentences and appends ``[PAR]`` to the last one.
+def sentence_splitter(name: str, language: str) -> Callable[[str], list[Sentence]]:
+    """Return a function that splits a paragraph into sentences.
 
     Args:
-        name: Key of ``SPLITTERS``, or ``lines`` for paragraphs that are single sentences already.
+        name: Key of ``SPLITTERS``, or ``lines`` for lines that are single sentences already, with ``[PAR]``
+            at the end of those that end a paragraph.
         language: ISO 639 code of the language.
 
     Raises:
         UserError: There is no such language, or a package or data that the splitter needs is not installed.
     """
     if name == "lines":
-        return lambda line: [line]
+        return _line_as_sentence
     split = SPLITTERS[name](language)
 
-    def sentences_of(paragraph: str) -> list[str]:
-        sentences = [stripped for each in split(paragraph) if (stripped := each.strip())]
-        sentences[-1] += PARAGRAPH_END
+    def sentences_of(paragraph: str) -> list[Sentence]:
+        texts = [stripped for each in split(paragraph) if (stripped := each.strip())]
+        sentences = [Sentence(text) for text in texts]
+        sentences[0] = Sentence(texts[0].removeprefix(INDENT), is_indented=texts[0].startswith(INDENT))
+        sentences[-1] = sentences[-1]._replace(ends_paragraph=True)
         return sentences
 
     return sentences_of
+
+
+def without_markers(line: str) -> str:
+    """Return a line of text without ``[TAB]`` at its start and ``[PAR]`` at its end."""
+    return _line_as_sentence(line)[0].text
+
+
+def _line_as_sentence(line: str) -> list[Sentence]:
+    text = line.removeprefix(INDENT)
+    if text.endswith(PARAGRAPH_END):
+        text = text.removesuffix(PARAGRAPH_END).rstrip()
+    return [Sentence(text, line.startswith(INDENT), line.endswith(PARAGRAPH_END))]

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from data_tools.input_formats import TextFile
 from data_tools.long_text import cut_texts, in_batches
 from data_tools.options import add_format, add_json_key, add_on_error, add_text_input
 from data_tools.progress import progress_bar
+from data_tools.sentences import without_markers
 from data_tools.text_reader import read_paragraphs
+from elc_bert.data.format.plain_text import read_as_text
 from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
 from elc_bert.utils.errors import UserError
@@ -48,7 +49,6 @@ SAMPLE_SENTENCES = (
 """Sentences whose subwords are printed after training."""
 HELD_OUT_LINES = 1000
 """Number of lines to measure on where no held-out text is given."""
-_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,13 +99,14 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = train(text, args.vocab_size, args.min_frequency)
     with atomic_write(args.output, "w") as file:
         file.write(tokenizer.to_str(pretty=True))
-    counts = count_subwords(tokenizer, read(files, "counting subwords", Skipped()))
+    text_tokenizer = read_as_text(tokenizer, SPECIAL_TOKENS)
+    counts = count_subwords(text_tokenizer, read(files, "counting subwords", Skipped()))
     lines = read(held_out or files, "measuring", Skipped())
     if not held_out:
         lines = iter(deque(lines, HELD_OUT_LINES))
     print(f"{args.output}: {tokenizer.get_vocab_size():,} subwords")
     print(f"  F95 {f95(counts[len(SPECIAL_TOKENS) :]):,}")
-    fit = measure_fit(tokenizer, lines)
+    fit = measure_fit(text_tokenizer, lines)
     where = args.held_out or f"last {HELD_OUT_LINES} lines of the training text"
     print(f"  {where}: unknown {fit.unknown:.4%}, subwords per word {fit.subwords_per_word:.3f}")
     for sentence in SAMPLE_SENTENCES:
@@ -147,8 +148,7 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
         continuing_subword_prefix="",
         show_progress=os.isatty(2),
     )
-    # The trainer treats a special token in the text like ordinary letters, so it is removed.
-    tokenizer.train_from_iterator(in_batches(cut_texts(_SPECIAL.sub(" ", line) for line in text)), trainer)
+    tokenizer.train_from_iterator(in_batches(cut_texts(map(without_markers, text))), trainer)
     found = tokenizer.get_vocab_size()
     if found < vocab_size:
         raise UserError(
@@ -161,7 +161,7 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
 def count_subwords(tokenizer: Tokenizer, lines: Iterable[str]) -> NDArray[np.int64]:
     """Return the number of occurrences of each subword in the text, int64 ``[vocabulary]``."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for batch in in_batches(cut_texts(lines)):
+    for batch in in_batches(cut_texts(map(without_markers, lines))):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             np.add.at(counts, encoding.ids, 1)
     return counts
@@ -186,7 +186,7 @@ class VocabularyFit:
 def measure_fit(tokenizer: Tokenizer, lines: Iterable[str]) -> VocabularyFit:
     """Measure how well the vocabulary of a tokenizer fits some text."""
     words = subwords = unknown = 0
-    for batch in in_batches(cut_texts(lines)):
+    for batch in in_batches(cut_texts(map(without_markers, lines))):
         words += sum(len(line.split()) for line in batch)
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             subwords += len(encoding.ids)

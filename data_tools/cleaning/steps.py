@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from data_tools.sentences import INDENT
+
 if TYPE_CHECKING:
     from data_tools.cleaning.moses import Detokenizer, Punctuation
 
@@ -157,7 +159,6 @@ def quote_speech(text: str) -> str:
 
 # ---- stories and encyclopedias ---------------------------------------------------------------
 
-INDENT = "[TAB]"
 _INDENTED = re.compile(r"\t|  ").match
 _HEADING = re.compile(r"= = = (.*) = = =").fullmatch
 _LINK = re.compile(r"\[\[(?!(?:Category|File|Image):)([^\[\]|]*)(?:\|[^\[\]]*)?\]\]")

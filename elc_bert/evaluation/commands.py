@@ -17,7 +17,7 @@ from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.text_with_masks import accept_special_tokens
-from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_tokenizer
+from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_text_tokenizer, load_tokenizer
 from elc_bert.data.sampling.from_config import held_out_set
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
 from elc_bert.distributed.collectives import agree
@@ -63,7 +63,7 @@ def evaluate_pairs(
     loaded = agree(world, load)
     path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
     folder = agree(world, lambda: _results_folder(loaded, output, pairs)) / settings.name
-    loaded_tokenizer = agree(world, lambda: load_tokenizer(path))
+    loaded_tokenizer = agree(world, lambda: load_text_tokenizer(path))
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, settings)
     if output is not None:

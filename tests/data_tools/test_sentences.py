@@ -3,11 +3,17 @@
 import pytest
 
 from data_tools.languages import language_note
-from data_tools.sentences import sentence_splitter
+from data_tools.sentences import Sentence, sentence_splitter, without_markers
 from elc_bert.utils.errors import UserError
 
 PARAGRAPH = 'Dr. Smith arrived at 3 p.m. and left. "Where to?" asked the cat. It paid $3.50!'
-SENTENCES = ["Dr. Smith arrived at 3 p.m. and left.", '"Where to?" asked the cat.', "It paid $3.50![PAR]"]
+SENTENCES = [
+    Sentence("Dr. Smith arrived at 3 p.m. and left."),
+    Sentence('"Where to?" asked the cat.'),
+    Sentence("It paid $3.50!", ends_paragraph=True),
+]
+
+GERMAN = [Sentence("Er kam z. B. am 3. Mai."), Sentence("Dann ging er.", ends_paragraph=True)]
 
 
 @pytest.fixture
@@ -29,12 +35,12 @@ def test_the_last_sentence_of_a_paragraph_is_marked():
 
 def test_each_language_has_its_own_rules():
     text = "Er kam z. B. am 3. Mai. Dann ging er."
-    assert sentence_splitter("split", "de")(text) == ["Er kam z. B. am 3. Mai.", "Dann ging er.[PAR]"]
+    assert sentence_splitter("split", "de")(text) == GERMAN
 
 
 def test_punkt_uses_the_installed_data(punkt_data):
     found = sentence_splitter("punkt", "en")("Dr. Smith arrived at 3 p.m. and left. It paid $3.50!")
-    assert found == ["Dr. Smith arrived at 3 p.m. and left.", "It paid $3.50![PAR]"]
+    assert found == [SENTENCES[0], SENTENCES[2]]
 
 
 def test_an_error_names_the_missing_data_of_punkt(punkt_data):
@@ -42,14 +48,37 @@ def test_an_error_names_the_missing_data_of_punkt(punkt_data):
         sentence_splitter("punkt", "de")
 
 
-def test_lines_are_not_split():
-    assert sentence_splitter("lines", "en")("One. Two.[PAR]") == ["One. Two.[PAR]"]
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("One. Two.", ("One. Two.", False, False)),
+        ("One. Two.[PAR]", ("One. Two.", False, True)),
+        ("One. [PAR]", ("One.", False, True)),
+        ("[TAB] One.", (" One.", True, False)),
+        ("[TAB][PAR]", ("", True, True)),
+        ("One [TAB] two [PAR] three", ("One [TAB] two [PAR] three", False, False)),
+        ("[PAR] One [TAB]", ("[PAR] One [TAB]", False, False)),
+    ],
+)
+def test_lines_are_not_split_and_have_markers_at_their_ends(line, sentence):
+    assert sentence_splitter("lines", "en")(line) == [sentence]
+    assert without_markers(line) == sentence[0]
+
+
+def test_a_paragraph_is_indented_only_by_a_marker_at_its_start():
+    split = sentence_splitter("split", "en")
+    assert split("[TAB] He left. She [TAB] stayed.") == [
+        (" He left.", True, False),
+        ("She [TAB] stayed.", False, True),
+    ]
+    assert split("[TAB] Alone.") == [(" Alone.", True, True)]
+    assert split("Text ends in [PAR]") == [("Text ends in [PAR]", False, True)]
 
 
 @pytest.mark.parametrize("language", ["de", "DE", "de-DE", "de_AT", "nds"])
 def test_a_language_has_many_codes(language):
     text = "Er kam z. B. am 3. Mai. Dann ging er."
-    assert sentence_splitter("split", language)(text) == ["Er kam z. B. am 3. Mai.", "Dann ging er.[PAR]"]
+    assert sentence_splitter("split", language)(text) == GERMAN
 
 
 @pytest.mark.parametrize("name", ["split", "punkt"])

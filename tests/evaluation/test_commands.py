@@ -45,7 +45,8 @@ def test_user_errors_are_one_line(tiny_run, tmp_path):
     assert result.status != 0
     assert len(result.errors) == 1
     assert "x.jsonl:1: sentence_good is missing" in result.errors[0]
-    long = {"sentence_good": "Baden fi. " * 100, "sentence_bad": "Fi baden.", "Domain": "a/b"}
+    # As text, these are several tokens each; as special tokens, they would fit.
+    long = {"sentence_good": "[MASK] " * 100, "sentence_bad": "Fi baden.", "Domain": "a/b"}
     (tmp_path / "pairs/x.jsonl").write_text(json.dumps(long) + "\n" + json.dumps({**long, "Domain": "c"}))
     result = run("forked", 1, ["pairs", tiny_run.directory, tmp_path / "pairs", *output], script=EVALUATE)
     assert (result.status, len(result.errors)) == (1, 1)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_PREFIX_STEP = {"type": "Metaspace", "replacement": " ", "prepend_scheme": "first", "split": False}
+
 
 def accept_special_tokens(tokenizer: "Tokenizer") -> "Tokenizer":
     """Return a copy of a tokenizer that tokenizes the text around a special token as if a word stood there.
@@ -43,6 +45,20 @@ def _with_one_prefix_space(pre_tokenizer: dict[str, Any] | None) -> dict[str, An
         return pre_tokenizer
     # ByteLevel cannot distinguish the first piece of a text from later ones, but Metaspace can. It replaces
     # spaces by spaces here, so the prefix is all that it adds.
-    prefix = {"type": "Metaspace", "replacement": " ", "prepend_scheme": "first", "split": False}
     first = {**steps[0], "add_prefix_space": False}
-    return {"type": "Sequence", "pretokenizers": [prefix, first, *steps[1:]]}
+    return {"type": "Sequence", "pretokenizers": [_PREFIX_STEP, first, *steps[1:]]}
+
+
+def without_prefix_step(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the description of a pre-tokenizer in which ``ByteLevel`` adds the space in front of a text.
+
+    This is faster, and the same for a text that no special token divides. Pre-tokenizers that
+    ``accept_special_tokens`` has not adapted are returned unchanged.
+    """
+    match pre_tokenizer:
+        case {
+            "type": "Sequence",
+            "pretokenizers": [prefix, {"type": "ByteLevel", "add_prefix_space": False} as first, *steps],
+        } if prefix == _PREFIX_STEP:
+            return {"type": "Sequence", "pretokenizers": [first | {"add_prefix_space": True}, *steps]}
+    return pre_tokenizer

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.plain_text import read_as_text
 from elc_bert.data.format.tokenizer_identity import is_tokenizer_of, tokenizer_sha256
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import read_regular
@@ -57,6 +58,17 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def load_text_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
+    """Load a tokenizer that encodes text only: ``[MASK]`` in a text is six characters, not a special token.
+
+    It encodes without decoding: its special tokens have other names.
+
+    Raises:
+        UserError: See ``load_tokenizer``.
+    """
+    return read_as_text(load_tokenizer(path), SPECIAL_TOKENS)
 
 
 def check_tokenizer(dataset: IndexedDataset, tokenizer_path: str | os.PathLike[str]) -> None:

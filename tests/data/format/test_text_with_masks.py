@@ -124,16 +124,6 @@ def test_published_tokenizers_accept_special_tokens(shared, name):
     assert found[at + 1 :] == [MASK, plain.token_to_id("."), SEP]
 
 
-def test_special_tokens_can_be_read_as_text(tiny_tokenizer):
-    """The tools that build datasets do so: only they put special tokens into a dataset."""
-    tokenizer = load_tokenizer(tiny_tokenizer)
-    tokenizer.encode_special_tokens = True
-    for name in SPECIAL_TOKENS:
-        ids = tokenizer.encode(f"a {name} a", add_special_tokens=False).ids
-        assert min(ids) >= len(SPECIAL_TOKENS)
-        assert tokenizer.decode(ids) == f" a {name} a"
-
-
 @pytest.mark.parametrize("pre_tokenizer", [None, Whitespace(), ByteLevel(add_prefix_space=False)])
 def test_pre_tokenizers_without_prefix_space_stay(plain, pre_tokenizer):
     content = json.loads(plain.to_str())
