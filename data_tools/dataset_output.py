@@ -174,6 +174,8 @@ def summary(prefix: Path, manifest: Manifest) -> str:
             ("words", f"{manifest.words:,}"),
             ("subwords per word", f"{manifest.tokens / manifest.words:.3f}"),
         ]
+    if manifest.unknown is not None:
+        rows.append(("unknown", f"{manifest.unknown / max(manifest.tokens, 1):.4%}"))
     for each in manifest.segments:
         policy = "" if each.policy == POLICY else f", {each.policy}"
         rows.append((f"segments of {each.sequence_length}{policy}", f"{each.count:,}"))

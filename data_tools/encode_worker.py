@@ -15,14 +15,15 @@ from data_tools.input_files import Piece, Skipped
 from data_tools.long_text import encode
 from data_tools.sentences import Sentence, sentence_splitter
 from data_tools.text_reader import END_OF_DOCUMENT, UNREADABLE_FILE, read_piece
-from elc_bert.data.format.vocabulary import PAR, TAB, load_text_tokenizer
+from elc_bert.data.format.vocabulary import PAR, TAB, UNK, load_text_tokenizer
 from elc_bert.utils.files import atomic_write, sha256_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-COUNTS = ("size", "documents", "sequences", "tokens", "words")
-"""Names of the counts that are kept while encoding. ``size`` is the number of bytes read from disk."""
+COUNTS = ("size", "documents", "sequences", "tokens", "words", "unknown")
+"""Names of the counts that are kept while encoding. ``size`` is the number of bytes read from disk, and
+``unknown`` the number of ``[UNK]``."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,11 @@ class Worker:
                     sentences += self.split_sentences(paragraph)
                     words += len(paragraph.split())
             ids, sizes = self._token_ids(sentences)
+            unknown = int(np.count_nonzero(ids == UNK))
             tokens.write(ids.data)
             lengths.write(sizes.data)
             ends.write(np.array(block_ends, dtype="<i8").data)
-            self._count(counts, (block.size, len(block_ends), len(sizes), len(ids), words))
+            self._count(counts, (block.size, len(block_ends), len(sizes), len(ids), words, unknown))
         is_readable = skipped is None or UNREADABLE_FILE not in skipped.counts
         sha256 = sha256_of(piece.path) if piece.begin == 0 and is_readable else None
         return PieceSummary(piece.path, counts, skipped or Skipped(), sha256)

@@ -181,6 +181,8 @@ def overview(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
     lines = [f"{name:<24}{'unknown' if n is None else f'{n:,}':>20}" for name, n in numbers.items()]
     if manifest.words:
         lines.insert(4, f"{'subwords per word':<24}{manifest.tokens / manifest.words:>20.3f}")
+    if manifest.unknown is not None:
+        lines.append(f"{'unknown':<24}{manifest.unknown / max(manifest.tokens, 1):>20.4%}")
     lines += [f"{'tokenizer':<24}{(manifest.tokenizer_sha256 or 'unknown')[:12]:>20}"]
     if manifest.versions:
         versions = ", ".join(f"{name} {at}" for name, at in manifest.versions.items())

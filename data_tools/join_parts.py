@@ -49,11 +49,12 @@ def join_parts(
             assert found is not None
             _add_part(writer, task.part, found, encoding.dtype, unreadable)
             bar.update()
-    words = 0
+    words = unknown = 0
     origins: list[InputFile] = []
     for piece in pieces:
         if piece.path not in unreadable:
             words += piece.counts["words"]
+            unknown += piece.counts["unknown"]
             skipped.update(piece.skipped)
             if piece.sha256 is not None:
                 size = Path(piece.path).stat().st_size
@@ -68,6 +69,7 @@ def join_parts(
         documents=written.documents,
         tokens=written.tokens,
         words=words,
+        unknown=unknown,
         vocab_size=load_tokenizer(encoding.tokenizer).get_vocab_size(),
         tokenizer_sha256=tokenizer_sha256(encoding.tokenizer),
         tokenizer_fingerprint=tokenizer_fingerprint(encoding.tokenizer),

@@ -90,6 +90,7 @@ def merge_datasets(
     else:
         segments = [(POLICY, length) for length in lengths]
     origins = [one.read_inputs(prefix) for prefix, one in zip(inputs, manifests, strict=True)]
+    unknown = [manifest.unknown for manifest in manifests if manifest.unknown is not None]
     words = [manifest.words for manifest in manifests if manifest.words is not None]
     with new_dataset(prefix, overwrite) as staged:
         with (
@@ -105,6 +106,7 @@ def merge_datasets(
             segments,
             _common_versions([manifest.versions for manifest in manifests]),
             words=sum(words) if len(words) == len(manifests) else None,
+            unknown=sum(unknown) if len(unknown) == len(manifests) else None,
             vocab_size=vocab_size,
             **tokenizer,
             inputs=list(dict.fromkeys(file for each in origins for file in each)),

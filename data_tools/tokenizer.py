@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from data_tools.input_files import Skipped, find_input_files
 from data_tools.input_formats import TextFile
@@ -28,11 +28,11 @@ from elc_bert.utils.options import non_negative_int, positive_int
 HELP = "train a subword tokenizer on text"
 
 EPILOG = """\
-The tokenizer is a byte-level WordPiece, so no character is unknown to it. Each digit is a subword of its own.
-Training on the same text always gives the same file. The command prints:
+The tokenizer is a byte-level WordPiece, so no character is unknown to it. Each of the digits 0 to 9 is a
+subword of its own. Training on the same text always gives the same file. The command prints:
 
-  F95                  95 % of the subwords occur at least this often in the training text. A value of
-                       about 100 or more shows that the vocabulary is not too large for the text.
+  F95                  of the subwords that occur in the training text, 95 % occur at least this often. A
+                       value of about 100 or more shows that the vocabulary is not too large for the text.
   unknown              share of [UNK] among the subwords of held-out text
   subwords per word    average on held-out text; the closer to 1, the shorter the sequences
 
@@ -47,6 +47,10 @@ SAMPLE_SENTENCES = (
     "In 1984 she couldn't afford café prices of 3.50 euros.",
 )
 """Sentences whose subwords are printed after training."""
+DIGITS = ("ascii", "reference")
+"""Values of ``--digits``."""
+LONGEST_WORD = 500
+"""Longest word that is encoded as a whole, in bytes. The time for a word grows with its length squared."""
 HELD_OUT_LINES = 1000
 """Number of lines to measure on where no held-out text is given."""
 
@@ -73,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="merge two subwords only if they occur next to each other this often (default: %(default)s)",
     )
     parser.add_argument(
+        "--digits",
+        choices=DIGITS,
+        default=DIGITS[0],
+        help="ascii: each of the digits 0 to 9 is a subword of its own (default). reference: as in the "
+        "published tokenizers, where some bytes of other scripts count as digits and words of 100 bytes "
+        "are unknown",
+    )
+    parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FILE",
@@ -96,16 +108,18 @@ def run(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     # On a terminal the trainer shows bars of its own.
     text = read(files, "training", skipped, shown=not os.isatty(2))
-    tokenizer = train(text, args.vocab_size, args.min_frequency)
+    tokenizer = train(text, args.vocab_size, args.min_frequency, args.digits)
     with atomic_write(args.output, "w") as file:
         file.write(tokenizer.to_str(pretty=True))
     text_tokenizer = read_as_text(tokenizer, SPECIAL_TOKENS)
-    counts = count_subwords(text_tokenizer, read(files, "counting subwords", Skipped()))
+    counts = count_subwords(text_tokenizer, read(files, "counting subwords", Skipped()))[
+        len(SPECIAL_TOKENS) :
+    ]
     lines = read(held_out or files, "measuring", Skipped())
     if not held_out:
         lines = iter(deque(lines, HELD_OUT_LINES))
     print(f"{args.output}: {tokenizer.get_vocab_size():,} subwords")
-    print(f"  F95 {f95(counts[len(SPECIAL_TOKENS) :]):,}")
+    print(f"  F95 {f95(counts):,} ({np.count_nonzero(counts):,} of {len(counts):,} subwords occur)")
     fit = measure_fit(text_tokenizer, lines)
     where = args.held_out or f"last {HELD_OUT_LINES} lines of the training text"
     print(f"  {where}: unknown {fit.unknown:.4%}, subwords per word {fit.subwords_per_word:.3f}")
@@ -115,13 +129,14 @@ def run(args: argparse.Namespace) -> None:
         print(line)
 
 
-def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
+def train(text: Iterable[str], vocab_size: int, min_frequency: int, digits: str = DIGITS[0]) -> Tokenizer:
     """Train a byte-level WordPiece tokenizer.
 
     Args:
         text: Paragraphs of the training text.
         vocab_size: Number of subwords, special tokens included.
         min_frequency: Number of times that two subwords must occur next to each other to be merged.
+        digits: What a digit is; one of ``DIGITS``.
 
     Raises:
         UserError: The vocabulary is too small for the bytes and the special tokens, or the text is too short
@@ -134,9 +149,19 @@ def train(text: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer
             f"--vocab-size: {vocab_size} is too small, since bytes and special tokens alone take {smallest}; "
             "use a larger one"
         )
-    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[UNK], continuing_subword_prefix=""))
+    longest = 100 if digits == "reference" else LONGEST_WORD
+    tokenizer = Tokenizer(
+        models.WordPiece(
+            unk_token=SPECIAL_TOKENS[UNK], continuing_subword_prefix="", max_input_chars_per_word=longest
+        )
+    )
+    split: pre_tokenizers.PreTokenizer = pre_tokenizers.Digits(individual_digits=True)
+    if digits != "reference":
+        # ``Digits`` takes the letters ²³¹¼½¾ for digits, by which ByteLevel writes bytes of other scripts.
+        # Longer words are cut, because the model would not know them.
+        split = pre_tokenizers.Split(Regex(f"[0-9]|[^0-9]{{1,{LONGEST_WORD}}}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
+        [pre_tokenizers.ByteLevel(add_prefix_space=True), split]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -168,9 +193,16 @@ def count_subwords(tokenizer: Tokenizer, lines: Iterable[str]) -> NDArray[np.int
 
 
 def f95(counts: NDArray[np.int64]) -> int:
-    """Return the largest f such that 95 % of the subwords occur at least f times (Gowda and May, 2020)."""
+    """Return the largest f such that 95 % of the subwords that occur do so at least f times.
+
+    This is F95 % of Gowda and May (2020). It is 0 if no subword occurs.
+
+    Args:
+        counts: Number of occurrences of each subword, int64 ``[vocabulary]``.
+    """
+    counts = counts[counts > 0]
     needed = -(-len(counts) * 95 // 100)
-    return int(np.sort(counts)[::-1][needed - 1])
+    return int(np.sort(counts)[::-1][needed - 1]) if needed else 0
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """Tests of all commands together, and of the commands that have no test file of their own."""
 
 import json
+import random
+import re
+import string
+import sys
 
 import numpy as np
 import pytest
 
 from data_tools.__main__ import COMMANDS
-from data_tools.tokenizer import f95
+from data_tools.tokenizer import f95, train
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.text_with_masks import accept_special_tokens
-from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.data.format.vocabulary import UNK, load_tokenizer
 from elc_bert.utils.files import sha256_of
 from tests.data_tools.running import assert_failed, assert_rejected, run
 
@@ -50,13 +54,58 @@ def test_the_same_text_gives_the_same_tokenizer(tiny_text, tmp_path):
     assert {"1", "9", "8", "7"} <= set(tokenizer.encode(text).tokens)
 
 
-def test_tokenizer_has_the_structure_of_the_published_ones(tiny_tokenizer, shared):
+def test_tokenizer_has_the_structure_of_the_published_ones(tiny_text, tiny_tokenizer, shared):
     published = load_tokenizer(shared / "tokenizers/tokenizer_small_104.json")
     ours = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
     theirs = json.loads(accept_special_tokens(published).to_str())
-    for values in (ours, theirs):
-        values["model"].pop("vocab")
+    trained = train(tiny_text.read_text(encoding="utf-8").splitlines(), 512, 2, "reference")
+    reference = json.loads(trained.to_str())
+    assert reference["model"].pop("vocab") == ours["model"].pop("vocab")
+    theirs["model"].pop("vocab")
+    assert reference == theirs
+    assert ours["model"].pop("max_input_chars_per_word") == 500
+    assert theirs["model"].pop("max_input_chars_per_word") == 100
+    assert theirs["pre_tokenizer"]["pretokenizers"].pop()["type"] == "Digits"
+    assert ours["pre_tokenizer"]["pretokenizers"].pop()["type"] == "Split"
     assert ours == theirs
+
+
+def test_ascii_text_has_the_same_subwords_as_in_the_reference(tiny_text):
+    seed = random.randrange(sys.maxsize)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    lines = [
+        "".join(draw.choices(string.printable, k=draw.randint(1, 99))) + "".join(draw.choices("0189 a", k=20))
+        for _ in range(2000)
+    ]
+    text = tiny_text.read_text(encoding="utf-8").splitlines() + lines
+    ours, reference = (train(text, 600, 2, digits) for digits in ("ascii", "reference"))
+    assert ours.get_vocab() == reference.get_vocab()
+    for line in lines:
+        assert ours.encode(line).ids == reference.encode(line).ids, repr(line)
+
+
+def test_only_ascii_digits_are_isolated(tiny_text):
+    """``²``, ``³``, ``¹``, ``¼``, ``½`` and ``¾`` stand for bytes of other scripts in the vocabulary."""
+    russian = ["\u0432\u0433\u0439\u043c\u043d\u043e \u0441\u0442\u0443\u043b \u0442\u0440\u0438"] * 900
+    russian += tiny_text.read_text(encoding="utf-8").splitlines()
+    ours, reference = (train(russian, 480, 2, digits) for digits in ("ascii", "reference"))
+    assert len(ours.encode(russian[0]).ids) == 3
+    assert len(reference.encode(russian[0]).ids) > 10
+    for tokenizer in (ours, reference):
+        assert tokenizer.encode("x1984y 3.50").tokens == [*"\u0120x1984y", "\u0120", *"3.50"]
+
+
+def test_no_word_is_unknown_however_long(tiny_text):
+    text = tiny_text.read_text(encoding="utf-8").splitlines()
+    ours, reference = (train(text, 512, 2, digits) for digits in ("ascii", "reference"))
+    for length in (98, 99, 100, 499, 500, 501, 1000, 1001, 5000):
+        for word in ("q" * length, "\u0e01" * length):
+            ids = ours.encode(word, add_special_tokens=False).ids
+            assert UNK not in ids
+            assert ours.decode(ids) == " " + word
+    # The space in front counts.
+    assert [UNK in reference.encode("q" * length).ids for length in (98, 99, 100)] == [False, False, True]
 
 
 def test_user_errors_of_the_tokenizer_command(tiny_text, tmp_path):
@@ -86,6 +135,38 @@ def test_user_errors_of_the_tokenizer_command(tiny_text, tmp_path):
 def test_95_percent_of_the_subwords_occur_at_least_f95_times():
     assert f95(np.arange(100)) == 5
     assert f95(np.array([7])) == 7
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0, 0, 0, 5, 9], 5),  # only subwords that occur count
+        ([0] * 50 + [3] * 5 + [8] * 95, 8),
+        ([0] * 50 + [3] * 6 + [8] * 94, 3),
+        ([1, *[4] * 19], 4),
+        ([1, *[4] * 18], 1),
+        ([0, 0], 0),
+        ([], 0),
+    ],
+)
+def test_f95_counts_the_subwords_that_occur(counts, expected):
+    assert f95(np.array(counts, dtype=np.int64)) == expected
+
+
+def test_build_reports_the_share_of_unknown_tokens(tiny_text, shared, tmp_path):
+    (tmp_path / "t.txt").write_text("q" * 100 + " " + "q" * 200 + " a a.\n", encoding="utf-8")
+    done = build(tmp_path / "t.txt", shared / "tokenizers/tokenizer.json", tmp_path / "d", "--lengths", 16)
+    assert done.returncode == 0, done.stderr
+    manifest = IndexedDataset(tmp_path / "d").manifest
+    assert (manifest.unknown, manifest.tokens) == (2, 6)
+    assert re.search(r"unknown +33\.3333%\n", done.stdout)
+    assert re.search(r"unknown +33\.3333%\n", run("inspect", tmp_path / "d").stdout)
+    (tmp_path / "t.txt").write_text("a " + "r" * 100 + ".\n", encoding="utf-8")
+    done = build(tmp_path / "t.txt", shared / "tokenizers/tokenizer.json", tmp_path / "e", "--lengths", 16)
+    assert done.returncode == 0, done.stderr
+    done = run("merge", "--input", tmp_path / "d", tmp_path / "e", "--output", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    assert IndexedDataset(tmp_path / "m").manifest.unknown == 3
 
 
 def test_segments_are_added_to_a_dataset(tiny_text, tiny_tokenizer, tmp_path):

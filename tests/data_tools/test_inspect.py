@@ -173,7 +173,10 @@ def test_user_errors_of_inspect_name_the_option_or_the_file(capsys, tiny_tokeniz
     assert_fails(capsys, ("inspect", tiny_dataset, "--documents", 3), "--documents", "--tokenizer")
     assert_fails(capsys, ("inspect", tiny_dataset, "--segment", 3), "--segment: ", "--tokenizer", "--length")
     changed = tmp_path / "tokenizer.json"
-    changed.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    text = tiny_tokenizer.read_text(encoding="utf-8")
+    changed.write_text(
+        text.replace('"normalizer":null', '"normalizer":{"type":"Lowercase"}'), encoding="utf-8"
+    )
     assert_fails(capsys, ("inspect", tiny_dataset, "--tokenizer", changed), f"{changed}: ", str(tiny_dataset))
     foreign.write(tmp_path / "d", [[1, 2], [600]], [0, 1, 2], 8)
     assert_fails(capsys, ("inspect", tmp_path / "d", "--tokenizer", tiny_tokenizer), "600", "512")

@@ -19,11 +19,20 @@ def rejected(capsys, *arguments: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "segments"])
 def test_a_missing_option_is_one_line_that_names_the_help(capsys, name):
     message = rejected(capsys, name)
     assert "required: " in message
     assert f'"python -m data_tools {name} --help"' in message
+
+
+@pytest.mark.parametrize("arguments", [("segments",), ("segments", "--lengths", "64")])
+def test_segments_needs_datasets_and_lengths_or_a_configuration(capsys, arguments):
+    assert main(list(arguments)) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "--config" in message
+    assert ("PREFIX: missing" if "64" in arguments else "--lengths: give") in message
 
 
 def test_an_unknown_command_is_one_line_with_all_commands(capsys):

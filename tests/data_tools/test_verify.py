@@ -109,7 +109,10 @@ def test_a_file_that_is_not_a_tokenizer_fails_at_once(copy, tiny_text):
 
 def test_another_tokenizer_is_a_problem(copy, tiny_tokenizer, tmp_path):
     other = tmp_path / "other.json"
-    other.write_text(tiny_tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    text = tiny_tokenizer.read_text(encoding="utf-8")
+    other.write_text(text + "\n", encoding="utf-8")
+    assert verify(copy, other).problems == []  # the same tokenizer in another layout
+    other.write_text(text.replace('"normalizer":null', '"normalizer":{"type":"Lowercase"}'), encoding="utf-8")
     (problem,) = verify(copy, other).problems
     assert problem.startswith(f"{other}: ")
     assert str(copy) in problem

@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
 """File name without a directory, other than ``.`` and ``..``."""
-LATER = frozenset(("tokenizer_fingerprint", "input_list"))
+LATER = frozenset(("unknown", "tokenizer_fingerprint", "input_list"))
 """Fields of ``Manifest`` that early versions of this project do not write."""
 
 MAX_INPUTS = 100
@@ -93,6 +93,8 @@ class Manifest(ManifestModel):
     """Number of tokens."""
     words: Count | None = None
     """Number of words in the text, separated by white space."""
+    unknown: Count | None = None
+    """Number of tokens ``[UNK]``."""
     vocab_size: Count | None = None
     """Vocabulary size; every token id lies below it."""
     tokenizer_sha256: Sha256 | None = None

@@ -17,6 +17,9 @@ UNK, CLS, SEP, PAD, MASK, PAR, TAB = range(7)
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[PAR]", "[TAB]")
 """Special tokens, in the order of their ids."""
 
+TRAIN = "python -m data_tools tokenizer --input TEXT --output tokenizer.json"
+"""Command that trains a tokenizer."""
+
 
 def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     """Load a tokenizer in the JSON format of the ``tokenizers`` library.
@@ -46,13 +49,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
         if found != token_id:
             raise UserError(
                 f"{path}: special token {token} must have id {token_id}, found {found}; "
-                "train one with: python -m data_tools tokenizer"
+                f"train one with: {TRAIN}"
             )
     size, highest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values())
     if highest >= size:
         raise UserError(
             f"{path}: {size} subwords, but ids up to {highest}, so some ids are missing; "
-            "train one with: python -m data_tools tokenizer"
+            f"train one with: {TRAIN}"
         )
     # The file may enable truncation and padding, but this project cuts and pads sequences itself.
     tokenizer.no_truncation()

@@ -5,8 +5,8 @@ import random
 import sys
 
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Whitespace
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel, Split, Whitespace
 
 from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS, load_tokenizer
@@ -16,9 +16,11 @@ PUBLISHED = ("tokenizer.json", "tokenizer_small_104.json", "tokenizer_small_68.j
 
 @pytest.fixture(scope="module")
 def plain(tiny_tokenizer) -> Tokenizer:
-    """The tiny tokenizer as earlier versions of this project have trained it."""
+    """The tiny tokenizer as earlier versions of this project have treated the text around special tokens."""
     tokenizer = load_tokenizer(tiny_tokenizer)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([ByteLevel(add_prefix_space=True), Digits(True)])
+    steps = json.loads(tokenizer.to_str())["pre_tokenizer"]["pretokenizers"]
+    split = Split(Regex(steps[-1]["pattern"]["Regex"]), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([ByteLevel(add_prefix_space=True), split])
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["lstrip"] = False
