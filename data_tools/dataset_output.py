@@ -11,6 +11,7 @@ from typing import Any
 
 from data_tools.progress import progress_bar
 from elc_bert import __version__
+from elc_bert.data.format.coverage import unread_share, unread_warning
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import INPUTS_SUFFIX, Manifest
 from elc_bert.data.format.segments import POLICY, build_segments, segment_files
@@ -179,4 +180,8 @@ def summary(prefix: Path, manifest: Manifest) -> str:
     for each in manifest.segments:
         policy = "" if each.policy == POLICY else f", {each.policy}"
         rows.append((f"segments of {each.sequence_length}{policy}", f"{each.count:,}"))
-    return "\n".join([str(prefix), *(f"  {name:<26}{value:>16}" for name, value in rows)])
+        if each.unread is not None:
+            rows.append(("  tokens in none of them", f"{unread_share(each, manifest.tokens):.2%}"))
+    warnings = [unread_warning(prefix, each, manifest.tokens) for each in manifest.segments]
+    lines = [str(prefix), *(f"  {name:<26}{value:>16}" for name, value in rows), *filter(None, warnings)]
+    return "\n".join(lines)

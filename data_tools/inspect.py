@@ -21,9 +21,10 @@ from data_tools.histogram import (
 )
 from data_tools.options import add_dataset, add_policy, add_tokenizer
 from data_tools.progress import progress_bar
+from elc_bert.data.format.coverage import unread_share, unread_warning
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
-from elc_bert.data.format.segments import SegmentIndex, open_segments
+from elc_bert.data.format.segments import SegmentIndex, open_segments, with_unread
 from elc_bert.data.format.vocabulary import UNK, check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     documents, sentences = count_lengths(dataset)
     print(args.prefix)
     print_indented(overview(dataset, manifest))
-    print_indented(segments_table(manifest))
+    print_indented(segments_table(dataset, manifest))
     print_indented(quantiles_table(documents, sentences))
     print_indented(
         text_histogram("documents by their tokens", make_bins(documents, doubling_bin_starts(documents)))
@@ -197,17 +198,26 @@ def overview(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
     return lines
 
 
-def segments_table(manifest: Manifest) -> list[str]:
-    """Return a table of the segment indexes, with the share of their T - 2 positions that hold a token."""
+def segments_table(dataset: IndexedDataset, manifest: Manifest) -> list[str]:
+    """Return a table of the segment indexes.
+
+    It shows the share of their T - 2 positions that hold a token, and of the tokens that are in none of them.
+    """
     if not manifest.segments:
         return ["no segment indexes; add some with: python -m data_tools segments PREFIX --lengths T"]
-    lines = [f"{'segments of':<14}{'policy':<12}{'count':>16}{'tokens':>20}{'filled':>9}"]
-    for each in manifest.segments:
+    lines = [f"{'segments of':<12}{'policy':<12}{'count':>16}{'tokens':>20}{'filled':>9}{'unread':>9}"]
+    warnings: list[str] = []
+    for entry in manifest.segments:
+        each = with_unread(dataset, entry)
+        unread = unread_share(each, dataset.num_tokens)
+        if warning := unread_warning(dataset.prefix, each, dataset.num_tokens):
+            warnings += ["", *textwrap.wrap(warning, WIDTH)]
         filled = each.tokens / (each.count * (each.sequence_length - 2)) if each.count else 0
         lines += [
-            f"{each.sequence_length:<14,}{each.policy:<12}{each.count:>16,}{each.tokens:>20,}{filled:>9.1%}"
+            f"{each.sequence_length:<12,}{each.policy:<12}{each.count:>16,}{each.tokens:>20,}{filled:>9.1%}"
+            f"{unread:>9.2%}"
         ]
-    return lines
+    return lines + warnings
 
 
 def quantiles_table(documents: LengthCounts, sentences: LengthCounts) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from data_tools.options import add_lengths, add_overwrite, add_policy, add_run_config
 from data_tools.progress import progress_bar
 from data_tools.run_config import RunNeeds, read_run_config
+from elc_bert.data.format.coverage import unread_share, unread_warning
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import build_segments
 from elc_bert.utils.errors import UserError
@@ -21,7 +22,8 @@ policies:
   reference   Fill a segment with whole sentences of one document until the next sentence would exceed
               T - 2 tokens. Cut that sentence to fit, and begin the next segment with the whole of it. No
               segment mixes documents, and every sentence of up to T - 2 tokens is in some segment as a
-              whole. Segments overlap, and the last segment of a document is short.
+              whole. The rest of a longer sentence is never read; the command prints the share of such
+              tokens. Segments overlap, and the last segment of a document is short.
   packed      Cut the tokens into segments of exactly T - 2 tokens, across sentences and documents. There
               is no padding, and every token is in one segment only.
 
@@ -62,4 +64,10 @@ def run(args: argparse.Namespace) -> None:
             with progress_bar(dataset.num_tokens, "token", name, leave=False) as progress:
                 entry = build_segments(dataset, length, needs.policy, args.overwrite, progress.update)
             filled = entry.tokens / entry.count / (length - 2)
-            print(f"{dataset.prefix}: {entry.count:,} {name} ({filled:.0%} filled)")
+            unread = unread_share(entry, dataset.num_tokens)
+            print(
+                f"{dataset.prefix}: {entry.count:,} {name} ({filled:.0%} filled; {unread:.2%} of the "
+                "tokens in none of them)"
+            )
+            if warning := unread_warning(dataset.prefix, entry, dataset.num_tokens):
+                print(warning)

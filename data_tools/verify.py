@@ -10,6 +10,7 @@ import numpy as np
 
 from data_tools.options import add_dataset, add_tokenizer
 from data_tools.progress import progress_bar
+from elc_bert.data.format.coverage import Coverage, unread_share, unread_warning
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import INPUTS_SUFFIX, Manifest, SegmentsEntry
 from elc_bert.data.format.segments import iter_segments, open_segments, segment_files, segments_command
@@ -77,10 +78,15 @@ class Report:
     not_checked: list[tuple[str, str]] = field(default_factory=list)
     """Checks that were skipped, with the reason."""
 
+    warnings: list[str] = field(default_factory=list)
+    """Facts about an intact dataset that the user should know."""
+
     def table(self) -> str:
         """Return a table of the checks that passed or were skipped."""
         rows = [*self.checked, *((name, f"not checked: {why}") for name, why in self.not_checked)]
-        return "\n".join([f"{self.prefix}: intact", *(f"  {name:<24}{text}" for name, text in rows)])
+        return "\n".join(
+            [f"{self.prefix}: intact", *(f"  {name:<24}{text}" for name, text in rows), *self.warnings]
+        )
 
 
 def verify(
@@ -217,6 +223,7 @@ class _Verification:
         index = open_segments(dataset, length, policy)
         fix = f"rebuild it with: {segments_command(self.prefix, length, policy)} --overwrite"
         count = tokens = 0
+        coverage = Coverage()
         for part in iter_segments(dataset, length, policy):
             known = part[: len(index) - count]
             offsets, lengths = index(np.arange(count, count + len(known)))
@@ -230,6 +237,7 @@ class _Verification:
                 )
             count += len(part)
             tokens += int(lengths.sum())
+            coverage.add(offsets, lengths)
             self.progress(part.nbytes)
         if count != len(index):
             raise UserError(
@@ -239,7 +247,16 @@ class _Verification:
             raise UserError(
                 f"{index.path}: holds {tokens} tokens, but the manifest says {entry.tokens}; {fix}"
             )
-        return f"{count:,}, as policy {policy} requires"
+        unread = dataset.num_tokens - coverage.covered
+        if entry.unread not in (None, unread):
+            raise UserError(
+                f"{index.path}: leaves out {unread} tokens, but the manifest says {entry.unread}; {fix}"
+            )
+        known_entry = entry.model_copy(update={"unread": unread})
+        if warning := unread_warning(self.prefix, known_entry, dataset.num_tokens):
+            self.report.warnings.append(warning)
+        share = unread_share(known_entry, dataset.num_tokens)
+        return f"{count:,}, as policy {policy} requires; {share:.2%} of the tokens in none of them"
 
     def _tokenizer(self, dataset: IndexedDataset, tokenizer: Path) -> str:
         check_tokenizer(dataset, tokenizer)

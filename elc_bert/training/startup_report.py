@@ -8,6 +8,10 @@ import torch
 
 from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import RunConfig
+from elc_bert.data.format.coverage import unread_share, unread_warning
+from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.manifest import SegmentsEntry
+from elc_bert.data.format.segments import with_unread
 from elc_bert.distributed.world import World
 from elc_bert.engine.weights import full_numel
 from elc_bert.evaluation.minimal_pairs import Paradigm
@@ -66,6 +70,8 @@ def report_start(run: Run, origin: Path | None, plain_lamb: str, memory: str) ->
             ("resumed", f"after step {step}, from {origin}") if step else ("starts from", str(origin))
         )
     logger.info("%s", summary_table(rows))
+    for warning in unread_warnings(config, data):
+        logger.warning("%s", warning)
 
 
 def describe_model(model: ElcBertForMaskedLM) -> str:
@@ -139,6 +145,26 @@ def describe_datasets(
         size = f"{human(manifest.tokens)} tokens{words}"
         part = f"{share:.2%} of the sequences, " if len(entries) > 1 else ""
         yield "dataset", f"{entry.path}, {size}, {part}{epochs:.3g} epochs"
+        unread = [
+            f"{unread_share(each, manifest.tokens):.2%} in no sequence of {each.sequence_length}"
+            for each in segments_read(config, entry.path, data)
+        ]
+        yield "never read", f"of its tokens, {', '.join(unread)}"
+
+
+def segments_read(config: RunConfig, path: Path, data: RunData) -> list[SegmentsEntry]:
+    """Return the manifest entries of the segments of a training dataset that a run reads."""
+    dataset, policy = IndexedDataset(path), config.elc_bert.data.segments
+    found = (dataset.manifest.find_segments(length, policy) for length in data.sequences_per_row)
+    return [with_unread(dataset, entry) for entry in found if entry is not None]
+
+
+def unread_warnings(config: RunConfig, data: RunData) -> Iterator[str]:
+    """Yield a warning for each training dataset and sequence length at which much text is never read."""
+    for entry, manifest in zip(config.elc_bert.data.train, data.manifests, strict=True):
+        for segments in segments_read(config, entry.path, data):
+            if warning := unread_warning(entry.path, segments, manifest.tokens):
+                yield warning
 
 
 def describe_minimal_pairs(config: RunConfig, paradigms: Sequence[Paradigm]) -> str:

@@ -181,3 +181,16 @@ def test_segments_are_added_to_a_dataset(tiny_text, tiny_tokenizer, tmp_path):
     with open(tmp_path / "d.bin", "r+b") as file:
         file.truncate(100)
     assert_failed(run("segments", prefix, "--lengths", 128), f"{prefix}.bin: ", "100")
+
+
+def test_build_reports_text_that_no_segment_contains(tiny_tokenizer, tmp_path):
+    (tmp_path / "t.txt").write_text("ba " * 40 + "\nba ba.\n", encoding="utf-8")
+    done = build(tmp_path / "t.txt", tiny_tokenizer, tmp_path / "d", "--lengths", 16, 256)
+    assert done.returncode == 0, done.stderr
+    manifest = IndexedDataset(tmp_path / "d").manifest
+    first, second = manifest.segments
+    assert second.unread == 0
+    assert first.unread == int(IndexedDataset(tmp_path / "d").lengths[0]) - 14
+    assert re.search(rf"tokens in none of them +{first.unread / manifest.tokens:.2%}\n", done.stdout)
+    assert re.search(r"tokens in none of them +0\.00%\n", done.stdout)
+    assert done.stdout.count("--policy packed") == 1

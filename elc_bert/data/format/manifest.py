@@ -79,6 +79,13 @@ class SegmentsEntry(ManifestModel):
     """Sum of the segments' lengths; a token in two segments counts twice."""
     sha256: Sha256
     """Checksum of the file, in hexadecimal."""
+    unread: Count | None = None
+    """Number of tokens of the dataset that are in no segment. Early versions did not count them."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if value is not None}
 
 
 class Manifest(ManifestModel):

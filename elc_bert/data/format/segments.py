@@ -13,10 +13,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from elc_bert.data.format.coverage import Coverage
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import SegmentsEntry, manifest_lock
 from elc_bert.data.format.mapped_file import MappedFile
-from elc_bert.data.format.policies import POLICIES, SEGMENT
+from elc_bert.data.format.policies import CHUNK_SIZE, POLICIES, SEGMENT
 from elc_bert.utils.errors import UserError, limit_advice
 from elc_bert.utils.files import atomic_write, sha256_of
 from elc_bert.utils.text import printable
@@ -91,7 +92,7 @@ def build_segments(
         progress: Callback that receives the number of tokens processed since its last call.
 
     Returns:
-        The entry of the index in the manifest.
+        The entry of the index in the manifest, with the number of unread tokens.
 
     Raises:
         UserError: The sequence length is out of range, the policy is unknown, the dataset is damaged, or its
@@ -106,7 +107,8 @@ def build_segments(
         )
     known = dataset.manifest.find_segments(sequence_length, policy)
     if known is not None and not overwrite and path.is_file() and sha256_of(path) == known.sha256:
-        return known
+        return with_unread(dataset, known)
+    coverage = Coverage()
     count = tokens = processed = 0
     with atomic_write(path) as file:
         # The header is padded for any count, so it can be overwritten once the count is known.
@@ -115,6 +117,7 @@ def build_segments(
             file.write(segments.tobytes())
             count += len(segments)
             tokens += int(segments["length"].sum(dtype=np.int64))
+            coverage.add(segments["offset"], segments["length"])
             if progress is not None and len(segments):
                 before, processed = processed, int(segments["offset"][-1]) + int(segments["length"][-1])
                 progress(processed - before)
@@ -127,6 +130,7 @@ def build_segments(
         count=count,
         tokens=tokens,
         sha256=sha256_of(path),
+        unread=dataset.num_tokens - coverage.covered,
     )
     with manifest_lock(dataset.prefix):
         dataset.manifest.with_segments(entry).save(dataset.prefix)
@@ -228,6 +232,21 @@ def open_segments(dataset: IndexedDataset, sequence_length: int, policy: str = P
     command = segments_command(dataset.prefix, sequence_length, policy)
     path = dataset.prefix.with_name(entry.file)
     return SegmentIndex(path, dataset.num_tokens, entry.count, f"{command} --overwrite")
+
+
+def with_unread(dataset: IndexedDataset, entry: SegmentsEntry) -> SegmentsEntry:
+    """Return a manifest entry with the number of unread tokens, which early versions did not record.
+
+    Raises:
+        UserError: The segment index has to be read for it, and is missing or damaged.
+    """
+    if entry.unread is not None:
+        return entry
+    index = open_segments(dataset, entry.sequence_length, entry.policy)
+    coverage = Coverage()
+    for first in range(0, len(index), CHUNK_SIZE):
+        coverage.add(*index(np.arange(first, min(first + CHUNK_SIZE, len(index)))))
+    return entry.model_copy(update={"unread": dataset.num_tokens - coverage.covered})
 
 
 def check_segments(wanted: Iterable[tuple[IndexedDataset, Iterable[int]]], policy: str = POLICY) -> None:
