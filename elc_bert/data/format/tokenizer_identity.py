@@ -61,7 +61,8 @@ def tokenizer_fingerprint(path: str | os.PathLike[str]) -> str:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     content = json.loads(tokenizer.to_str())
-    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    # ``load_tokenizer`` declares the seven special tokens if the file does not, and exports are made of that.
+    special = {each["content"] for each in content["added_tokens"] if each["special"] or each["id"] < 7}
     facts = [
         sorted(tokenizer.get_vocab().items()),
         _model_settings(content["model"]),

@@ -24,9 +24,11 @@ TRAIN = "python -m data_tools tokenizer --input TEXT --output tokenizer.json"
 def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
     """Load a tokenizer in the JSON format of the ``tokenizers`` library.
 
+    A special token that is in the vocabulary, but is not declared as special in the file, is declared here.
+
     Raises:
         UserError: The file is missing, unreadable or of another format, or the special tokens do not have
-            the ids 0 to 6.
+            the ids 0 to 6, or are not encoded as these ids.
     """
     from tokenizers import Tokenizer
 
@@ -44,23 +46,39 @@ def load_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":
         raise UserError(
             f"{path}: not a tokenizer of the tokenizers library: {error}; give a tokenizer.json"
         ) from None
-    for token_id, token in enumerate(SPECIAL_TOKENS):
-        found = tokenizer.token_to_id(token)
-        if found != token_id:
-            raise UserError(
-                f"{path}: special token {token} must have id {token_id}, found {found}; "
-                f"train one with: {TRAIN}"
-            )
+    # The file may enable truncation and padding, but this project cuts and pads sequences itself.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    _check_special_tokens(tokenizer, path)
     size, highest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values())
     if highest >= size:
         raise UserError(
             f"{path}: {size} subwords, but ids up to {highest}, so some ids are missing; "
             f"train one with: {TRAIN}"
         )
-    # The file may enable truncation and padding, but this project cuts and pads sequences itself.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
+
+
+def _check_special_tokens(tokenizer: "Tokenizer", path: str | os.PathLike[str]) -> None:
+    """Check the names and ids of the special tokens, and that each name is encoded as its id."""
+    declared = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    for token_id, token in enumerate(SPECIAL_TOKENS):
+        found = tokenizer.token_to_id(token)
+        if found != token_id:
+            raise UserError(
+                f"{path}: special token {token} must have id {token_id}, found {found} (special tokens of "
+                f"the file: {' '.join(declared[:10]) or 'none'}); tokenizers with other names or ids cannot "
+                f"be used; train one with: {TRAIN}"
+            )
+    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token not in declared])
+    for token_id, token in enumerate(SPECIAL_TOKENS):
+        text = f"a {token} a"
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if token_id not in ids:
+            raise UserError(
+                f"{path}: encodes {text!r} as the ids {ids}, without id {token_id}; declare {token} "
+                "in added_tokens with special: true and normalized: false"
+            )
 
 
 def load_text_tokenizer(path: str | os.PathLike[str]) -> "Tokenizer":

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+from data_tools.build import build_dataset
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, check_tokenizer, load_tokenizer
+from elc_bert.data.format.text_with_masks import accept_special_tokens
+from elc_bert.data.format.vocabulary import PAR, SPECIAL_TOKENS, check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 
 
@@ -46,6 +48,72 @@ def test_special_tokens_must_have_their_ids(tmp_path, tiny_tokenizer):
     path.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(UserError, match=r"\[CLS\] must have id 1, found 2"):
         load_tokenizer(path)
+
+
+def changed(tokenizer, path, change):
+    """Write a copy of a tokenizer file whose content a function has changed."""
+    values = json.loads(tokenizer.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def undeclared(values):
+    values["added_tokens"] = [each for each in values["added_tokens"] if each["id"] < 3]
+
+
+def not_special(values):
+    for token in values["added_tokens"]:
+        token["special"] = False
+
+
+@pytest.mark.parametrize("change", [undeclared, not_special])
+def test_special_tokens_in_the_vocabulary_need_not_be_declared(change, tmp_path, tiny_tokenizer, tiny_text):
+    path = changed(tiny_tokenizer, tmp_path / "tokenizer.json", change)
+    plain, tokenizer = load_tokenizer(tiny_tokenizer), load_tokenizer(path)
+    for number, name in enumerate(SPECIAL_TOKENS):
+        assert tokenizer.encode(name, add_special_tokens=False).ids == [number]
+        assert tokenizer.decode([number]) == ""
+    assert tokenizer.get_vocab() == plain.get_vocab()
+    line = tiny_text.read_text(encoding="utf-8").splitlines()[0]
+    assert tokenizer.encode(line).ids == plain.encode(line).ids
+    masked = f"{line} [MASK]."
+    accepting = [accept_special_tokens(each).encode(masked).ids for each in (plain, tokenizer)]
+    assert accepting[0] == accepting[1]
+    build_dataset([tiny_text], path, tmp_path / "d")
+    build_dataset([tiny_text], tiny_tokenizer, tmp_path / "e")
+    dataset = IndexedDataset(tmp_path / "d")
+    tokenizer.save(str(tmp_path / "declared.json"))  # as an export does
+    check_tokenizer(dataset, tmp_path / "declared.json")
+    assert dataset.tokens.tolist() == IndexedDataset(tmp_path / "e").tokens.tolist()
+    assert (dataset.tokens == PAR).sum() > 100
+
+
+def test_a_special_token_that_is_encoded_as_something_else_is_a_user_error(tmp_path, tiny_tokenizer):
+    def normalized(values):
+        values["normalizer"] = {"type": "Prepend", "prepend": "_"}
+        values["added_tokens"][1]["normalized"] = True
+
+    path = changed(tiny_tokenizer, tmp_path / "tokenizer.json", normalized)
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json: encodes 'a \[CLS\] a' as the ids .*, without id 1; "
+    ):
+        load_tokenizer(path)
+
+
+def test_other_names_of_special_tokens_are_refused_in_one_line(tmp_path, tiny_tokenizer):
+    def renamed(values):
+        values["model"]["vocab"]["<mask>"] = values["model"]["vocab"].pop("[MASK]")
+        values["added_tokens"][4]["content"] = "<mask>"
+
+    path = changed(tiny_tokenizer, tmp_path / "tokenizer.json", renamed)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: special token [MASK] must have id 4, found None")
+    assert "<mask>" in message
+    assert "\n" not in message
+    assert "data_tools tokenizer --input TEXT --output" in message
 
 
 def test_ids_without_a_subword_are_a_user_error(tmp_path, tiny_tokenizer):
