@@ -93,7 +93,8 @@ def test_a_run_on_several_hosts_listens_on_all_interfaces(monkeypatch):
     ["", "x", "[" * 100_000 + "\n", '{"secret": "0"}\n', "0" * 64, "\n" * 64],
     ids=["nothing", "part", "nested JSON", "JSON", "another secret", "line ends"],
 )
-def test_ranks_connect_in_spite_of_a_thousand_other_connections(coordinator, first, capfd):
+def test_ranks_connect_in_spite_of_a_thousand_other_connections(coordinator, first, capfd, monkeypatch):
+    monkeypatch.setattr(module, "AUTHENTICATION_TIMEOUT", 600.0)  # the ranks must not have to wait for it
     before = psutil.Process().num_fds()
     with strangers(coordinator, 1000 if len(first) < 100 else 20, first):
         peer = peer_of(coordinator)
