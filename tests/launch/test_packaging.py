@@ -33,6 +33,8 @@ OURS = {"elc_bert", "elc_bert_launch", "data_tools", "benchmarks", "tests"} | {
 }
 # Packages that pip installs together with a pinned one or with a build of it.
 UNPINNED = {
+    "wandb": "used only by those who log to it, in whatever version they have",
+    "comet_ml": "likewise",
     "triton": "part of torch's GPU builds; tests/kernels/triton.txt pins it for the CPU build",
     "pydantic_core": "part of pydantic",
     "packaging": "required by deepspeed and pytest",
