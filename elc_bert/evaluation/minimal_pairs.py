@@ -74,7 +74,7 @@ def read_paradigms(folder: Path) -> list[Paradigm]:
 def _read_file(file: Path) -> list[Paradigm]:
     groups: dict[tuple[str, str], list[Pair]] = {}
     try:
-        # Lines of JSON end with a line feed only; str.splitlines would cut text at U+2028, for example.
+        # Records of JSON are separated by line feeds only; str.splitlines would also cut text at U+2028.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; give a readable file") from None
