@@ -24,9 +24,9 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.data.format.indexed import HEADER, MAGIC, VERSION, IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import SegmentIndex, build_segments, open_segments
-from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, load_tokenizer
+from elc_bert.data.format.vocabulary import CLS, MASK, PAD, PAR, SEP, TAB, load_tokenizer
 from elc_bert.data.sampling.blend import Portion
-from elc_bert.data.sampling.masking import FIRST_REPLACEMENT_ID, NUM_SPECIAL, Masking
+from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import TrainingSteps
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.machine import available_cores
@@ -116,7 +116,7 @@ def per_sample_torch(
     tokens = torch.cat([torch.tensor([CLS]), segment, torch.tensor([SEP])])
 
     inputs, labels = tokens.clone(), torch.full_like(tokens, NOT_PREDICTED)
-    maskable = tokens >= NUM_SPECIAL
+    maskable = tokens >= TAB
     masked = torch.zeros_like(maskable)
     number_to_mask = torch.binomial(maskable.sum().float(), torch.tensor(masking.mask_p))
     for _ in range(100):
@@ -129,7 +129,7 @@ def per_sample_torch(
         span &= maskable
         kind = torch.rand(()).item()
         if kind < masking.random_p:
-            inputs[span] = torch.randint(FIRST_REPLACEMENT_ID, vocab_size, (int(span.sum()),))
+            inputs[span] = torch.randint(PAR, vocab_size, (int(span.sum()),))
         elif kind < masking.random_p + masking.keep_p:
             inputs[span] = tokens[span]
         else:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reporting import add_json, report_to_user
 
 from elc_bert.config.schema import ModelConfig
-from elc_bert.data.format.vocabulary import load_text_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.evaluation.minimal_pairs import Paradigm, Sentence, read_paradigms
 from elc_bert.evaluation.pseudo_likelihood import Encoded, encode, score_sentences
 from elc_bert.hub.loading import load_model
@@ -108,7 +108,7 @@ def compare(arguments: argparse.Namespace) -> Scoring:
     """Score the pairs with all methods."""
     paradigms = read_paradigms(arguments.pairs)
     model, path = _model(arguments)
-    tokenizer = load_text_tokenizer(path)
+    tokenizer = TextTokenizer.load(path)
 
     def encoded(paradigm: Paradigm, limit: int) -> list[Encoded]:
         sentences: list[Sentence] = [

@@ -32,9 +32,11 @@ from data_tools.options import (
     add_on_error,
     add_overwrite,
     add_run_config,
+    add_special_tokens,
     add_text_input,
     add_tokenizer,
     add_workers,
+    special_names,
 )
 from data_tools.progress import progress_bar
 from data_tools.run_config import read_run_config
@@ -43,7 +45,7 @@ from data_tools.worker_pool import SPAWN_CONTEXT, WORKER_KILLED, interrupts_bloc
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import POLICY, build_segments, check_sequence_length
-from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.data.format.vocabulary import USUAL_NAMES, SpecialNames, load_tokenizer
 from elc_bert.data.format.writer import token_dtype
 from elc_bert.utils.errors import UserError, describe_expected
 
@@ -92,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_key(parser)
     add_on_error(parser)
     add_tokenizer(parser, "tokenizer.json to encode the text with", required=True)
+    add_special_tokens(parser)
     add_dataset_output(parser)
     add_lengths(parser, default_text="those of --config, else 128 512")
     add_run_config(parser, "use the sequence lengths and the segment policy of this run's configuration")
@@ -130,6 +133,7 @@ def run(args: argparse.Namespace) -> None:
             language=args.language,
             file_format=args.format,
             json_key=args.json_key,
+            names=special_names(args.special_tokens),
             skip=args.on_error == "skip",
             workers=args.workers,
             overwrite=args.overwrite,
@@ -157,6 +161,7 @@ def build_dataset(
     language: str = "en",
     file_format: str = "auto",
     json_key: str = "text",
+    names: SpecialNames = USUAL_NAMES,
     skip: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
@@ -174,6 +179,7 @@ def build_dataset(
         language: ISO 639 code of the language.
         file_format: Key of ``data_tools.input_formats.FORMATS``.
         json_key: Key or column that holds the text of a record.
+        names: Names of the tokenizer's special tokens.
         skip: Skip and count input that cannot be used, instead of stopping.
         workers: Number of worker processes on each rank. None starts one for each core.
         overwrite: Replace a dataset of the same name.
@@ -196,9 +202,9 @@ def build_dataset(
             _check_options(lengths, workers, sentences, language)
             unusable = Skipped()
             found = find_input_files(inputs, file_format, unusable if skip else None)
-            size = load_tokenizer(tokenizer_path).get_vocab_size()
+            size = load_tokenizer(tokenizer_path, names).get_vocab_size()
             encoding = Encoding(
-                str(tokenizer_path), token_dtype(size).str, sentences, language, json_key, skip
+                str(tokenizer_path), token_dtype(size).str, sentences, language, json_key, skip, names
             )
             staged = output.enter_context(new_dataset(prefix, overwrite))
             tasks = plan_tasks(found.files, encoding, staged.parent, unusable)

@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,9 @@ from data_tools.input_files import Piece, Skipped
 from data_tools.long_text import encode
 from data_tools.sentences import Sentence, sentence_splitter
 from data_tools.text_reader import END_OF_DOCUMENT, UNREADABLE_FILE, read_piece
-from elc_bert.data.format.vocabulary import PAR, TAB, UNK, load_text_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.format.vocabulary import SpecialNames
 from elc_bert.utils.files import atomic_write, sha256_of
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 COUNTS = ("size", "documents", "sequences", "tokens", "words", "unknown")
 """Names of the counts that are kept while encoding. ``size`` is the number of bytes read from disk, and
@@ -42,6 +40,8 @@ class Encoding:
     """Key or column that holds the text of a record."""
     skip: bool
     """Skip and count input that cannot be used, instead of stopping."""
+    special_names: SpecialNames = field(default_factory=SpecialNames)
+    """Names of the tokenizer's special tokens."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Worker:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core already
         self.encoding = encoding
         self.progress = progress
-        self.tokenizer: Tokenizer = load_text_tokenizer(encoding.tokenizer)
+        self.tokenizer = TextTokenizer.load(encoding.tokenizer, encoding.special_names)
         self.split_sentences = sentence_splitter(encoding.sentences, encoding.language)
 
     def encode(self, pieces: Sequence[Piece], part: Part) -> None:
@@ -169,7 +169,7 @@ class Worker:
                     sentences += self.split_sentences(paragraph)
                     words += len(paragraph.split())
             ids, sizes = self._token_ids(sentences)
-            unknown = int(np.count_nonzero(ids == UNK))
+            unknown = int(np.count_nonzero(ids == self.tokenizer.special.unk))
             tokens.write(ids.data)
             lengths.write(sizes.data)
             ends.write(np.array(block_ends, dtype="<i8").data)
@@ -180,13 +180,15 @@ class Worker:
 
     def _token_ids(self, sentences: list[Sentence]) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
         """Return the tokens of all sentences, concatenated, and the number of tokens of each, int32."""
-        ids, sizes = encode(self.tokenizer, [each.text for each in sentences], self.encoding.dtype)
+        ids, sizes = encode(self.tokenizer.text, [each.text for each in sentences], self.encoding.dtype)
         ends = np.cumsum(sizes, dtype=np.int64)
         is_marked = np.array([(each.is_indented, each.ends_paragraph) for each in sentences], dtype=bool)
-        is_marked = is_marked.reshape(-1, 2)
+        special = self.tokenizer.special
+        markers = [special.tab, special.par]
+        is_marked = is_marked.reshape(-1, 2) & [marker is not None for marker in markers]
         positions, tokens = (
             np.stack([ends - sizes, ends], axis=1),
-            np.broadcast_to([TAB, PAR], (len(ends), 2)),
+            np.broadcast_to([marker or 0 for marker in markers], (len(ends), 2)),
         )
         marked = np.insert(ids, positions[is_marked], tokens[is_marked])
         return marked, (sizes + is_marked.sum(axis=1)).astype("<i4")

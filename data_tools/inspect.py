@@ -25,7 +25,7 @@ from elc_bert.data.format.coverage import unread_share, unread_warning
 from elc_bert.data.format.indexed import IndexedDataset, with_suffix
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import SegmentIndex, open_segments, with_unread
-from elc_bert.data.format.vocabulary import UNK, check_tokenizer, load_tokenizer
+from elc_bert.data.format.vocabulary import USUAL_NAMES, check_tokenizer, load_tokenizer
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write
 from elc_bert.utils.options import non_negative_int, positive_int
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         check_tokenizer(dataset, args.tokenizer)
     if args.segment is not None:
         segments = open_segments(dataset, args.length, args.policy)
-        tokenizer = load_tokenizer(args.tokenizer)
+        tokenizer = load_tokenizer(args.tokenizer, None)
         for number in args.segment:
             print_indented(segment_text(dataset, tokenizer, segments, number))
         return
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         text_histogram("sentences by their tokens", make_bins(sentences, linear_bin_starts(sentences)))
     )
     if args.tokenizer is not None:
-        tokenizer = load_tokenizer(args.tokenizer)
+        tokenizer = load_tokenizer(args.tokenizer, None)
         print_indented(frequent_subwords(dataset, tokenizer))
         count = dataset.num_documents
         shown = min(count, DOCUMENTS_SHOWN if args.documents is None else args.documents)
@@ -246,11 +246,9 @@ def frequent_subwords(dataset: IndexedDataset, tokenizer: "Tokenizer") -> list[s
     most = np.argsort(-counts, kind="stable")[:SUBWORDS_SHOWN].tolist()
     cells = [f"{tokenizer.id_to_token(each):<15.15}{counts[each] / ids.size:>7.2%}" for each in most]
     rows = [cells[start : start + 3] for start in range(0, len(cells), 3)]
-    return [
-        f"most frequent subwords among {ids.size:,} tokens",
-        *("   ".join(row) for row in rows),
-        f"{'unknown':<15}{counts[UNK] / ids.size:>7.4%}",
-    ]
+    lines = [f"most frequent subwords among {ids.size:,} tokens", *("   ".join(row) for row in rows)]
+    unknown = tokenizer.token_to_id((dataset.manifest.special_tokens or {}).get("unk") or USUAL_NAMES.unk)
+    return lines if unknown is None else [*lines, f"{'unknown':<15}{counts[unknown] / ids.size:>7.4%}"]
 
 
 def document_text(dataset: IndexedDataset, tokenizer: "Tokenizer", document: int, whole: bool) -> list[str]:
@@ -265,7 +263,7 @@ def document_text(dataset: IndexedDataset, tokenizer: "Tokenizer", document: int
     first, last = dataset.documents_between(document, document + 1).tolist()
     tokens = int(dataset.lengths[first:last].sum(dtype=np.int64))
     lines = [f"document {document:,}: sentences {last - first:,}, tokens {tokens:,}"]
-    return lines + _wrap_paragraphs(" ".join(_sentences(dataset, tokenizer, first, last, whole)))
+    return lines + _wrap_paragraphs(dataset, " ".join(_sentences(dataset, tokenizer, first, last, whole)))
 
 
 def segment_text(
@@ -283,13 +281,14 @@ def segment_text(
     offsets, lengths = segments(np.array([number]))
     begin, length = int(offsets[0]), int(lengths[0])
     lines = [f"segment {number:,}: {length:,} tokens from position {begin:,}"]
-    return lines + _wrap_paragraphs(_decode(dataset, tokenizer, begin, length))
+    return lines + _wrap_paragraphs(dataset, _decode(dataset, tokenizer, begin, length))
 
 
-def _wrap_paragraphs(text: str) -> list[str]:
+def _wrap_paragraphs(dataset: IndexedDataset, text: str) -> list[str]:
+    end = (dataset.manifest.special_tokens or {}).get("par", USUAL_NAMES.par)
     return [
         line
-        for paragraph in text.replace("[PAR]", "[PAR]\n").splitlines()
+        for paragraph in (text.replace(end, f"{end}\n") if end else text).splitlines()
         for line in textwrap.wrap(paragraph.strip(), WIDTH)
     ]
 

@@ -109,6 +109,7 @@ def merge_datasets(
             unknown=sum(unknown) if len(unknown) == len(manifests) else None,
             vocab_size=vocab_size,
             **tokenizer,
+            special_tokens=_common_special_tokens(inputs, manifests),
             inputs=list(dict.fromkeys(file for each in origins for file in each)),
             skipped=dict(sum((Counter(manifest.skipped) for manifest in manifests), Counter())),
         )
@@ -176,6 +177,24 @@ def _common_tokenizer(inputs: Sequence[Path], manifests: Sequence[Manifest]) -> 
             )
     sha256 = manifests[0].tokenizer_sha256 if len(known) == len(manifests) else None
     return {"tokenizer_sha256": sha256, "tokenizer_fingerprint": fingerprints.get(sha256)}
+
+
+def _common_special_tokens(
+    inputs: Sequence[Path], manifests: Sequence[Manifest]
+) -> dict[str, str | None] | None:
+    """Return the names of special tokens that all inputs were built with.
+
+    Raises:
+        UserError: Two inputs have different names, so that a token has two meanings.
+    """
+    known = [each for each in zip(inputs, manifests, strict=True) if each[1].tokenizer_sha256 is not None]
+    for prefix, manifest in known[1:]:
+        if manifest.special_tokens != known[0][1].special_tokens:
+            raise UserError(
+                f"{prefix}: built with other names of special tokens than {known[0][0]}; rebuild one of them "
+                "with the --special-tokens of the other"
+            )
+    return known[0][1].special_tokens if known else None
 
 
 def _common_versions(versions: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import NoReturn
 from data_tools.input_formats import FORMATS
 from elc_bert.data.format.policies import POLICIES
 from elc_bert.data.format.segments import POLICY
+from elc_bert.data.format.vocabulary import OPTIONAL_ROLES, ROLES, SpecialNames
+from elc_bert.utils.errors import UserError
 from elc_bert.utils.options import positive_int
 
 
@@ -150,6 +152,36 @@ def add_tokenizer(parser: argparse.ArgumentParser, meaning: str, *, required: bo
         required: True if the command cannot run without a tokenizer.
     """
     parser.add_argument("--tokenizer", required=required, type=Path, metavar="FILE", help=meaning)
+
+
+def add_special_tokens(parser: argparse.ArgumentParser) -> None:
+    """Add ``--special-tokens``, for tokenizers that this project did not train."""
+    parser.add_argument(
+        "--special-tokens",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help="names of the tokenizer's special tokens if they are not the usual ones, for the roles "
+        f"{', '.join(ROLES)}, such as 'cls=<s>' 'mask=<mask>'; an empty name means that there is none",
+    )
+
+
+def special_names(assignments: Sequence[str]) -> SpecialNames:
+    """Return the names given by ``--special-tokens``.
+
+    Raises:
+        UserError: A role is unknown, or a role that is required has no name.
+    """
+    names: dict[str, str | None] = {}
+    for assignment in assignments:
+        role, separator, name = assignment.partition("=")
+        if role not in ROLES or not separator or not (name or role in OPTIONAL_ROLES):
+            raise UserError(
+                f"--special-tokens {assignment}: must be ROLE=NAME with one of the roles {', '.join(ROLES)}, "
+                f"where only {' and '.join(OPTIONAL_ROLES)} may have no name; for example: 'mask=<mask>'"
+            )
+        names[role] = name or None
+    return SpecialNames.from_mapping(names)
 
 
 def add_workers(parser: argparse.ArgumentParser, default: int | None, meaning: str) -> None:

@@ -145,6 +145,7 @@ def split_dataset(
                 vocab_size=manifest.vocab_size,
                 tokenizer_sha256=manifest.tokenizer_sha256,
                 tokenizer_fingerprint=manifest.tokenizer_fingerprint,
+                special_tokens=manifest.special_tokens,
                 inputs=manifest.read_inputs(source),
             )
             for prefix, written in zip(

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: A dataset is not intact, or the tokenizer cannot be loaded.
     """
     if args.tokenizer is not None:
-        load_tokenizer(args.tokenizer)
+        load_tokenizer(args.tokenizer, None)
     problems = 0
     for prefix in args.prefix:
         with progress_bar(_bytes_to_read(prefix, args.fast), "B", prefix.name, leave=False) as progress:
@@ -125,7 +125,7 @@ class _Verification:
         self.progress = progress
         self.manifest: Manifest | None = None
         self.dataset: IndexedDataset | None = None
-        self.vocab_size = load_tokenizer(tokenizer).get_vocab_size() if tokenizer else None
+        self.vocab_size = load_tokenizer(tokenizer, None).get_vocab_size() if tokenizer else None
         self._check("structure", self._structure)
         self._check("manifest", self._manifest)
         if self.dataset:

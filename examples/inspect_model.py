@@ -16,7 +16,11 @@ from torch import Tensor
 
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import RunConfig
-from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
+from elc_bert.data.sampling.from_config import (
+    masking_from_config,
+    portions_from_config,
+    special_tokens_from_config,
+)
 from elc_bert.data.sampling.steps import MicroBatch
 from elc_bert.data.sampling.stream import SampleStream
 from elc_bert.hub.loading import load_model
@@ -40,7 +44,7 @@ def first_training_samples(config: RunConfig, count: int) -> MicroBatch:
         settings.training.sequence_length,
         settings.training.seed,
         0,  # the first phase of the run, before sequences become longer
-        masking_from_config(settings.data),
+        masking_from_config(settings.data, special_tokens_from_config(settings.data)),
         settings.model.vocab_size,
         settings.data.segments,
     )

@@ -27,7 +27,10 @@ def run_identity(config: RunConfig, data: dict[str, Any]) -> dict[str, Any]:
         "data": {
             **data,
             # Neither the packing of samples into rows nor the number of data workers changes the loss.
-            **ours.data.model_dump(mode="json", exclude={"train", "dev", "tokenizer", "pack", "workers"}),
+            # The ids of special tokens are in ``data``, not their names.
+            **ours.data.model_dump(
+                mode="json", exclude={"train", "dev", "tokenizer", "special_tokens", "pack", "workers"}
+            ),
         },
         "seed": training.seed,
         "schedule": {

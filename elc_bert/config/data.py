@@ -23,6 +23,30 @@ class TrainingDataset(Section):
     or for a single dataset."""
 
 
+class SpecialTokensConfig(Section):
+    """Names of the special tokens in the tokenizer file (section ``elc_bert.data.special_tokens``).
+
+    The usual names are those of tokenizers that data_tools trains. Datasets must have been built with the
+    same names (``data_tools build --special-tokens``).
+    """
+
+    unk: str = "[UNK]"
+    """Name of the token for text that the vocabulary cannot spell, such as ``<unk>``."""
+    cls: str = "[CLS]"
+    """Name of the first token of a sequence, such as ``<s>``."""
+    sep: str = "[SEP]"
+    """Name of the last token of a sequence, such as ``</s>``."""
+    pad: str = "[PAD]"
+    """Name of the padding token, such as ``<pad>``."""
+    mask: str = "[MASK]"
+    """Name of the token that replaces masked tokens, such as ``<mask>``."""
+    par: str | None = "[PAR]"
+    """Name of the token at the end of a paragraph; null if the ends of paragraphs are not marked. The
+    tokenizer need not have ``[PAR]``."""
+    tab: str | None = "[TAB]"
+    """Name of the token for indentation; null if it is not marked. The tokenizer need not have ``[TAB]``."""
+
+
 class DataConfig(Section):
     """Datasets, and how sequences are cut, masked and batched (section ``elc_bert.data``)."""
 
@@ -33,6 +57,8 @@ class DataConfig(Section):
     """Prefix of the held-out dataset's files."""
     tokenizer: NonEmptyPath
     """Tokenizer file (JSON) that all datasets were built with, or one that encodes text in the same way."""
+    special_tokens: SpecialTokensConfig = SpecialTokensConfig()
+    """Names of the special tokens in the tokenizer file, by role, if they are not the usual ones."""
     segments: Literal["reference", "packed"] = "reference"
     """Policy that cuts a dataset into segments: ``reference`` takes whole sentences of one document,
     ``packed`` cuts the token stream regardless of sentences and documents."""

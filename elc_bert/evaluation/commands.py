@@ -16,8 +16,9 @@ import torch.distributed as dist
 from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.data.format.text_with_masks import accept_special_tokens
-from elc_bert.data.format.vocabulary import MASK, check_tokenizer, load_text_tokenizer, load_tokenizer
+from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer, special_tokens
 from elc_bert.data.sampling.from_config import held_out_set
 from elc_bert.data.sampling.steps import HeldOut, MicroBatch
 from elc_bert.distributed.collectives import agree
@@ -28,6 +29,7 @@ from elc_bert.evaluation.fill_mask import Cloze, fill_blank
 from elc_bert.evaluation.held_out import combine_scores, score_held_out
 from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
 from elc_bert.evaluation.pair_settings import PairSettings
+from elc_bert.evaluation.pseudo_likelihood import check_words
 from elc_bert.evaluation.run_pairs import collect_results, evaluation_key, score_paradigms
 from elc_bert.evaluation.saved_results import SETTINGS, default_results_folder
 from elc_bert.model.loaded import LoadedModel
@@ -63,7 +65,7 @@ def evaluate_pairs(
     loaded = agree(world, load)
     path = agree(world, lambda: loaded.tokenizer_path(tokenizer))
     folder = agree(world, lambda: _results_folder(loaded, output, pairs)) / settings.name
-    loaded_tokenizer = agree(world, lambda: load_text_tokenizer(path))
+    loaded_tokenizer = agree(world, lambda: _tokenizer_for_pairs(path, loaded, settings))
     model = loaded.model.to(world.device)
     key = evaluation_key(model, path, settings)
     if output is not None:
@@ -156,27 +158,35 @@ def evaluate_loss(
 
 
 def fill_in(loaded: LoadedModel, tokenizer: Path | None, text: str, guesses: int) -> str:
-    """Return the most probable tokens for the ``[MASK]`` in a text, one per line.
+    """Return the most probable tokens for the mask token in a text, one per line.
 
     Args:
         loaded: Model that was read from files.
         tokenizer: Tokenizer file; None for the model's own.
-        text: Text with exactly one ``[MASK]``.
+        text: Text with exactly one mask token, usually ``[MASK]``.
         guesses: Number of tokens.
 
     Raises:
-        UserError: There is no tokenizer, or the text has no ``[MASK]`` or several.
+        UserError: There is no tokenizer, or the text has no mask token or several.
     """
-    loaded_tokenizer = accept_special_tokens(load_tokenizer(loaded.tokenizer_path(tokenizer)))
-    ids = np.array(loaded_tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-    positions = np.flatnonzero(ids == MASK)
+    names = loaded.special_names
+    loaded_tokenizer = TextTokenizer.load(loaded.tokenizer_path(tokenizer), names)
+    encoding = accept_special_tokens(loaded_tokenizer.tokenizer).encode(text, add_special_tokens=False)
+    ids = np.array(encoding.ids, dtype=np.int64)
+    positions = np.flatnonzero(ids == loaded_tokenizer.special.mask)
     if len(positions) != 1:
-        raise UserError(f"TEXT: contains [MASK] {len(positions)} times; write it exactly once")
+        raise UserError(f"TEXT: contains {names.mask} {len(positions)} times; write it exactly once")
     with torch.no_grad():
         predicted = fill_blank(loaded.model, loaded_tokenizer, Cloze(ids, int(positions[0])), guesses)
     if not math.isfinite(predicted[0].probability):
         raise UserError("the predictions of the model are not finite; use an earlier checkpoint")
     return "\n".join(f"{guess.probability:7.2%}  {guess.text}" for guess in predicted)
+
+
+def _tokenizer_for_pairs(path: Path, loaded: LoadedModel, settings: PairSettings) -> TextTokenizer:
+    tokenizer = TextTokenizer.load(path, loaded.special_names)
+    check_words(tokenizer, settings.method)
+    return tokenizer
 
 
 def _with_progress(held_out: HeldOut, bar: Any) -> Iterator[MicroBatch]:
@@ -262,7 +272,8 @@ def _held_out(
             f"{prefix}: built with a vocabulary of {dataset.manifest.vocab_size} subwords, but the model has "
             f"{size}; give a dataset that was built with the model's tokenizer"
         )
+    special = special_tokens(load_tokenizer(tokenizer, loaded.special_names), loaded.special_names)
     held_out = held_out_set(
-        prefix, settings, vocab_size=size, rank=world.rank, world_size=world.size, micro_batch=32
+        prefix, settings, special, vocab_size=size, rank=world.rank, world_size=world.size, micro_batch=32
     )
     return held_out, replace(settings, sequences=held_out.sequences)

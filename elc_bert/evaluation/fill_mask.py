@@ -4,18 +4,14 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.vocabulary import CLS, MASK, SEP
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.model import ElcBertForMaskedLM
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 BLANK = "____"
 """Text shown in place of the masked word."""
@@ -48,7 +44,7 @@ class Guess:
 
 
 def choose_clozes(
-    dataset: IndexedDataset, tokenizer: "Tokenizer", count: int, max_tokens: int
+    dataset: IndexedDataset, tokenizer: TextTokenizer, count: int, max_tokens: int
 ) -> list[Cloze]:
     """Return sentences spread evenly over a dataset, always the same for the same dataset.
 
@@ -68,7 +64,7 @@ def choose_clozes(
     return [cloze for cloze in firsts if cloze is not None]
 
 
-def fill_blank(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, top_k: int) -> list[Guess]:
+def fill_blank(model: ElcBertForMaskedLM, tokenizer: TextTokenizer, cloze: Cloze, top_k: int) -> list[Guess]:
     """Return the ``top_k`` most probable tokens for the masked position, most probable first.
 
     Args:
@@ -78,8 +74,9 @@ def fill_blank(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, 
         top_k: Number of tokens.
     """
     ids = cloze.ids.copy()
-    ids[cloze.position] = MASK
-    input_ids = torch.from_numpy(np.concatenate([[CLS], ids, [SEP]]))[None]
+    special = tokenizer.special
+    ids[cloze.position] = special.mask
+    input_ids = torch.from_numpy(np.concatenate([[special.cls], ids, [special.sep]]))[None]
     with torch.no_grad():
         logits = model(
             input_ids, torch.ones_like(input_ids, dtype=torch.bool), torch.tensor([cloze.position + 1])
@@ -91,26 +88,26 @@ def fill_blank(model: ElcBertForMaskedLM, tokenizer: "Tokenizer", cloze: Cloze, 
     ]
 
 
-def sentence_with_blank(tokenizer: "Tokenizer", cloze: Cloze) -> str:
+def sentence_with_blank(tokenizer: TextTokenizer, cloze: Cloze) -> str:
     """Return the sentence as text, with a blank in place of the word."""
     ids = cloze.ids.tolist()
     before, after = tokenizer.decode(ids[: cloze.position]), tokenizer.decode(ids[cloze.position + 1 :])
     return f"{before} {BLANK}{after}".strip()
 
 
-def token_text(tokenizer: "Tokenizer", token: int) -> str:
+def token_text(tokenizer: TextTokenizer, token: int) -> str:
     """Return a token as text, with ``-`` in front if it continues a word.
 
     Special tokens and single bytes of a character are returned as they are spelled in the vocabulary.
     """
     text = tokenizer.decode([token])
     if not text.strip() or "\N{REPLACEMENT CHARACTER}" in text:
-        return str(tokenizer.id_to_token(token))
+        return tokenizer.id_to_token(token)
     return text.strip() if text.startswith(" ") or not text[0].isalnum() else f"-{text}"
 
 
 def _suitable(
-    dataset: IndexedDataset, tokenizer: "Tokenizer", sentences: range, max_tokens: int
+    dataset: IndexedDataset, tokenizer: TextTokenizer, sentences: range, max_tokens: int
 ) -> Iterator[Cloze]:
     """Yield the suitable ones among some sentences, each with the suitable word nearest to its middle."""
     for sentence in sentences:

@@ -8,18 +8,16 @@ masked one away. The within-word variant therefore also masks the subwords to it
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elc_bert.data.format.vocabulary import CLS, MASK, SEP
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.evaluation.minimal_pairs import Sentence
 from elc_bert.model import ElcBertForMaskedLM
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from elc_bert.utils.errors import UserError
 
 Method = Literal["within-word", "plain"]
 """Masking method: ``within-word`` masks a token together with the subwords to its right in the same word,
@@ -38,18 +36,34 @@ class Encoded:
     """Index of the word that each token belongs to, int64 ``[T]``; -1 for ``[CLS]`` and ``[SEP]``."""
     scored: NDArray[np.int64]
     """Positions of the tokens that are scored, int64 ``[n]``."""
+    mask: int
+    """Id of ``[MASK]``."""
 
 
-def encode(tokenizer: "Tokenizer", sentence: Sentence) -> Encoded:
-    """Tokenize a sentence and add ``[CLS]`` and ``[SEP]``."""
-    encoding = tokenizer.encode(sentence.text, add_special_tokens=False)
+def encode(tokenizer: TextTokenizer, sentence: Sentence) -> Encoded:
+    """Tokenize a sentence, in which names of special tokens are text, and add ``[CLS]`` and ``[SEP]``."""
+    special, encoding = tokenizer.special, tokenizer.encode(sentence.text)
     words = [-1 if word is None else word for word in encoding.word_ids]
     ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)
     return Encoded(
-        np.array([CLS, *encoding.ids, SEP], dtype=np.int64),
+        np.array([special.cls, *encoding.ids, special.sep], dtype=np.int64),
         np.array([-1, *words, -1], dtype=np.int64),
         np.flatnonzero(ends > sentence.scored_from) + 1,
+        special.mask,
     )
+
+
+def check_words(tokenizer: TextTokenizer, method: Method) -> None:
+    """Check that a tokenizer divides text into words, as the method ``within-word`` requires.
+
+    Raises:
+        UserError: It does not, so that a whole sentence would count as one word.
+    """
+    if method == "within-word" and len(set(tokenizer.encode("one two").word_ids)) < 2:
+        raise UserError(
+            "--method within-word: this tokenizer does not divide text into words (it has no pre-tokenizer "
+            "that splits at spaces); score minimal pairs with --method plain"
+        )
 
 
 def masked_copies(sentence: Encoded, method: Method) -> NDArray[np.int64]:
@@ -60,7 +74,7 @@ def masked_copies(sentence: Encoded, method: Method) -> NDArray[np.int64]:
     if method == "within-word":
         same_word = sentence.words == sentence.words[sentence.scored][:, None]
         is_masked |= same_word & (positions > sentence.scored[:, None]) & (sentence.words >= 0)
-    copies[is_masked] = MASK
+    copies[is_masked] = sentence.mask
     return copies
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.data.format.tokenizer_identity import tokenizer_fingerprint, tokenizer_sha256
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import Pair, Paradigm, Sentence
@@ -19,9 +20,6 @@ from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.errors import UserError
 from elc_bert.utils.files import atomic_write, sha256_of
 from elc_bert.utils.progress import progress_bar
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 """Names of paradigms that are names of files as they are."""
@@ -52,7 +50,7 @@ def evaluation_key(model: ElcBertForMaskedLM, tokenizer: Path, settings: PairSet
 
 def score_paradigms(
     model: ElcBertForMaskedLM,
-    tokenizer: "Tokenizer",
+    tokenizer: TextTokenizer,
     paradigms: list[Paradigm],
     folder: Path,
     key: EvaluationKey,
@@ -86,7 +84,7 @@ def score_paradigms(
 
 def score_paradigm(
     model: ElcBertForMaskedLM,
-    tokenizer: "Tokenizer",
+    tokenizer: TextTokenizer,
     paradigm: Paradigm,
     settings: PairSettings,
     advance: Callable[[int], object] = lambda sentences: None,

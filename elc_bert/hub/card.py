@@ -55,6 +55,7 @@ def model_card(
     dtype: str,
     facts: Mapping[str, str],
     metadata: CardMetadata,
+    mask: str = "[MASK]",
 ) -> None:
     """Write ``README.md`` and the figure of the layer weights.
 
@@ -65,6 +66,7 @@ def model_card(
         dtype: Name of the dtype of the saved weights.
         facts: Titles and values of further rows of the table, about the run that trained the model.
         metadata: Facts for the header.
+        mask: Name of the mask token.
     """
     config = model.config
     figure = draw_layer_weights(model.encoder.layer_weights())
@@ -91,7 +93,7 @@ def model_card(
         'A masked language model of the ELC-BERT family ("every layer counts"): the input of each layer is a',
         "learned, softmax-weighted sum of the outputs of all earlier layers.",
         "",
-        USE,
+        USE.replace("[MASK]", mask),
         "## Details",
         "",
         "| | |",

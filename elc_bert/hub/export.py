@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
 from elc_bert.data.format.text_with_masks import accept_special_tokens
 from elc_bert.data.format.tokenizer_identity import origin_of
-from elc_bert.data.format.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
+from elc_bert.data.format.vocabulary import SpecialNames, load_tokenizer, special_tokens
 from elc_bert.hub.card import CardMetadata, facts_of_checkpoint, model_card
-from elc_bert.hub.loading import EXPORTED
+from elc_bert.hub.loading import EXPORTED, SPECIAL_NAMES
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.model.loaded import LoadedModel
 from elc_bert.utils.errors import UserError
@@ -71,7 +72,7 @@ def export(
         UserError: The folder exists or cannot be written, the tokenizer does not fit the model, or a weight
             is not finite.
     """
-    loaded_tokenizer = load_tokenizer(tokenizer)
+    loaded_tokenizer = load_tokenizer(tokenizer, loaded.special_names)
     config = loaded.model.config
     if loaded_tokenizer.get_vocab_size() > config.vocab_size:
         raise UserError(
@@ -94,7 +95,8 @@ def export(
         _write_files(loaded, loaded_tokenizer, partial, dtype)
         _record_origin(tokenizer, partial)
         name = folder.resolve().name
-        model_card(loaded.model, partial, name, dtype, facts, metadata or CardMetadata())
+        mask = loaded.special_names.mask
+        model_card(loaded.model, partial, name, dtype, facts, metadata or CardMetadata(), mask)
         for path in partial.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -132,6 +134,7 @@ def check_target(folder: Path, force: bool) -> None:
 
 
 def _write_files(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, dtype: str) -> None:
+    special = special_tokens(tokenizer, loaded.special_names)
     config = {
         "architectures": ["ElcBertForMaskedLM"],
         "model_type": "elc-bert",
@@ -142,17 +145,18 @@ def _write_files(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, dtype:
             **{auto: f"modeling_elc_bert.{name}" for auto, name in CLASSES.items()},
         },
         **loaded.model.config.model_dump(mode="json"),
-        "pad_token_id": PAD,
-        "cls_token_id": CLS,
-        "sep_token_id": SEP,
-        "mask_token_id": MASK,
+        "pad_token_id": special.pad,
+        "cls_token_id": special.cls,
+        "sep_token_id": special.sep,
+        "mask_token_id": special.mask,
         "torch_dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
     _write_json(folder / "config.json", config)
     write_tensors(_weights(loaded.model, DTYPES[dtype]), folder / "model.safetensors", {"format": "pt"})
     for name in CODE:
         shutil.copyfile(FILES / name, folder / name)
-    _write_tokenizer(tokenizer, folder, loaded.model.config.max_position_embeddings)
+    max_length = loaded.model.config.max_position_embeddings
+    _write_tokenizer(tokenizer, loaded.special_names, folder, max_length)
 
 
 def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -164,21 +168,19 @@ def _weights(model: ElcBertForMaskedLM, dtype: torch.dtype) -> dict[str, torch.T
     }
 
 
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+def _write_tokenizer(tokenizer: Tokenizer, names: SpecialNames, folder: Path, max_length: int) -> None:
     """Write a tokenizer that adds ``[CLS]`` and ``[SEP]`` to each text, in which special tokens may occur."""
+    special = special_tokens(tokenizer, names)
     tokenizer = accept_special_tokens(tokenizer)
     template = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+        single=f"{names.cls} $A {names.sep}",
+        pair=f"{names.cls} $A {names.sep} $B:1 {names.sep}:1",
+        special_tokens=[(names.cls, special.cls), (names.sep, special.sep)],
     )
     # The first step leaves the space in front of a word out of the word's offsets.
     tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=True), template])
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    tokens = {
-        f"{name}_token": SPECIAL_TOKENS[token]
-        for name, token in (("unk", UNK), ("cls", CLS), ("sep", SEP), ("pad", PAD), ("mask", MASK))
-    }
+    tokens = {f"{role}_token": getattr(names, role) for role in ("unk", "cls", "sep", "pad", "mask")}
     _write_json(folder / "special_tokens_map.json", tokens)
     _write_json(
         folder / "tokenizer_config.json",
@@ -187,6 +189,8 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Non
             "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
+            # transformers has no names for all roles.
+            SPECIAL_NAMES: asdict(names),
             **tokens,
         },
     )

@@ -10,6 +10,7 @@ from elc_bert.checkpoint.files import path_in_run
 from elc_bert.checkpoint.load_model import load_checkpoint_model, newest_checkpoint
 from elc_bert.config.reader import describe
 from elc_bert.config.schema import ModelConfig
+from elc_bert.data.format.vocabulary import ROLES, SpecialNames
 from elc_bert.hub.reference import convert_parameters, infer_config, infer_variant, read_tensors
 from elc_bert.model.from_tensors import model_from_tensors
 from elc_bert.model.loaded import LoadedModel
@@ -19,6 +20,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.bin")
 """Names of weight files that are looked for in a folder, in this order."""
 EXPORTED = {"head.bias": "head.decoder.bias"}
 """Parameter names that differ between exports (keys) and the training model (values)."""
+SPECIAL_NAMES = "elc_bert_special_tokens"
+"""Key of an export's ``tokenizer_config.json`` with the names of all special tokens by role."""
 
 
 def load_model(path: Path, variant: str | None = None, config: Path | None = None) -> LoadedModel:
@@ -47,7 +50,9 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
                 f"{checkpoint}: the variant is {model.config.variant}, not {variant}; "
                 f"request {model.config.variant}"
             )
-        return LoadedModel(model, _tokenizer_of_run(checkpoint), checkpoint)
+        return LoadedModel(
+            model, _tokenizer_of_run(checkpoint), checkpoint, _special_names_of_run(checkpoint)
+        )
     weights = path if path.is_file() else _weights_file(path)
     config = config or (weights.parent / "config.json" if path.is_dir() else None)
     content = _read_json(config) if config is not None and config.is_file() else {}
@@ -75,7 +80,8 @@ def load_model(path: Path, variant: str | None = None, config: Path | None = Non
                 "head shares the embedding"
             )
     model = model_from_tensors(model_config, parameters, weights, "its configuration")
-    return LoadedModel(model, tokenizer if tokenizer.is_file() else None)
+    names = _special_names_of_folder(weights.parent)
+    return LoadedModel(model, tokenizer if tokenizer.is_file() else None, special_names=names)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -99,6 +105,27 @@ def _tokenizer_of_run(checkpoint: Path) -> Path | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return path if path.is_file() else None
+
+
+def _special_names_of_run(checkpoint: Path) -> SpecialNames:
+    """Return the names of the special tokens in the run's configuration."""
+    try:
+        record = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+        names = record["config"]["elc_bert"]["data"]["special_tokens"]
+        return SpecialNames(**names)
+    except (OSError, ValueError, LookupError, TypeError):
+        return SpecialNames()  # runs of early versions do not record them
+
+
+def _special_names_of_folder(folder: Path) -> SpecialNames:
+    """Return the names of the special tokens in the tokenizer's settings of a Hugging Face folder."""
+    paths = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
+    content = {key: value for path in paths if path.is_file() for key, value in _read_json(path).items()}
+    if isinstance(recorded := content.get(SPECIAL_NAMES), dict) and set(recorded) == set(ROLES):
+        return SpecialNames(**recorded)
+    found = {role: content.get(f"{role}_token") for role in ("unk", "cls", "sep", "pad", "mask")}
+    names = {role: name["content"] if isinstance(name, dict) else name for role, name in found.items()}
+    return SpecialNames(**{role: name for role, name in names.items() if isinstance(name, str)})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

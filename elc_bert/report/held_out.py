@@ -3,23 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from elc_bert.checkpoint.load_model import load_checkpoint_model
 from elc_bert.config.held_out import HeldOutSettings
 from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import held_out_from_config
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.format.vocabulary import check_tokenizer
+from elc_bert.data.sampling.from_config import held_out_from_config, special_names
 from elc_bert.data.sampling.steps import HeldOut
 from elc_bert.evaluation.fill_mask import Guess, choose_clozes, fill_blank, sentence_with_blank, token_text
 from elc_bert.evaluation.held_out import Score, score_held_out
 from elc_bert.evaluation.unigram import UnigramBaseline, unigram_baseline
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.utils.errors import UserError, describe_os_error
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 T = TypeVar("T")
 NUM_SENTENCES = 10
@@ -83,7 +81,7 @@ def evaluate_checkpoint(config: RunConfig | None, checkpoint: Path | None) -> He
     if text is None:
         return HeldOutResults(notes=tuple(notes))
     dev, tokenizer = text
-    baseline = unigram_baseline(dev.tokens)
+    baseline = unigram_baseline(dev.tokens, tokenizer.special)
     top_word = token_text(tokenizer, baseline.top_token)
     if scoring is None:
         return HeldOutResults(baseline=baseline, top_word=top_word, notes=tuple(notes))
@@ -113,14 +111,14 @@ def _load_model(config: RunConfig, checkpoint: Path) -> ElcBertForMaskedLM:
     return model
 
 
-def _load_text(config: RunConfig) -> "tuple[IndexedDataset, Tokenizer]":
+def _load_text(config: RunConfig) -> tuple[IndexedDataset, TextTokenizer]:
     dev, tokenizer = IndexedDataset(config.elc_bert.data.dev), config.elc_bert.data.tokenizer
     check_tokenizer(dev, tokenizer)
-    return dev, load_tokenizer(tokenizer)
+    return dev, TextTokenizer.load(tokenizer, special_names(config.elc_bert.data))
 
 
 def _fill_ins(
-    config: RunConfig, dev: IndexedDataset, tokenizer: "Tokenizer", model: ElcBertForMaskedLM
+    config: RunConfig, dev: IndexedDataset, tokenizer: TextTokenizer, model: ElcBertForMaskedLM
 ) -> list[FillIn]:
     max_tokens = config.elc_bert.training.sequence_length - 2
     return [

@@ -1,7 +1,8 @@
 """Datasets of a run, and how much of them has been read."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from elc_bert.config.schema import RunConfig
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.manifest import Manifest
 from elc_bert.data.format.segments import check_segments
-from elc_bert.data.format.vocabulary import check_tokenizer, load_tokenizer
-from elc_bert.data.sampling.from_config import held_out_from_config, masking_from_config, portions_from_config
+from elc_bert.data.format.vocabulary import USUAL_TOKENS, check_tokenizer, load_tokenizer, special_tokens
+from elc_bert.data.sampling.from_config import (
+    held_out_from_config,
+    masking_from_config,
+    portions_from_config,
+    special_names,
+)
 from elc_bert.data.sampling.steps import HeldOut, TrainingSteps
 from elc_bert.data.sampling.words import WordCounter
 from elc_bert.distributed.world import World
@@ -77,19 +83,22 @@ def open_data(
     check_segments(
         [*((dataset, lengths) for dataset in datasets[:-1]), (datasets[-1], held_out_lengths)], data.segments
     )
+    names_of_special = special_names(data)
+    tokenizer = load_tokenizer(data.tokenizer, names_of_special)
+    special = special_tokens(tokenizer, names_of_special)
     *manifests, dev = (dataset.manifest for dataset in datasets)
     train = TrainingSteps(
         portions_from_config(data),
         schedule,
         config.elc_bert.training.seed,
-        masking_from_config(data),
+        masking_from_config(data, special),
         micro_batch_of=lambda phase: plans[phase.index].micro_batch,
         vocab_size=config.elc_bert.model.vocab_size,
         rank=world.rank,
         world_size=world.size,
         policy=data.segments,
         pack=data.pack,
-        count_words=WordCounter(load_tokenizer(data.tokenizer).get_vocab()),
+        count_words=WordCounter(tokenizer.get_vocab(), special),
     )
     names = [each.path.name for each in data.train]
     hashes = [manifest.bin_sha256 for manifest in manifests]
@@ -107,18 +116,26 @@ def open_data(
         },
         identity={
             "dev": dev.bin_sha256,
+            **({} if special == USUAL_TOKENS else {"special_tokens": asdict(special)}),
             **({"train": hashes, "blend": blend} if len(hashes) > 1 else {"train": hashes[0]}),
         },
     )
 
 
 def _check_vocabulary(dataset: IndexedDataset, config: RunConfig) -> None:
-    check_tokenizer(dataset, config.elc_bert.data.tokenizer)
+    data = config.elc_bert.data
+    check_tokenizer(dataset, data.tokenizer)
     size, found = config.elc_bert.model.vocab_size, dataset.manifest.vocab_size
     if found not in (None, size):
         raise UserError(
             f"elc_bert.model.vocab_size is {size}, but {dataset.prefix} was built with {found} subwords; "
             f"set it to {found}"
+        )
+    built_with = dataset.manifest.special_tokens or {}
+    if dataset.manifest.tokenizer_sha256 is not None and built_with != special_names(data).changes():
+        raise UserError(
+            f"elc_bert.data.special_tokens: not the names that {dataset.prefix} was built with; set it to "
+            f"{json.dumps(built_with, ensure_ascii=False)}, or build the dataset again"
         )
 
 

@@ -13,7 +13,9 @@ from elc_bert.config.batch_plan import plan_phases
 from elc_bert.config.deepspeed import check_deepspeed_sections
 from elc_bert.config.length_schedule import length_schedule
 from elc_bert.config.schema import RunConfig
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.data.sampling.from_config import special_names
 from elc_bert.distributed.collectives import agree
 from elc_bert.distributed.signals import StopSignals
 from elc_bert.distributed.world import World
@@ -21,6 +23,7 @@ from elc_bert.engine.build import build_engine, choose_kernels, reason_for_plain
 from elc_bert.engine.monitor import RunMonitor, check_monitors
 from elc_bert.engine.stepping import continue_at_min_loss_scale
 from elc_bert.evaluation.minimal_pairs import Paradigm, read_paradigms
+from elc_bert.evaluation.pseudo_likelihood import check_words
 from elc_bert.hub.loading import load_model
 from elc_bert.model import ElcBertForMaskedLM
 from elc_bert.training.checks.agreement import check_agreement, facts_of_data, facts_of_start
@@ -103,10 +106,13 @@ def minimal_pairs(config: RunConfig) -> list[Paradigm]:
     """Read the minimal pairs to score during training, if any.
 
     Raises:
-        UserError: They cannot be read.
+        UserError: They cannot be read, or the tokenizer does not divide text into words.
     """
-    folder = config.elc_bert.evaluation.minimal_pairs
-    return [] if folder is None else read_paradigms(folder)
+    folder, data = config.elc_bert.evaluation.minimal_pairs, config.elc_bert.data
+    if folder is None:
+        return []
+    check_words(TextTokenizer.load(data.tokenizer, special_names(data)), "within-word")
+    return read_paradigms(folder)
 
 
 def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
@@ -133,7 +139,8 @@ def initial_model(config: RunConfig, path: Path) -> ElcBertForMaskedLM:
 
 def _check_vocabulary_of(tokenizer: Path, config: RunConfig) -> None:
     """Check that the embeddings of a model with this tokenizer belong to the subwords of the run."""
-    theirs, ours = (load_tokenizer(path).get_vocab() for path in (tokenizer, config.elc_bert.data.tokenizer))
+    paths = tokenizer, config.elc_bert.data.tokenizer
+    theirs, ours = (load_tokenizer(path, None).get_vocab() for path in paths)
     others = sum(theirs.get(subword) != number for subword, number in ours.items())
     if others:
         raise UserError(

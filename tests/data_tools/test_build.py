@@ -394,15 +394,15 @@ def test_file_names_need_not_be_utf_8(tiny_text, tiny_tokenizer, tmp_path):
 
 def test_a_tokenizer_must_have_the_special_tokens(tiny_text, tiny_tokenizer, tmp_path):
     values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
-    values["added_tokens"] = [each for each in values["added_tokens"] if each["content"] != "[PAR]"]
-    values["model"]["vocab"].pop("[PAR]")
+    values["added_tokens"] = [each for each in values["added_tokens"] if each["content"] != "[SEP]"]
+    values["model"]["vocab"]["word 2"] = values["model"]["vocab"].pop("[SEP]")
     bad = tmp_path / "tokenizer.json"
     bad.write_text(json.dumps(values), encoding="utf-8")
     assert_failed(
         build(tiny_text, bad, tmp_path / "d"),
         "tokenizer.json: ",
-        "[PAR]",
-        "5",
+        "[SEP]",
+        "--special-tokens sep=",
     )
 
 

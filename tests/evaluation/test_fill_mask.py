@@ -8,7 +8,8 @@ import torch
 
 from elc_bert.config.schema import ModelConfig
 from elc_bert.data.format.indexed import IndexedDataset
-from elc_bert.data.format.vocabulary import MASK, PAR, load_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.format.vocabulary import MASK, PAR
 from elc_bert.evaluation.fill_mask import Cloze, choose_clozes, fill_blank, sentence_with_blank, token_text
 from elc_bert.model import ElcBertForMaskedLM
 
@@ -22,7 +23,7 @@ def model() -> ElcBertForMaskedLM:
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer: Path):
-    return load_tokenizer(tiny_tokenizer)
+    return TextTokenizer.load(tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +88,13 @@ def test_the_model_sees_the_mask_and_not_the_word(tokenizer, clozes: list[Cloze]
 
 
 def test_tokens_are_shown_as_text(tokenizer):
-    ids = {token: tokenizer.token_to_id(token) for token in ("Ġ", "a", ".", *tokenizer.encode("é").tokens)}
+    plain = tokenizer.tokenizer
+    ids = {token: plain.token_to_id(token) for token in ("Ġ", "a", ".", *tokenizer.encode("é").tokens)}
     assert token_text(tokenizer, ids["a"]) == "-a", "a token that continues a word begins with a hyphen"
     assert token_text(tokenizer, ids["."]) == "."
     # A single space and a single byte of a character are shown as they are spelled in the vocabulary.
     assert token_text(tokenizer, ids["Ġ"]) == "Ġ"
     assert token_text(tokenizer, ids["Ã"]) == "Ã"
     assert token_text(tokenizer, PAR) == "[PAR]"
-    word = next(token for token in tokenizer.get_vocab() if token[0] == "Ġ" and token[1:].isalpha())
-    assert token_text(tokenizer, tokenizer.token_to_id(word)) == word[1:]
+    word = next(token for token in plain.get_vocab() if token[0] == "Ġ" and token[1:].isalpha())
+    assert token_text(tokenizer, plain.token_to_id(word)) == word[1:]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from elc_bert.data.format.vocabulary import load_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
 from elc_bert.evaluation.accuracy import Results, compare_scores
 from elc_bert.evaluation.minimal_pairs import read_paradigms
 from elc_bert.evaluation.pair_settings import PairSettings
@@ -162,7 +162,7 @@ def test_pairs_that_are_all_too_long_do_not_count(tmp_path):
 
 
 def test_scores_that_are_not_finite_are_an_error(tiny_tokenizer, texts, tmp_path):
-    model, tokenizer = random_model("zero"), load_tokenizer(tiny_tokenizer)
+    model, tokenizer = random_model("zero"), TextTokenizer.load(tiny_tokenizer)
     paradigm = read_paradigms(write_pairs(tmp_path / "pairs", texts))[0]
     assert score_paradigm(model, tokenizer, paradigm, ALL).pairs == 4
     with torch.no_grad():

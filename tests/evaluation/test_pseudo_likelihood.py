@@ -1,15 +1,19 @@
 """Pseudo-log-likelihoods compared with their definition, one masked token at a time."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
 
-from elc_bert.data.format.vocabulary import MASK, load_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.format.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS
 from elc_bert.evaluation.minimal_pairs import Sentence
-from elc_bert.evaluation.pseudo_likelihood import encode, masked_copies, score_sentences
+from elc_bert.evaluation.pseudo_likelihood import check_words, encode, masked_copies, score_sentences
 from elc_bert.model import ElcBertForMaskedLM
+from elc_bert.utils.errors import UserError
 from tests.hub.test_export import random_model
+from tests.support.angle_tokenizer import ANGLE_NAMES, with_angle_names
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +22,8 @@ def model() -> ElcBertForMaskedLM:
 
 
 @pytest.fixture
-def tokenizer(tiny_tokenizer) -> Tokenizer:
-    return load_tokenizer(tiny_tokenizer)
+def tokenizer(tiny_tokenizer) -> TextTokenizer:
+    return TextTokenizer.load(tiny_tokenizer)
 
 
 def sentences(tiny_text) -> list[str]:
@@ -74,3 +78,32 @@ def test_the_context_is_not_scored(model, tokenizer):
     assert tokenizer.decode(target.ids[target.scored].tolist()).strip() == "Tu baden."
     (score,) = score_sentences(model, [target], "plain")
     assert abs(score - one_at_a_time(model, target, "plain")) <= 1e-4
+
+
+def test_special_tokens_written_in_a_sentence_are_text(tokenizer):
+    sentence = encode(tokenizer, Sentence("a [MASK] b [PAD]"))
+    assert (sentence.ids[0], sentence.ids[-1]) == (CLS, SEP)
+    assert sentence.ids[1:-1].min() >= len(SPECIAL_TOKENS)
+    assert tokenizer.decode(sentence.ids[1:-1].tolist()) == " a [MASK] b [PAD]"
+
+
+def test_sentences_get_the_special_tokens_of_their_vocabulary(tiny_tokenizer, tmp_path):
+    path = tmp_path / "angle.json"
+    path.write_text(with_angle_names(tiny_tokenizer), encoding="utf-8")
+    sentence = encode(TextTokenizer.load(path, ANGLE_NAMES), Sentence("Zyxqv zyxqv."))
+    usual = encode(TextTokenizer.load(tiny_tokenizer), Sentence("Zyxqv zyxqv."))
+    assert (sentence.ids[0], sentence.ids[-1], sentence.mask) == (510, 509, 507)
+    assert (sentence.ids[1:-1] + 7).tolist() == usual.ids[1:-1].tolist()
+    copies = masked_copies(sentence, "plain")
+    assert ((copies == 507).sum(axis=1) == 1).all()
+
+
+def test_words_need_a_tokenizer_that_divides_text_into_words(tiny_tokenizer, tmp_path):
+    values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
+    values["pre_tokenizer"] = None
+    (tmp_path / "whole.json").write_text(json.dumps(values), encoding="utf-8")
+    whole = TextTokenizer.load(tmp_path / "whole.json")
+    check_words(TextTokenizer.load(tiny_tokenizer), "within-word")
+    check_words(whole, "plain")
+    with pytest.raises(UserError, match="--method plain"):
+        check_words(whole, "within-word")

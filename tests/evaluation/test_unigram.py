@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from elc_bert.data.format.vocabulary import SpecialTokens
 from elc_bert.evaluation import unigram as module
 from elc_bert.evaluation.unigram import unigram_baseline
 
@@ -14,6 +15,16 @@ def test_entropy_computed_by_hand():
     result = unigram_baseline(np.array([10, 11, 10, 12, 10, 11, 13, 10], dtype=np.uint16))
     assert result.entropy == pytest.approx(1.75 * math.log(2))
     assert (result.top_token, result.top_share) == (10, 0.5)
+
+
+def test_special_tokens_may_have_other_ids():
+    special = SpecialTokens(unk=20, cls=21, sep=22, pad=23, mask=24, par=25, tab=26)
+    text = np.array([1, 2, 1, 3, 1])
+    assert unigram_baseline(text, special).top_share == 0.6
+    with_special = np.array([21, 1, 2, 25, 1, 3, 20, 1, 22, 23, 24])
+    assert unigram_baseline(with_special, special) == unigram_baseline(text, special)
+    # [TAB] can be masked, so it counts.
+    assert unigram_baseline(np.array([26, 26, 1]), special).top_token == 26
 
 
 def test_special_tokens_are_ignored():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elc_bert.config.schema import ModelConfig
+from elc_bert.data.format.vocabulary import PAD
 from elc_bert.data.sampling.batches import Batch
 from elc_bert.data.sampling.packing import pack_rows, packed_layout
 from elc_bert.data.sampling.steps import MicroBatch
@@ -87,7 +88,7 @@ def test_packing_changes_neither_loss_nor_gradients(variant, kernels):
     ours = []
     for layout in layouts:
         part = Batch(*(field[layout.samples] for field in vars(batch).values()))
-        ours += micro_batches_of(pack_rows([part], layout, WIDTH), layout.sizes.tolist())
+        ours += micro_batches_of(pack_rows([part], layout, WIDTH, PAD), layout.sizes.tolist())
     rows = sum(len(micro.input_ids) for micro in ours)
     assert rows < 0.7 * SEQUENCES
 

@@ -8,6 +8,7 @@ from elc_bert.config.length_schedule import LengthSchedule
 from elc_bert.config.reader import load_config
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import open_segments
+from elc_bert.data.format.vocabulary import USUAL_TOKENS
 from elc_bert.data.sampling.from_config import masking_from_config, portions_from_config
 from elc_bert.data.sampling.steps import MicroBatch, TrainingSteps
 from elc_bert.optim import schedule_factor
@@ -201,7 +202,7 @@ def _first_batch(directory: Path) -> tuple[MicroBatch, list[MicroBatch]]:
             portions_from_config(data),
             schedule,
             training.seed,
-            masking_from_config(data),
+            masking_from_config(data, USUAL_TOKENS),
             vocab_size=config.elc_bert.model.vocab_size,
             rank=0,
             world_size=1,

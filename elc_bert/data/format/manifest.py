@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\x00]*[^./\x00][^/\x00]*$")]
 """File name without a directory, other than ``.`` and ``..``."""
-LATER = frozenset(("unknown", "tokenizer_fingerprint", "input_list"))
+LATER = frozenset(("unknown", "special_tokens", "tokenizer_fingerprint", "input_list"))
 """Fields of ``Manifest`` that early versions of this project do not write."""
 
 MAX_INPUTS = 100
@@ -108,6 +108,8 @@ class Manifest(ManifestModel):
     """Checksum of the tokenizer file."""
     tokenizer_fingerprint: Sha256 | None = None
     """Checksum of the way in which the tokenizer encodes text (``tokenizer_identity``)."""
+    special_tokens: dict[str, str | None] | None = None
+    """Names of the tokenizer's special tokens by role, where they differ from the usual names."""
     bin_sha256: Sha256 | None = None
     """Checksum of ``.bin``."""
     idx_sha256: Sha256 | None = None

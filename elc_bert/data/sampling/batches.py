@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import SegmentIndex
-from elc_bert.data.format.vocabulary import CLS, PAD, SEP
 from elc_bert.data.sampling.masking import Masking, mask_spans
 from elc_bert.data.sampling.random import CounterRandom, Stream, scale
 from elc_bert.utils.errors import UserError
@@ -64,7 +63,7 @@ class MaskedBatches:
         sources: Datasets to read from.
         sequence_length: Length ``T`` of the samples.
         vocab_size: Vocabulary size of the model; random replacements are drawn below it.
-        masking: Masking probabilities.
+        masking: Masking probabilities and special tokens.
     """
 
     def __init__(
@@ -92,9 +91,10 @@ class MaskedBatches:
         offsets, lengths = self._slices(sources, samples, random)
         tokens = self._read(sources, offsets)
         is_real = np.arange(self.sequence_length, dtype=np.int32) < lengths[:, None]
-        tokens[:, 0] = CLS
-        tokens[np.arange(len(samples)), lengths - 1] = SEP
-        np.copyto(tokens, PAD, where=~is_real)
+        special = self.masking.special
+        tokens[:, 0] = special.cls
+        tokens[np.arange(len(samples)), lengths - 1] = special.sep
+        np.copyto(tokens, special.pad, where=~is_real)
         inputs, predicted = mask_spans(tokens, lengths, self.vocab_size, self.masking, random)
         return Batch(inputs.astype(np.int64), is_real, tokens, predicted)
 

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.data.format.vocabulary import MASK
+from elc_bert.data.format.vocabulary import USUAL_TOKENS, SpecialTokens
 from elc_bert.data.sampling.random import BITS, CounterRandom, Stream, scale
 from elc_bert.utils.errors import UserError
 
-NUM_SPECIAL = 6
-"""Ids below this one are never masked. The tokenizers have 7 special tokens, so ``[TAB]`` can be masked, as
-in the reference."""
-FIRST_REPLACEMENT_ID = 5
-"""Lowest id of a random replacement, so ``[PAR]`` and ``[TAB]`` can be drawn, as in the reference."""
 MAX_TRIES = 100
 """Maximum number of spans tried for a sample."""
 MAX_SPAN = 9
@@ -38,7 +33,7 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """Probabilities of masking and of shortening samples.
+    """How samples are masked and shortened.
 
     Raises:
         UserError: A probability is not between 0 and 1, or ``random_p`` + ``keep_p`` exceeds 1.
@@ -52,6 +47,8 @@ class Masking:
     """Share of the spans that are left unchanged; the rest is replaced by ``[MASK]``."""
     short_p: float = 0.1
     """Share of the segments that are shortened to a uniform random length."""
+    special: SpecialTokens = USUAL_TOKENS
+    """Ids of the special tokens, some of which are never masked and never drawn as replacements."""
 
     def __post_init__(self) -> None:
         for name in ("mask_p", "random_p", "keep_p", "short_p"):
@@ -81,14 +78,17 @@ def mask_spans(
         tokens: Token ids with special tokens and padding, int32 ``[B, T]``.
         lengths: Number of tokens of each sample, without padding, int ``[B]``.
         vocab_size: Vocabulary size; random replacements are drawn below it.
-        masking: Masking probabilities.
+        masking: Masking probabilities and special tokens.
         random: Random numbers of the batch's samples.
 
     Returns:
         Token ids after masking, int32 ``[B, T]``, and a mask of the positions to predict, bool ``[B, T]``.
     """
     width = tokens.shape[1]
-    inputs, maskable = tokens.copy(), tokens >= NUM_SPECIAL
+    inputs, maskable = tokens.copy(), np.ones(tokens.shape, dtype=np.bool_)
+    for special in masking.special.never_masked:
+        maskable &= tokens != special
+    replacements = replacement_ids(masking.special, vocab_size)
     free = maskable.copy()
     missing = _numbers_to_mask(maskable.sum(axis=1), width, masking.mask_p, random)
     tried = np.zeros_like(missing)
@@ -114,19 +114,24 @@ def mask_spans(
         hit = np.flatnonzero(needed[spans] & maskable.ravel()[cells])
         cells, spans = cells[hit], spans[hit]
         is_kept = (kind >= masking.random_p) & (kind < masking.random_p + masking.keep_p)
-        values = np.where(is_kept[spans], tokens.ravel()[cells], MASK)
+        values = np.where(is_kept[spans], tokens.ravel()[cells], masking.special.mask)
         is_random = np.flatnonzero((kind < masking.random_p)[spans])
         span, cell = spans[is_random], cells[is_random]
         counters = MAX_SPAN * attempts[span] + cell - (rows * width + firsts)[span]
-        values[is_random] = random.integers(
-            Stream.REPLACEMENTS, counters, FIRST_REPLACEMENT_ID, vocab_size, rows[span]
-        )
+        drawn = random.integers(Stream.REPLACEMENTS, counters, 0, len(replacements), rows[span])
+        values[is_random] = replacements[drawn]
         inputs.ravel()[cells] = values  # Here the last span wins.
         free.ravel()[cells] = False
         missing[active] -= np.add.reduceat(np.where(needed, new, 0), starts)
         tried[active] += tries
         active = active[(missing[active] > 0) & (tried[active] < MAX_TRIES)]
     return inputs, maskable & ~free
+
+
+@functools.cache
+def replacement_ids(special: SpecialTokens, vocab_size: int) -> NDArray[np.int32]:
+    """Return the ids that can be random replacements, in increasing order, int32."""
+    return np.setdiff1d(np.arange(vocab_size, dtype=np.int32), sorted(special.never_drawn))
 
 
 def _covered_positions(
@@ -213,10 +218,11 @@ def mask_spans_reference(
     The arguments are those of ``mask_spans``.
     """
     inputs, masked = tokens.copy(), np.zeros(tokens.shape, dtype=bool)
+    replacements = [token for token in range(vocab_size) if token not in masking.special.never_drawn]
     thresholds = binomial_thresholds(masking.mask_p)
     for b, row in enumerate(tokens.tolist()):
         sample = np.array([b])
-        maskable = [t for t, token in enumerate(row) if token >= NUM_SPECIAL]
+        maskable = [t for t, token in enumerate(row) if token not in masking.special.never_masked]
         number_to_mask = 0
         for block, begin in enumerate(range(0, len(maskable), BLOCK)):
             draw = random.bits(Stream.NUMBER_TO_MASK, block, sample)[0]
@@ -238,16 +244,12 @@ def mask_spans_reference(
                 if t not in maskable:
                     continue
                 if kind < masking.random_p:
-                    inputs[b, t] = random.integers(
-                        Stream.REPLACEMENTS,
-                        MAX_SPAN * attempt + step,
-                        FIRST_REPLACEMENT_ID,
-                        vocab_size,
-                        sample,
-                    )[0]
+                    counter = MAX_SPAN * attempt + step
+                    drawn = random.integers(Stream.REPLACEMENTS, counter, 0, len(replacements), sample)[0]
+                    inputs[b, t] = replacements[drawn]
                 elif kind < masking.random_p + masking.keep_p:
                     inputs[b, t] = row[t]
                 else:
-                    inputs[b, t] = MASK
+                    inputs[b, t] = masking.special.mask
                 masked[b, t] = True
     return inputs, masked

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.data.format.vocabulary import PAD
 from elc_bert.data.sampling.batches import Batch
 
 
@@ -169,13 +168,14 @@ def distribute_rows(
     return ranks, steps
 
 
-def pack_rows(parts: Iterable[Batch], layout: Layout, width: int) -> Batch:
+def pack_rows(parts: Iterable[Batch], layout: Layout, width: int, pad: int) -> Batch:
     """Copy samples into packed rows, one after the other.
 
     Args:
         parts: Samples of the layout, in its order, in batches of any size.
         layout: Layout that assigns the samples to rows.
         width: Row length ``T``.
+        pad: Id of the padding token.
 
     Returns:
         ``layout.num_rows`` rows. Their ``attention_mask`` is int32: it numbers the samples of a row 1, 2,
@@ -201,8 +201,8 @@ def pack_rows(parts: Iterable[Batch], layout: Layout, width: int) -> Batch:
         return rows
 
     return Batch(
-        fill(np.concatenate(inputs), PAD, np.int64),
+        fill(np.concatenate(inputs), pad, np.int64),
         fill(np.repeat(numbers.astype(np.int32), length), 0, np.int32),
-        fill(np.concatenate(tokens), PAD, np.int32),
+        fill(np.concatenate(tokens), pad, np.int32),
         fill(np.concatenate(predicted), False, np.bool_),
     )

@@ -96,7 +96,7 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         portions: Datasets and their shares.
         schedule: Sequence lengths and global batch sizes.
         seed: Seed of the sample order and of the masks.
-        masking: Masking probabilities.
+        masking: Masking probabilities and special tokens.
         vocab_size: Vocabulary size of the model.
         rank: Rank of this process.
         world_size: Number of processes.
@@ -158,7 +158,8 @@ class TrainingSteps(Dataset[list[MicroBatch]]):
         parts = (
             batch(*samples[:, begin : begin + chunk]) for begin in range(0, max(1, samples.shape[1]), chunk)
         )
-        rows = pack_rows(parts, layout, phase.sequence_length) if self.pack else Batch.join(parts)
+        pad = batch.masking.special.pad
+        rows = pack_rows(parts, layout, phase.sequence_length, pad) if self.pack else Batch.join(parts)
         ends = np.cumsum(layout.sizes).tolist()
         return [
             MicroBatch.from_batch(rows.rows(slice(begin, end)), self.count_words)
@@ -204,7 +205,7 @@ class HeldOut(Dataset[MicroBatch]):
         sequence_length: Sequence length ``T``.
         sequences: Size of the set, or None for all segments.
         seed: Seed of the sample order and of the masks.
-        masking: Masking probabilities; ``short_p`` is ignored.
+        masking: Masking probabilities and special tokens; ``short_p`` is ignored.
         vocab_size: Vocabulary size of the model.
         rank: Rank of this process.
         world_size: Number of processes.

@@ -31,7 +31,7 @@ class SampleStream:
         sequence_length: Sequence length ``T``.
         seed: Seed of the run.
         number: Number of an independent stream under the same seed, such as the phase of a run.
-        masking: Masking probabilities.
+        masking: Masking probabilities and special tokens.
         vocab_size: Vocabulary size of the model.
         policy: Segment policy.
 

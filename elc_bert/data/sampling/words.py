@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from elc_bert.data.format.vocabulary import SPECIAL_TOKENS, UNK
+from elc_bert.data.format.vocabulary import USUAL_TOKENS, SpecialTokens
 
 SPACES = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}")
 """Characters for a space in the vocabularies of byte-level tokenizers and of SentencePiece."""
@@ -25,14 +25,15 @@ class WordCounter:
 
     Args:
         vocabulary: Token ids by token.
+        special: Ids of the special tokens.
     """
 
-    def __init__(self, vocabulary: Mapping[str, int]) -> None:
+    def __init__(self, vocabulary: Mapping[str, int], special: SpecialTokens = USUAL_TOKENS) -> None:
         self._kinds = np.full(max(vocabulary.values()) + 1, _INSIDE, dtype=np.uint8)
         marks_spaces = any(token.startswith(SPACES) for token in vocabulary)
         for token, token_id in vocabulary.items():
-            if token_id < len(SPECIAL_TOKENS):
-                self._kinds[token_id] = _STARTS if token_id == UNK else _SPECIAL
+            if token_id in special.all:
+                self._kinds[token_id] = _STARTS if token_id == special.unk else _SPECIAL
             elif not token.strip("".join(SPACES)):
                 self._kinds[token_id] = _BLANK
             elif token.startswith(SPACES) if marks_spaces else not token.startswith(CONTINUATION_PREFIX):

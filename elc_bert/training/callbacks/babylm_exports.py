@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from elc_bert.data.sampling.from_config import special_names
 from elc_bert.distributed.collectives import agree
 from elc_bert.engine.weights import current_model
 from elc_bert.hub.card import facts_of_run
@@ -64,13 +65,14 @@ class BabyLMExports(Callback):
             return
         progress = {**asdict(run.progress), "tokens_seen": tokens, "words_seen": words}
         model = agree(run.world, current_model, run.engine)
-        loaded = LoadedModel(model, tokenizer=config.elc_bert.data.tokenizer)
+        data = config.elc_bert.data
+        loaded = LoadedModel(model, tokenizer=data.tokenizer, special_names=special_names(data))
 
         def write() -> None:
             facts = facts_of_run(config.model_dump(mode="json"), progress)
             folder = config.elc_bert.training.output_dir / FOLDER
             for name in names:
-                export(loaded, config.elc_bert.data.tokenizer, folder / name, force=True, facts=facts)
+                export(loaded, data.tokenizer, folder / name, force=True, facts=facts)
 
         agree(run.world, write if run.world.is_main else lambda: None)
         for name in names:

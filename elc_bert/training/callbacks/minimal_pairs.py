@@ -4,7 +4,8 @@ import logging
 
 import torch.distributed as dist
 
-from elc_bert.data.format.vocabulary import load_text_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.sampling.from_config import special_names
 from elc_bert.distributed.collectives import SharedUserError, agree
 from elc_bert.engine.weights import current_model
 from elc_bert.evaluation.accuracy import ParadigmResult, Results, as_percentage
@@ -59,7 +60,8 @@ def _score(run: Run) -> Results:
             all ranks.
     """
     world, settings = run.world, _settings(run)
-    tokenizer = agree(world, load_text_tokenizer, run.config.elc_bert.data.tokenizer)
+    data = run.config.elc_bert.data
+    tokenizer = agree(world, TextTokenizer.load, data.tokenizer, special_names(data))
     model = agree(world, current_model, run.engine).to(world.device)
     paradigms = world.watchdog.track(run.paradigms[world.rank :: world.size])
     mine = agree(

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from elc_bert.data.format.plain_text import read_as_text
-from elc_bert.data.format.vocabulary import CLS, SEP, SPECIAL_TOKENS, load_text_tokenizer, load_tokenizer
+from elc_bert.data.format.text_tokenizer import TextTokenizer
+from elc_bert.data.format.vocabulary import CLS, SEP, SPECIAL_TOKENS, load_tokenizer
 from tests.data.format.test_text_with_masks import PUBLISHED, random_texts
 
 
@@ -19,7 +20,7 @@ def path(request, shared, tiny_tokenizer):
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
 def test_the_name_of_a_special_token_is_text(path, name):
-    tokenizer = load_text_tokenizer(path)
+    tokenizer = TextTokenizer.load(path).text
     for text in (f"a {name} a", name, f"a{name}{name}", f" {name} "):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert min(ids) >= len(SPECIAL_TOKENS)
@@ -27,7 +28,7 @@ def test_the_name_of_a_special_token_is_text(path, name):
 
 
 def test_other_text_has_the_same_subwords(path):
-    plain, tokenizer = load_tokenizer(path), load_text_tokenizer(path)
+    plain, tokenizer = load_tokenizer(path), TextTokenizer.load(path).text
     texts = random_texts(random.randrange(sys.maxsize), 1000)
     for text in texts:
         expected, found = (each.encode(text, add_special_tokens=False) for each in (plain, tokenizer))
@@ -56,7 +57,7 @@ def test_the_post_processor_of_an_export_adds_nothing(tiny_tokenizer):
 
 def test_text_is_encoded_by_the_faster_pre_tokenizer(tiny_tokenizer):
     steps = json.loads(load_tokenizer(tiny_tokenizer).to_str())["pre_tokenizer"]["pretokenizers"]
-    found = json.loads(load_text_tokenizer(tiny_tokenizer).to_str())["pre_tokenizer"]["pretokenizers"]
+    found = json.loads(TextTokenizer.load(tiny_tokenizer).text.to_str())["pre_tokenizer"]["pretokenizers"]
     assert [each["type"] for each in steps][:2] == ["Metaspace", "ByteLevel"]
     assert found == [steps[1] | {"add_prefix_space": True}, *steps[2:]]
 

@@ -1,14 +1,25 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from data_tools.build import build_dataset
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.text_with_masks import accept_special_tokens
-from elc_bert.data.format.vocabulary import PAR, SPECIAL_TOKENS, check_tokenizer, load_tokenizer
+from elc_bert.data.format.vocabulary import (
+    PAR,
+    SPECIAL_TOKENS,
+    USUAL_TOKENS,
+    SpecialNames,
+    SpecialTokens,
+    check_tokenizer,
+    load_tokenizer,
+    special_tokens,
+)
 from elc_bert.utils.errors import UserError
+from tests.support.angle_tokenizer import ANGLE_NAMES, with_angle_names
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_small_104.json", "tokenizer_small_68.json"])
@@ -39,14 +50,32 @@ def test_a_byte_order_mark_is_ignored(tmp_path, tiny_tokenizer, tiny_dataset):
     check_tokenizer(IndexedDataset(tiny_dataset), path)
 
 
-def test_special_tokens_must_have_their_ids(tmp_path, tiny_tokenizer):
+def written(folder, values):
+    path = folder / "tokenizer.json"
+    path.write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_special_tokens_are_found_by_name(tmp_path, tiny_tokenizer):
     values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
     values["model"]["vocab"]["[CLS]"], values["model"]["vocab"]["[SEP]"] = 2, 1
     for token in values["added_tokens"]:
         token["id"] = {1: 2, 2: 1}.get(token["id"], token["id"])
-    path = tmp_path / "swapped.json"
-    path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(UserError, match=r"\[CLS\] must have id 1, found 2"):
+    tokenizer = load_tokenizer(written(tmp_path, values))
+    assert special_tokens(tokenizer) == SpecialTokens(cls=2, sep=1)
+    assert (
+        special_tokens(load_tokenizer(tiny_tokenizer)) == USUAL_TOKENS == SpecialTokens(0, 1, 2, 3, 4, 5, 6)
+    )
+
+
+def test_special_tokens_may_have_other_names(tmp_path, tiny_tokenizer):
+    path = written(tmp_path, with_angle_names(tiny_tokenizer))
+    expected = SpecialTokens(unk=511, cls=510, sep=509, pad=508, mask=507, par=None, tab=None)
+    assert special_tokens(load_tokenizer(path, ANGLE_NAMES), ANGLE_NAMES) == expected
+    names = replace(ANGLE_NAMES, par="<par>", tab="<tab>")
+    assert special_tokens(load_tokenizer(path, names), names) == replace(expected, par=506, tab=505)
+    assert load_tokenizer(path, None).get_vocab_size() == 512
+    with pytest.raises(UserError, match=r"no token \[UNK\] for the role unk .*<unk>.*special_tokens\.unk"):
         load_tokenizer(path)
 
 
@@ -101,7 +130,7 @@ def test_a_special_token_that_is_encoded_as_something_else_is_a_user_error(tmp_p
         load_tokenizer(path)
 
 
-def test_other_names_of_special_tokens_are_refused_in_one_line(tmp_path, tiny_tokenizer):
+def test_other_names_of_special_tokens_have_to_be_given(tmp_path, tiny_tokenizer):
     def renamed(values):
         values["model"]["vocab"]["<mask>"] = values["model"]["vocab"].pop("[MASK]")
         values["added_tokens"][4]["content"] = "<mask>"
@@ -110,10 +139,49 @@ def test_other_names_of_special_tokens_are_refused_in_one_line(tmp_path, tiny_to
     with pytest.raises(UserError) as caught:
         load_tokenizer(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: special token [MASK] must have id 4, found None")
+    assert message.startswith(f"{path}: has no token [MASK] for the role mask ")
     assert "<mask>" in message
     assert "\n" not in message
+    assert "elc_bert.data.special_tokens.mask" in message
+    assert "--special-tokens mask=NAME" in message
     assert "data_tools tokenizer --input TEXT --output" in message
+    names = SpecialNames(mask="<mask>")
+    assert special_tokens(load_tokenizer(path, names), names) == USUAL_TOKENS
+
+
+def test_par_and_tab_are_optional_unless_they_are_named(tmp_path, tiny_tokenizer):
+    values = json.loads(tiny_tokenizer.read_text(encoding="utf-8"))
+    for number, name in ((5, "[PAR]"), (6, "[TAB]")):
+        values["added_tokens"] = [each for each in values["added_tokens"] if each["content"] != name]
+        del values["model"]["vocab"][name]
+        values["model"]["vocab"][f"word {number}"] = number
+    path = written(tmp_path, values)
+    assert special_tokens(load_tokenizer(path)) == SpecialTokens(par=None, tab=None)
+    for role in ("par", "tab"):
+        with pytest.raises(UserError, match=f"no token <p> for the role {role} "):
+            load_tokenizer(path, SpecialNames(**{role: "<p>"}))
+
+
+def test_two_roles_have_different_tokens(tmp_path, tiny_tokenizer):
+    with pytest.raises(UserError, match=r"cls and mask are both \[CLS\]"):
+        load_tokenizer(tiny_tokenizer, SpecialNames(mask="[CLS]"))
+    same = SpecialNames(sep="[CLS]")
+    assert special_tokens(load_tokenizer(tiny_tokenizer, same), same) == SpecialTokens(sep=1)
+
+
+def test_roles_decide_what_is_masked_and_drawn():
+    special = SpecialTokens(10, 11, 12, 13, 14, 15, 16)
+    assert special.never_drawn == {10, 11, 12, 13, 14}
+    assert special.never_masked == {10, 11, 12, 13, 14, 15}
+    assert special.all == {10, 11, 12, 13, 14, 15, 16}
+    without = SpecialTokens(10, 11, 12, 13, 14, None, None)
+    assert without.never_drawn == without.never_masked == without.all == {10, 11, 12, 13, 14}
+
+
+def test_changes_are_the_names_that_are_not_usual():
+    assert SpecialNames().changes() == {}
+    assert SpecialNames(mask="<mask>", par=None).changes() == {"mask": "<mask>", "par": None}
+    assert SpecialNames.from_mapping({"mask": "<mask>", "par": None}) == SpecialNames(mask="<mask>", par=None)
 
 
 def test_ids_without_a_subword_are_a_user_error(tmp_path, tiny_tokenizer):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from elc_bert.data.format.indexed import IndexedDataset
 from elc_bert.data.format.segments import open_segments
-from elc_bert.data.format.vocabulary import CLS, PAD, SEP
+from elc_bert.data.format.vocabulary import CLS, PAD, SEP, SpecialTokens
 from elc_bert.data.sampling.batches import MaskedBatches, Source
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.utils.errors import UserError
@@ -38,6 +38,20 @@ def test_a_sample_is_a_segment_between_cls_and_sep(tiny_dataset):
         segment = batches.dataset.tokens[offset : offset + length].tolist()
         assert row.tolist() == [CLS, *segment, SEP] + [PAD] * (30 - length)
         assert real.tolist() == [True] * (length + 2) + [False] * (30 - length)
+
+
+def test_a_sample_has_the_special_tokens_of_its_vocabulary(tiny_dataset):
+    special = SpecialTokens(unk=500, cls=501, sep=502, pad=503, mask=504)
+    batches = Batches(tiny_dataset, short_p=0, random_p=0, keep_p=0, special=special)
+    samples = np.arange(len(batches.segments))
+    batch = batches(np.zeros_like(samples), samples)
+    lengths = batch.attention_mask.sum(axis=1)
+    assert (batch.input_ids[:, 0] == 501).all()
+    assert (batch.input_ids[samples, lengths - 1] == 502).all()
+    assert (batch.input_ids[~batch.attention_mask] == 503).all()
+    assert (batch.tokens[~batch.attention_mask] == 503).all()
+    assert (batch.input_ids[batch.predicted] == 504).all()
+    assert batch.predicted.any()
 
 
 def test_masked_tokens_restore_the_sample(tiny_dataset):

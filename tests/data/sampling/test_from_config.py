@@ -7,6 +7,7 @@ import pytest
 
 from elc_bert.config.reader import load_config
 from elc_bert.config.schema import DataConfig
+from elc_bert.data.format.vocabulary import SpecialTokens
 from elc_bert.data.sampling.blend import Portion
 from elc_bert.data.sampling.from_config import (
     held_out_from_config,
@@ -29,7 +30,10 @@ def test_every_probability_has_its_own_key():
         keep_probability=0.23,
         short_probability=0.44,
     )
-    assert masking_from_config(data) == Masking(mask_p=0.31, random_p=0.12, keep_p=0.23, short_p=0.44)
+    special = SpecialTokens(mask=9)
+    assert masking_from_config(data, special) == Masking(
+        mask_p=0.31, random_p=0.12, keep_p=0.23, short_p=0.44, special=special
+    )
 
 
 def test_held_out_samples_and_masks_depend_on_the_section_evaluation_only(configure, tmp_path):

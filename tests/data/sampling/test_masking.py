@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elc_bert.data.format.vocabulary import CLS, MASK, PAD, PAR, SEP
+from elc_bert.data.format.vocabulary import CLS, MASK, PAD, PAR, SEP, TAB, USUAL_TOKENS, SpecialTokens
 from elc_bert.data.sampling.masking import (
     BLOCK,
-    FIRST_REPLACEMENT_ID,
-    NUM_SPECIAL,
     Masking,
     binomial_thresholds,
     mask_spans,
     mask_spans_reference,
+    replacement_ids,
 )
 from elc_bert.data.sampling.random import BITS, CounterRandom
 from elc_bert.utils.errors import UserError
@@ -28,7 +27,7 @@ VOCABULARY = 6144
 
 def samples_of(count, width, seed=0):
     """Return random tokens between [CLS] and [SEP], and the generator of their masks."""
-    tokens = np.random.default_rng(seed).integers(NUM_SPECIAL, VOCABULARY, (count, width), np.int32)
+    tokens = np.random.default_rng(seed).integers(TAB, VOCABULARY, (count, width), np.int32)
     tokens[:, 0], tokens[:, -1] = CLS, SEP
     return (
         tokens,
@@ -110,13 +109,62 @@ def test_a_batch_matches_the_reference_implementation(rows, seed, shares, data):
         assert np.array_equal(fast, plain)
 
 
+OTHER = SpecialTokens(unk=30, cls=2, sep=11, pad=49, mask=0, par=17, tab=5)
+"""Special tokens with ids all over a vocabulary of 50."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, seed=st.integers(0, 2**64 - 1), random_p=st.floats(0, 1))
+def test_a_batch_with_other_special_tokens_matches_the_reference_implementation(rows, seed, random_p):
+    lengths = np.array([len(row) for row in rows])
+    tokens = np.full((len(rows), 24), OTHER.pad, dtype=np.int32)
+    for row, values in zip(tokens, rows, strict=True):
+        row[: len(values)] = values
+    masking = Masking(mask_p=0.6, random_p=random_p, keep_p=(1 - random_p) / 3, special=OTHER)
+    random = CounterRandom(seed, np.arange(len(rows)), np.arange(len(rows)))
+    inputs, predicted = mask_spans(tokens, lengths, 50, masking, random)
+    plain_inputs, plain_predicted = mask_spans_reference(tokens, lengths, 50, masking, random)
+    assert np.array_equal(inputs, plain_inputs)
+    assert np.array_equal(predicted, plain_predicted)
+    assert not np.isin(tokens[predicted], [30, 2, 11, 49, 0, 17]).any()
+
+
+def test_other_special_tokens_mask_the_same_positions():
+    """Only names and ids differ: the masks are those of the same text with the usual special tokens."""
+    tokens, lengths, random = samples_of(300, 64)
+    tokens[:, 5:9], tokens[:, 20] = PAR, TAB
+    shift = np.arange(VOCABULARY)[::-1].astype(np.int32)  # id i becomes VOCABULARY - 1 - i
+    special = SpecialTokens(*(VOCABULARY - 1 - number for number in range(7)))
+    for random_p in (0.0, 0.3):
+        masking = Masking(mask_p=0.4, random_p=random_p)
+        other = Masking(mask_p=0.4, random_p=random_p, special=special)
+        inputs, predicted = mask_spans(tokens, lengths, VOCABULARY, masking, random)
+        shifted_inputs, shifted = mask_spans(shift[tokens], lengths, VOCABULARY, other, random)
+        assert np.array_equal(predicted, shifted)
+        is_mask = inputs == MASK
+        assert np.array_equal(shifted_inputs == special.mask, is_mask)
+        assert predicted[tokens == TAB].any()
+        if random_p == 0:
+            assert np.array_equal(shift[inputs], shifted_inputs)
+
+
+def test_replacements_are_all_tokens_but_five():
+    tokens, lengths, random = samples_of(300, 128)
+    tokens = np.where(tokens < TAB, OTHER.cls, 1 + tokens % 2 * 2).astype(np.int32)
+    masking = Masking(mask_p=0.9, random_p=1, keep_p=0, special=OTHER)
+    inputs, masked = mask_spans(tokens, lengths, 50, masking, random)
+    assert set(inputs[masked].tolist()) == set(range(50)) - {30, 2, 11, 49, 0}
+    assert replacement_ids(OTHER, 50).tolist() == sorted(set(range(50)) - {30, 2, 11, 49, 0})
+    assert replacement_ids(USUAL_TOKENS, 9).tolist() == [5, 6, 7, 8]
+
+
 def test_special_tokens_are_never_masked_and_unpredicted_tokens_stay():
     tokens, lengths, random = samples_of(500, 64)
     tokens[:, 5:9] = PAR
     inputs, masked = mask_spans(tokens, lengths, VOCABULARY, Masking(mask_p=0.5), random)
     assert inputs.dtype == tokens.dtype
     assert np.array_equal(inputs[~masked], tokens[~masked])
-    assert not masked[tokens < NUM_SPECIAL].any()
+    assert not masked[tokens < TAB].any()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +182,7 @@ def test_a_probability_of_one_applies_to_every_span(masking, kind):
     if kind == "mask":
         assert (seen == MASK).all()
     elif kind == "random":
-        assert np.unique(seen).tolist() == list(range(FIRST_REPLACEMENT_ID, 40))
+        assert np.unique(seen).tolist() == list(range(PAR, 40))
     else:
         assert np.array_equal(inputs, tokens)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from elc_bert.config.length_schedule import LengthSchedule
+from elc_bert.data.format.vocabulary import PAD
 from elc_bert.data.sampling import steps
 from elc_bert.data.sampling.batches import Batch
 from elc_bert.data.sampling.blend import Portion
@@ -168,12 +169,14 @@ def batch_of(*rows, predicted=()) -> Batch:
 def test_samples_of_a_row_are_contiguous_and_numbered():
     parts = [batch_of([5, 6, 7, 0, 0], [8, 0, 0, 0, 0], predicted=[6, 8]), batch_of([9, 10, 0, 0, 0])]
     layout = Layout(np.arange(3), np.array([0, 0, 1]), np.array([3]))
-    batch = pack_rows(parts, layout, width=5)
+    batch = pack_rows(parts, layout, width=5, pad=PAD)
     assert batch.input_ids.tolist() == [[105, 106, 107, 108, 3], [109, 110, 3, 3, 3], [3] * 5]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 2, 0], [1, 1, 0, 0, 0], [0] * 5]
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 3], [9, 10, 3, 3, 3], [3] * 5]
     assert batch.predicted.tolist() == [[False, True, False, True, False], [False] * 5, [False] * 5]
     assert batch.attention_mask.dtype == np.int32
+    again = pack_rows(parts, layout, width=5, pad=9)
+    assert again.input_ids[:, -1].tolist() == again.tokens[:, -1].tolist() == [9] * 3
 
 
 # ---- steps -----------------------------------------------------------------------------------

@@ -6,7 +6,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from elc_bert.config.length_schedule import LengthSchedule
-from elc_bert.data.format.vocabulary import CLS, MASK, PAR, SEP, SPECIAL_TOKENS, UNK, load_tokenizer
+from elc_bert.data.format.vocabulary import (
+    CLS,
+    MASK,
+    PAR,
+    SEP,
+    SPECIAL_TOKENS,
+    UNK,
+    SpecialTokens,
+    load_tokenizer,
+)
 from elc_bert.data.sampling.blend import Portion
 from elc_bert.data.sampling.masking import Masking
 from elc_bert.data.sampling.steps import TrainingSteps
@@ -34,6 +43,14 @@ def test_the_count_matches_str_split(text, tokenizer):
         return
     count = WordCounter(tokenizer.get_vocab())
     assert count(np.array([[CLS, *ids, SEP]])) == len(text.split())
+
+
+def test_special_tokens_may_have_other_ids():
+    special = SpecialTokens(unk=9, cls=8, sep=7, pad=6, mask=5, par=4, tab=None)
+    names = {f"<{number}>": number for number in range(4, 10)}
+    count = WordCounter({"Ġa": 0, "b": 1, "Ġc": 2, "[TAB]": 3, **names}, special)
+    assert count(np.array([[8, 0, 1, 2, 9, 4, 5, 7, 6]])) == 3  # a, c and the unknown word
+    assert count(np.array([[8, 3, 1, 7]])) == 0  # "[TAB]" is no special token here, but continues a word
 
 
 def test_only_unknown_counts_among_special_tokens():
