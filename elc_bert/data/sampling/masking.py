@@ -85,9 +85,7 @@ def mask_spans(
         Token ids after masking, int32 ``[B, T]``, and a mask of the positions to predict, bool ``[B, T]``.
     """
     width = tokens.shape[1]
-    inputs, maskable = tokens.copy(), np.ones(tokens.shape, dtype=np.bool_)
-    for special in masking.special.never_masked:
-        maskable &= tokens != special
+    inputs, maskable = tokens.copy(), _is_maskable(tokens, masking.special)
     replacements = replacement_ids(masking.special, vocab_size)
     free = maskable.copy()
     missing = _numbers_to_mask(maskable.sum(axis=1), width, masking.mask_p, random)
@@ -126,6 +124,17 @@ def mask_spans(
         tried[active] += tries
         active = active[(missing[active] > 0) & (tried[active] < MAX_TRIES)]
     return inputs, maskable & ~free
+
+
+def _is_maskable(tokens: NDArray[np.int32], special: SpecialTokens) -> NDArray[np.bool_]:
+    """Return where tokens may be masked, bool ``[B, T]``."""
+    count = len(special.never_masked)
+    if special.never_masked == frozenset(range(count)):  # the usual ids, with one comparison
+        return tokens >= count
+    maskable = np.ones(tokens.shape, dtype=np.bool_)
+    for token in special.never_masked:
+        maskable &= tokens != token
+    return maskable
 
 
 @functools.cache
