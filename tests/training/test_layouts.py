@@ -71,7 +71,7 @@ CASES = {
     "AdamW stage 3": {"optimizer": ADAMW, "zero_optimization": {"stage": 3}},
     **{f"one step stage {stage}": {**ONE_STEP, "zero_optimization": {"stage": stage}} for stage in (0, 1, 2)},
     "one step micro-batches of 1": {**ONE_STEP, "train_micro_batch_size_per_gpu": 1},
-    "one step label smoothing": {**ONE_STEP, "training": {"max_steps": 1, "label_smoothing": 0.3}},
+    "one step label smoothing": {**ONE_STEP, "training": {**ONE_STEP["training"], "label_smoothing": 0.3}},
 }
 """Changes of the tiny configuration for the runs on two ranks, by name of the run."""
 
