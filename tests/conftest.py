@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,10 @@ import torch.distributed as dist
 
 from tests.support.launching import write_config
 from tests.support.uncovered import describe_skips
+
+# Time limits of single examples would fail on a busy machine.
+hypothesis.settings.register_profile("no time limit", deadline=None)
+hypothesis.settings.load_profile("no time limit")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN_FIXTURES = {"tiny_run", "reported"}

@@ -107,7 +107,9 @@ def _wait(baton: Any, terminal: Any) -> None:
     with contextlib.redirect_stdout(terminal):
         logger.info("%s: waiting for the process that compiles there", lock)
     while lock.exists():
-        if _seconds_since_change(lock.parent) > ABANDONED_AFTER and not _is_open_on_this_host(lock):
+        is_old = _seconds_since_change(lock.parent) > ABANDONED_AFTER
+        # Its process may release the lock while the processes of this host are examined.
+        if is_old and not _is_open_on_this_host(lock) and lock.exists():
             raise UserError(f"{lock}: left by a process that was killed while it compiled; remove this file")
         time.sleep(_POLL)
 
