@@ -46,7 +46,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class PieceSummary:
-    """What became of one piece of the input."""
+    """Result of encoding one piece of the input."""
 
     path: str
     """Path of the input file."""

@@ -1,4 +1,4 @@
-"""What the configuration of a run needs of its datasets, for the option ``--config``."""
+"""Sequence lengths and segment policy that a run requires of its datasets, for the option ``--config``."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the commands print on terminals of every encoding, and where there is none."""
+"""Output of the commands on terminals of every encoding, and without a terminal."""
 
 import re
 import shutil

@@ -122,7 +122,7 @@ def test_two_ranks_read_the_same_blend_as_one(one_rank, two_ranks):
 
 
 def test_epochs_of_a_blend_are_those_of_each_dataset(one_rank, tiny_dataset, second_dataset):
-    """Of the 18 x 8 short and 2 x 2 long sequences, the second dataset provides 3 in 10."""
+    """The second dataset provides 3 in 10 of the 18 x 8 short and 2 x 2 long sequences."""
     tags = events(one_rank["blend"]).Tags()["scalars"]
     assert "data/epochs" not in tags
     for prefix, short, long in ((tiny_dataset, 101, 3), (second_dataset, 43, 1)):
