@@ -102,7 +102,9 @@ def export(
                 os.fsync(file.fileno())
         sync_directory(partial)
         if folder.is_dir():
-            for path in partial.iterdir():
+            # Without config.json, a folder that an interruption leaves half replaced cannot be loaded.
+            (folder / "config.json").unlink(missing_ok=True)
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 os.replace(path, folder / path.name)
             sync_directory(folder)
         else:

@@ -33,7 +33,7 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """How samples are masked and shortened.
+    """Probabilities and special tokens with which samples are masked and shortened.
 
     Raises:
         UserError: A probability is not between 0 and 1, or ``random_p`` + ``keep_p`` exceeds 1.
